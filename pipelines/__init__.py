@@ -1,0 +1,1 @@
+"""Input pipelines: data set layouts, packing, decoding and augmentation, sample order."""

@@ -1,0 +1,110 @@
+"""Class tables: raw label ids of each data set, the 19 train ids, their names and colours.
+
+Train ids are those of the Cityscapes evaluation; every pixel outside them is `IGNORE`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fastass.pipelines.errors import DataError
+
+IGNORE = 255
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """How one data set writes its labels.
+
+    names, colors: indexed by train id; colors are RGB, 0–255.
+    train_ids: raw label value → train id or `IGNORE`; a raw value that is not a key is an error.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...]
+    train_ids: Mapping[int, int]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def encode(self, raw: np.ndarray, where: str) -> np.ndarray:
+        """Raw label values [H,W] (any integer dtype) → train ids uint8 [H,W].
+
+        Raises DataError, naming `where`, for a value outside the table.
+        """
+        size = max(max(self.train_ids) + 1, 256)
+        table = np.full(size, IGNORE, np.uint8)
+        known = np.zeros(size, bool)
+        for value, train_id in self.train_ids.items():
+            if value >= 0:
+                table[value] = train_id
+                known[value] = True
+        if raw.max(initial=0) >= size or not known[raw].all():
+            unknown = [int(v) for v in np.unique(raw) if v >= size or not known[v]]
+            raise DataError(
+                f"{where}: label value {unknown[0]} is outside the {self.name} table "
+                f"({min(self.train_ids)}…{max(self.train_ids)}); is it another layout's label, "
+                "or a colour image?"
+            )
+        return table[raw]
+
+    def subset(self, names: Iterable[str]) -> "ClassTable":
+        """The table of fewer classes: their train ids are renumbered from 0, the others ignored."""
+        keep = tuple(names)
+        missing = [name for name in keep if name not in self.names]
+        if missing:
+            raise DataError(
+                f"class {missing[0]!r} is not in the {self.name} table ({', '.join(self.names)})"
+            )
+        new_id = {self.names.index(name): i for i, name in enumerate(keep)}
+        return replace(
+            self,
+            names=keep,
+            colors=tuple(self.colors[self.names.index(name)] for name in keep),
+            train_ids={raw: new_id.get(old, IGNORE) for raw, old in self.train_ids.items()},
+        )
+
+
+# name, colour (RGB), id in Cityscapes and GTA5, id in SYNTHIA-RAND-CITYSCAPES
+_STREET = (
+    ("road", (128, 64, 128), 7, 3),
+    ("sidewalk", (244, 35, 232), 8, 4),
+    ("building", (70, 70, 70), 11, 2),
+    ("wall", (102, 102, 156), 12, 21),
+    ("fence", (190, 153, 153), 13, 5),
+    ("pole", (153, 153, 153), 17, 7),
+    ("traffic light", (250, 170, 30), 19, 15),
+    ("traffic sign", (220, 220, 0), 20, 9),
+    ("vegetation", (107, 142, 35), 21, 6),
+    ("terrain", (152, 251, 152), 22, 16),
+    ("sky", (70, 130, 180), 23, 1),
+    ("person", (220, 20, 60), 24, 10),
+    ("rider", (255, 0, 0), 25, 17),
+    ("car", (0, 0, 142), 26, 8),
+    ("truck", (0, 0, 70), 27, 18),
+    ("bus", (0, 60, 100), 28, 19),
+    ("train", (0, 80, 100), 31, 20),
+    ("motorcycle", (0, 0, 230), 32, 12),
+    ("bicycle", (119, 11, 32), 33, 11),
+)
+NAMES = tuple(row[0] for row in _STREET)
+COLORS = tuple(row[1] for row in _STREET)
+
+_CITYSCAPES_IDS = {row[2]: i for i, row in enumerate(_STREET)}
+_SYNTHIA_IDS = {row[3]: i for i, row in enumerate(_STREET)}
+
+# Cityscapes writes its licence plates (id −1) as 255 in an 8-bit PNG; GTA5 gives them index 34.
+CITYSCAPES = ClassTable(
+    "cityscapes",
+    NAMES,
+    COLORS,
+    {v: _CITYSCAPES_IDS.get(v, IGNORE) for v in (*range(34), 255)},
+)
+GTA5 = ClassTable("gta5", NAMES, COLORS, {v: _CITYSCAPES_IDS.get(v, IGNORE) for v in range(35)})
+SYNTHIA = ClassTable("synthia", NAMES, COLORS, {v: _SYNTHIA_IDS.get(v, IGNORE) for v in range(23)})
+
+# The classes that the literature trains SYNTHIA → Cityscapes on, and the 13 it reports (Table 3).
+SYNTHIA_16 = tuple(n for n in NAMES if n not in ("terrain", "truck", "train"))
+SYNTHIA_13 = tuple(n for n in SYNTHIA_16 if n not in ("wall", "fence", "pole"))
