@@ -1,0 +1,52 @@
+"""Which segmentation network to build."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Backbone = Literal["resnet101", "resnet50", "resnet18", "vgg16", "tiny"]
+Heads = Literal["single", "multi"]
+NormKind = Literal["batch", "frozen", "sync"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """DeepLab-v2: a dilated backbone of output stride 8 and a sum of dilated 3×3 classifiers."""
+
+    backbone: Backbone = "resnet101"
+    """`resnet101` is the paper's. `tiny` is a narrow ResNet for two CPU cores,
+    trained from scratch."""
+
+    heads: Heads = "single"
+    """`multi` adds a classifier on the third stage (AdaptSegNet's multi-level); not for vgg16."""
+
+    num_classes: int = 19
+    """Number of classes C that are scored."""
+
+    aspp_branches: Literal[4, 2] = 4
+    """Dilated branches a classifier sums. AdaptSegNet's published weights were made with 2."""
+
+    align_corners: bool = True
+    """Corner rule of every bilinear upsampling; the base code's torch 0.4 knew only True."""
+
+    norm: NormKind = "batch"
+    """`batch`: running statistics update. `frozen`: statistics and affine never change, folded into
+    the convolutions. `sync`: `batch` with statistics over all processes."""
+
+    width: int = 32
+    """Channels of the first stage of `tiny`; the other backbones ignore it."""
+
+    def __post_init__(self) -> None:
+        for field, kind in (("backbone", Backbone), ("heads", Heads), ("norm", NormKind)):
+            value = getattr(self, field)
+            if value not in get_args(kind):
+                raise ValueError(
+                    f"model.{field}: {value!r} is not one of {', '.join(get_args(kind))}"
+                )
+        if self.aspp_branches not in (2, 4):
+            raise ValueError(f"model.aspp_branches: {self.aspp_branches!r} is not 4 or 2")
+        if self.num_classes < 2:
+            raise ValueError(f"model.num_classes: {self.num_classes} is less than 2")
+        if self.width < 8 or self.width % 8:
+            raise ValueError(f"model.width: {self.width} is not a positive multiple of 8")
+        if self.backbone == "vgg16" and self.heads == "multi":
+            raise ValueError("model.heads: vgg16 has a single head; use heads=single")

@@ -1,0 +1,114 @@
+"""DeepLab-v2: the generator G, backbone (features F) and classifier CH (scores S)."""
+
+from typing import NamedTuple, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from fastass.models.config import ModelConfig
+from fastass.models.resnet import BasicBlock, Bottleneck, ResNet
+from fastass.models.tiny import TinyResNet
+from fastass.models.vgg import VGG16
+
+ASPP_DILATIONS = (6, 12, 18, 24)
+# A ToyCity map has 16×32 cells: the paper's dilations would mostly read padding.
+TINY_DILATIONS = (1, 2, 4, 6)
+
+
+class Output(NamedTuple):
+    """What one forward gives; h×w is about an eighth of the image."""
+
+    features: Tensor
+    """F [B,N,h,w], after the last stage."""
+    scores: Tensor
+    """S [B,C,h,w], logits."""
+    aux_scores: Tensor | None
+    """Logits [B,C,h,w] of the classifier on stage 3 (multi-level heads), else None."""
+
+
+class ParameterGroup(TypedDict):
+    """One optimizer group: `lr_scale` multiplies the learning rate."""
+
+    name: str
+    params: list[nn.Parameter]
+    lr_scale: float
+
+
+class Classifier(nn.Module):
+    """CH: the sum of 3×3 convolutions of several dilations. [B,N,h,w] → [B,C,h,w]."""
+
+    def __init__(self, inputs: int, num_classes: int, dilations: tuple[int, ...]) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            nn.Conv2d(inputs, num_classes, 3, padding=d, dilation=d) for d in dilations
+        )
+        for branch in self.branches:
+            assert isinstance(branch, nn.Conv2d)
+            nn.init.normal_(branch.weight, std=0.01)
+
+    def forward(self, features: Tensor) -> Tensor:
+        scores = self.branches[0](features)
+        for branch in self.branches[1:]:
+            scores = scores + branch(features)
+        return scores
+
+
+class DeepLab(nn.Module):
+    """images float [B,3,H,W] → Output. Built from a ModelConfig, which it keeps as `config`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = make_backbone(config)
+        dilations = TINY_DILATIONS if config.backbone == "tiny" else ASPP_DILATIONS
+        branches = dilations[: config.aspp_branches]
+        self.features = self.backbone.out_channels
+        self.classifier = Classifier(self.features, config.num_classes, branches)
+        self.aux_classifier: Classifier | None = None
+        if config.heads == "multi":
+            assert not isinstance(self.backbone, VGG16)
+            inputs = self.backbone.aux_channels
+            self.aux_classifier = Classifier(inputs, config.num_classes, branches)
+
+    def forward(self, images: Tensor) -> Output:
+        features, middle = self.backbone(images)
+        aux_scores = None if self.aux_classifier is None else self.aux_classifier(middle)
+        return Output(features, self.classifier(features), aux_scores)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Trainable parameters: backbone at 1×, classifiers at 10× the learning rate.
+
+        VGG-16 trains at 1× throughout, as in the base code.
+        """
+        heads = [m for m in (self.classifier, self.aux_classifier) if m is not None]
+        return [
+            {
+                "name": "backbone",
+                "params": [p for p in self.backbone.parameters() if p.requires_grad],
+                "lr_scale": 1.0,
+            },
+            {
+                "name": "classifiers",
+                "params": [p for head in heads for p in head.parameters() if p.requires_grad],
+                "lr_scale": 1.0 if self.config.backbone == "vgg16" else 10.0,
+            },
+        ]
+
+
+def make_backbone(config: ModelConfig) -> ResNet | TinyResNet | VGG16:
+    match config.backbone:
+        case "resnet101":
+            return ResNet(Bottleneck, (3, 4, 23, 3), config.norm)
+        case "resnet50":
+            return ResNet(Bottleneck, (3, 4, 6, 3), config.norm)
+        case "resnet18":
+            return ResNet(BasicBlock, (2, 2, 2, 2), config.norm)
+        case "tiny":
+            return TinyResNet(config.width, config.norm)
+        case "vgg16":
+            return VGG16()
+
+
+def build_deeplab(config: ModelConfig) -> DeepLab:
+    """The network of `config` with random weights, in channels-last memory."""
+    return DeepLab(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

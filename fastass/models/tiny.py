@@ -1,0 +1,48 @@
+"""A narrow ResNet of output stride 8 that learns ToyCity from scratch on two CPU cores."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastass.models.config import NormKind
+from fastass.models.norm import conv_norm, make_norm
+from fastass.models.resnet import BasicBlock, make_stage
+
+
+class TinyResNet(nn.Module):
+    """images [B,3,H,W] → (deep features, features of stage 3), both at ⌈H/8⌉×⌈W/8⌉.
+
+    Unlike the pretrained backbones its norms' affine trains, and its convolutions start from He's
+    initialisation, since there are no weights to start from.
+    """
+
+    def __init__(self, width: int, norm: NormKind) -> None:
+        super().__init__()
+        w = width
+        self.out_channels, self.aux_channels = 4 * w, 4 * w
+        self.conv1 = nn.Conv2d(3, w, 3, stride=2, padding=1, bias=False)
+        self.bn1 = make_norm(norm, w, train_affine=True)
+
+        def stage(inputs: int, outputs: int, stride: int, dilation: int) -> nn.Sequential:
+            return make_stage(
+                BasicBlock,
+                inputs,
+                outputs,
+                1,
+                stride=stride,
+                dilation=dilation,
+                norm=norm,
+                affine=True,
+            )
+
+        self.layer1 = stage(w, w, 2, 1)
+        self.layer2 = stage(w, 2 * w, 2, 1)
+        self.layer3 = stage(2 * w, 4 * w, 1, 2)
+        self.layer4 = stage(4 * w, 4 * w, 1, 4)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        x = F.relu(conv_norm(images, self.conv1, self.bn1), inplace=True)
+        middle = self.layer3(self.layer2(self.layer1(x)))
+        return self.layer4(middle), middle

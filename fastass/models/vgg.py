@@ -1,0 +1,49 @@
+"""VGG-16 of output stride 8, as AdaptSegNet builds its VGG variant."""
+
+from torch import Tensor, nn
+
+# Channels of the 3×3 convolutions; "pool" halves the resolution. Pools 4 and 5 of VGG-16 are left
+# out, and the last stage is dilated by 2 instead.
+STAGES: tuple[int | str, ...] = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool")
+DILATED: tuple[tuple[int, int], ...] = (
+    (512, 1),
+    (512, 1),
+    (512, 1),
+    (512, 2),
+    (512, 2),
+    (512, 2),
+    (1024, 4),  # fc6
+    (1024, 4),  # fc7
+)
+
+
+class VGG16(nn.Module):
+    """images [B,3,H,W] → features [B,1024,⌊H/8⌋,⌊W/8⌋]; no norm layers, no second output."""
+
+    out_channels = 1024
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+
+        def convolve(outputs: int, dilation: int) -> None:
+            nonlocal channels
+            conv = nn.Conv2d(channels, outputs, 3, padding=dilation, dilation=dilation)
+            if outputs != 1024:  # fc6 and fc7 keep torch's initialisation, as in the base code
+                nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+            layers.extend((conv, nn.ReLU(inplace=True)))
+            channels = outputs
+
+        for item in STAGES:
+            if isinstance(item, int):
+                convolve(item, 1)
+            else:
+                layers.append(nn.MaxPool2d(2, 2))
+        for outputs, dilation in DILATED:
+            convolve(outputs, dilation)
+        self.features = nn.Sequential(*layers)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, None]:
+        return self.features(images), None
