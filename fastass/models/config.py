@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from fastass.errors import UserError
+
 Backbone = Literal["resnet101", "resnet50", "resnet18", "vgg16", "tiny"]
 Heads = Literal["single", "multi"]
 NormKind = Literal["batch", "frozen", "sync"]
@@ -39,14 +41,14 @@ class ModelConfig:
         for field, kind in (("backbone", Backbone), ("heads", Heads), ("norm", NormKind)):
             value = getattr(self, field)
             if value not in get_args(kind):
-                raise ValueError(
+                raise UserError(
                     f"model.{field}: {value!r} is not one of {', '.join(get_args(kind))}"
                 )
         if self.aspp_branches not in (2, 4):
-            raise ValueError(f"model.aspp_branches: {self.aspp_branches!r} is not 4 or 2")
+            raise UserError(f"model.aspp_branches: {self.aspp_branches!r} is not 4 or 2")
         if self.num_classes < 2:
-            raise ValueError(f"model.num_classes: {self.num_classes} is less than 2")
+            raise UserError(f"model.num_classes: {self.num_classes} is less than 2")
         if self.width < 8 or self.width % 8:
-            raise ValueError(f"model.width: {self.width} is not a positive multiple of 8")
+            raise UserError(f"model.width: {self.width} is not a positive multiple of 8")
         if self.backbone == "vgg16" and self.heads == "multi":
-            raise ValueError("model.heads: vgg16 has a single head; use heads=single")
+            raise UserError("model.heads: vgg16 has a single head; use heads=single")

@@ -1,8 +1,8 @@
 """Dilated ResNets of output stride 8, as DeepLab-v2 and AdaptSegNet build them.
 
 Differences from torchvision's: a bottleneck strides in its first 1×1 convolution, the pooling
-rounds up (1280×720 → 161×91), stages 3 and 4 have stride 1 and dilation 2 and 4. Parameter names are
-torchvision's.
+rounds up (1280×720 → 161×91), stages 3 and 4 have stride 1 and dilation 2 and 4. Parameter names
+are torchvision's.
 """
 
 import torch.nn.functional as F

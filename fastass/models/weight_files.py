@@ -1,0 +1,82 @@
+"""Reading weight files safely: tensors come out, code never runs."""
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fastass.errors import UserError
+
+# Where training scripts put the state dict inside a larger checkpoint.
+WRAPPERS = ("state_dict", "model", "model_state_dict")
+
+
+class WeightsError(UserError):
+    """Weights that cannot be used. The message is one line: file, what is wrong, the remedy."""
+
+
+def load_weights(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a `.safetensors` file, a `torch.save` file, or a fastass checkpoint directory.
+
+    Raises WeightsError for a missing, truncated or foreign file, a pickle that holds more than
+    plain tensors, and for values that are not finite.
+    """
+    path = find_weight_file(Path(path))
+    tensors = read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+    if not tensors:
+        raise WeightsError(f"{path}: holds no tensors")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise WeightsError(f"{path}: {name} holds values that are not finite")
+    return tensors
+
+
+def find_weight_file(path: Path) -> Path:
+    """The file itself; of a directory its `model.safetensors`."""
+    if path.is_dir():
+        if (path / "model.safetensors").is_file():
+            return path / "model.safetensors"
+        inside = sorted({str(p.parent) for p in path.glob("*/**/model.safetensors")})
+        remedy = f"give one of: {', '.join(inside)}" if inside else "give a checkpoint directory"
+        raise WeightsError(f"{path}: no model.safetensors in this directory; {remedy}")
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file")
+    return path
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"{path}: damaged or not a safetensors file ({reason})") from None
+
+
+def read_pickle(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if called := re.search(r"GLOBAL (\S+)", str(error)):
+            raise WeightsError(
+                f"{path}: refused, this pickle would run {called[1]}; save it again as a plain "
+                "state dict of tensors"
+            ) from None
+        raise WeightsError(f"{path}: damaged, or not a file of tensors") from None
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, OSError):
+        # What torch's readers raise for truncated archives and for files of other kinds.
+        raise WeightsError(f"{path}: damaged, truncated, or not a file of tensors") from None
+    for wrapper in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path}: holds a {type(content).__name__}, not a state dict")
+    for name, value in content.items():
+        if not isinstance(value, Tensor):
+            kind = type(value).__name__
+            raise WeightsError(f"{path}: {name} is a {kind}, not a tensor; give a state dict")
+    return {str(name): value for name, value in content.items()}
