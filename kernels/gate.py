@@ -1,0 +1,185 @@
+"""Ahead-of-time gate: compiles every Triton launch for GPUs that are not there, and reads the code.
+
+    python -m fastass.kernels.gate [--arch 80 90 100] [--jobs 2] [--json] [MODULE ...]
+
+Each op file exposes its launches as `AOT` (see `aot.Launch`). Every launch is compiled for every
+architecture, each in a process of its own (a compiler crash must not take the gate along), with a
+stub driver that stands in for the GPU. Reported from the machine code: registers a thread, spills,
+shared memory, matrix instructions, 16-byte global loads. Exit status 1 when a launch does not
+compile, spills registers, has a dot without matrix instructions, or has no 16-byte loads where
+they are asked for.
+"""
+
+import argparse
+import importlib
+import json
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+MODULES = (
+    "class_mean",
+    "pixel_discriminator_loss",
+    "upsample_cross_entropy",
+    "upsample_softmax",
+    "upsample_confusion",
+)
+ARCHITECTURES = (80, 90, 100)
+COLUMNS = ("kernel", "sm", "registers", "spills", "shared", "matrix", "loads16", "verdict")
+
+_MATRIX = re.compile(r"\b(HMMA|HGMMA|IMMA|IGMMA|QGMMA|UTCHMMA|UTCQMMA|UTCIMMA|OMMA|QMMA)\b")
+_LOAD16 = re.compile(r"\b(?:LDG|LDGSTS)\.\S*\b128\b|\bUTMALDG\b")
+_SPILL = re.compile(r"\b(?:STL|LDL)\b")
+
+
+@dataclass(frozen=True)
+class Report:
+    """One launch on one architecture; shared memory in bytes, the rest in instructions."""
+
+    kernel: str
+    sm: int
+    registers: int = 0
+    spills: int = 0
+    shared: int = 0
+    matrix: int = 0
+    loads16: int = 0
+    verdict: str = "ok"
+
+
+class _StubDriver:
+    """As much of a driver as compiling takes. The device id is the architecture, so that Triton's
+    per-device caches of compiled kernels stay apart."""
+
+    def __init__(self, arch: int) -> None:
+        self.arch = arch
+
+    def get_current_device(self) -> int:
+        return self.arch
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> object:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", self.arch, 32)
+
+
+def launches(modules: Sequence[str] = MODULES) -> list[tuple[str, int]]:
+    """Every launch as (module, position in its AOT)."""
+    return [
+        (module, position)
+        for module in modules
+        for position in range(len(importlib.import_module(f"fastass.kernels.{module}").AOT))
+    ]
+
+
+def compile_one(module: str, position: int, arch: int) -> Report:
+    """Compiles one launch in this process and reads its machine code."""
+    import triton
+
+    launch = importlib.import_module(f"fastass.kernels.{module}").AOT[position]
+    name = f"{module}: {launch.name}"
+    triton.runtime.driver.set_active(_StubDriver(arch))
+    try:
+        compiled = launch.kernel.warmup(
+            grid=(1,),
+            num_warps=launch.num_warps,
+            num_stages=launch.num_stages,
+            **{
+                key: triton.MockTensor(value) if _is_dtype(value) else value
+                for key, value in launch.arguments.items()
+            },
+            **launch.constants,
+        )
+    except Exception as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        return Report(name, arch, verdict=f"does not compile: {type(error).__name__}: {first_line}")
+    code, usage = _disassemble(compiled.asm["cubin"])
+    spills = len(_SPILL.findall(code))
+    matrix = len(_MATRIX.findall(code))
+    loads16 = len(_LOAD16.findall(code))
+    problems = []
+    if spills:
+        problems.append("spills")
+    if launch.dot and not matrix:
+        problems.append("dot without matrix instructions")
+    if launch.wide and not loads16:
+        problems.append("no 16-byte loads")
+    registers = int(re.search(r"REG:(\d+)", usage)[1])  # type: ignore[index]
+    return Report(
+        name,
+        arch,
+        registers,
+        spills,
+        compiled.metadata.shared,
+        matrix,
+        loads16,
+        ", ".join(problems) or "ok",
+    )
+
+
+def run(
+    modules: Sequence[str] = MODULES, archs: Sequence[int] = ARCHITECTURES, jobs: int = 2
+) -> list[Report]:
+    """Compiles all launches of `modules` for `archs`, `jobs` at a time, a process each."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        raise RuntimeError("the gate compiles: unset TRITON_INTERPRET")
+    tasks = [(*launch, arch) for launch in launches(modules) for arch in archs]
+    # The fork server has imported torch and Triton once; each compile is then a fresh fork of it.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["triton", *(f"fastass.kernels.{name}" for name in modules)])
+    with context.Pool(jobs, maxtasksperchild=1) as pool:
+        return pool.starmap(compile_one, tasks, chunksize=1)
+
+
+def table(reports: Sequence[Report]) -> str:
+    """The reports as a Markdown table."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+    lines += ["| " + " | ".join(str(asdict(r)[c]) for c in COLUMNS) + " |" for r in reports]
+    return "\n".join(lines)
+
+
+def _is_dtype(value: object) -> bool:
+    import torch
+
+    return isinstance(value, torch.dtype)
+
+
+def _disassemble(cubin: bytes) -> tuple[str, str]:
+    import triton
+
+    # Triton's wheel brings the tool, as it brings ptxas.
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        code, usage = (
+            subprocess.run(
+                [tool, option, file.name], check=True, capture_output=True, text=True
+            ).stdout
+            for option in ("-sass", "-res-usage")
+        )
+    return code, usage
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m fastass.kernels.gate", description=__doc__)
+    parser.add_argument("modules", nargs="*", default=MODULES, metavar="MODULE")
+    parser.add_argument("--arch", nargs="+", type=int, default=ARCHITECTURES)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    arguments = parser.parse_args(argv)
+    reports = run(arguments.modules, arguments.arch, arguments.jobs)
+    print(json.dumps([asdict(r) for r in reports]) if arguments.json else table(reports))
+    return int(any(r.verdict != "ok" for r in reports))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
