@@ -1,0 +1,73 @@
+"""Which implementation of an operator runs: a process-wide choice, resolved by the device of its inputs.
+
+``auto``: CUDA tensors run Triton, CPU tensors run native code. Anything that cannot run is an error that says
+why; the plain torch reference runs only when it is asked for.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from fastass.kernels import native
+
+CHOICES = ("auto", "reference", "native", "triton")
+
+_choice = "auto"
+
+
+def use(choice: str) -> None:
+    """Chooses the implementation of every operator: auto, reference, native or triton.
+
+    Raises ValueError for another name, RuntimeError with the reason when this machine cannot run the choice.
+    """
+    global _choice
+    if choice not in CHOICES:
+        raise ValueError(f"kernels: got {choice!r}, expected one of {', '.join(CHOICES)}")
+    reason = available().get(choice)
+    if reason is not None:
+        raise RuntimeError(f"kernels={choice} cannot run here: {reason}")
+    _choice = choice
+
+
+def choice() -> str:
+    """The current choice."""
+    return _choice
+
+
+def available() -> dict[str, str | None]:
+    """Every implementation: None when this machine can run it, else the reason why not."""
+    return {
+        "reference": None,
+        "native": native.unavailable(),
+        "triton": _triton_unavailable(),
+    }
+
+
+def _triton_unavailable() -> str | None:
+    try:
+        import triton  # noqa: F401
+    except ImportError as error:
+        return f"triton cannot be imported ({error})"
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    return None
+
+
+def resolve(device: torch.device) -> str:
+    """The implementation for tensors on `device`: reference, native or triton.
+
+    Raises RuntimeError when the explicit choice does not run on that device, or no implementation does.
+    """
+    if _choice == "reference":
+        return "reference"
+    wanted = {"cuda": "triton", "cpu": "native"}.get(device.type)
+    if wanted is None:
+        raise RuntimeError(
+            f"kernels={_choice}: no implementation for {device.type} tensors but the reference; "
+            "choose kernels=reference"
+        )
+    if _choice not in ("auto", wanted):
+        raise RuntimeError(
+            f"kernels={_choice} does not run on {device.type} tensors: choose {wanted}, auto or reference"
+        )
+    return wanted

@@ -1,0 +1,114 @@
+"""The native library: where it is found, which instruction set it runs, and every signature.
+
+The one ctypes file. A routine ``fastass_<name>_<isa>`` takes typed pointers, sizes and a thread count and
+returns an int status; `call` turns tensors into pointers and a status into an exception. Callers validate dtype,
+device, sizes and layout before they pass a pointer.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from pathlib import Path
+
+import torch
+
+LIBRARY = "libfastass_native.so"
+ABI = 1  # runtime.cpp: fastass_abi
+INSTRUCTION_SETS = ("base", "avx2", "avx512")  # runtime.cpp: fastass_best_isa
+ELEMENTS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # routine.h: Element
+
+_POINTER, _SIZE, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+
+# Arguments in the order of the C++ definition in kernels/native/<name>.cpp.
+SIGNATURES: dict[str, tuple[type, ...]] = {}
+
+_STATUS: dict[int, tuple[type[Exception], str]] = {
+    1: (MemoryError, "out of memory for the scratch buffers"),
+    2: (ValueError, "labels: got a value that is neither a class nor ignore_index"),
+    3: (RuntimeError, "argument refused by the native routine (a bug: Python validates before the call)"),
+}
+
+
+def candidates() -> list[Path]:
+    """Where the library may be: `FASTASS_NATIVE_LIBRARY`, the package (installed, also editable), ./build."""
+    forced = os.environ.get("FASTASS_NATIVE_LIBRARY")
+    if forced:
+        return [Path(forced)]
+    from fastass import kernels
+
+    here = Path(__file__).resolve().parent
+    packaged = [Path(folder) / LIBRARY for folder in [*kernels.__path__, str(here)]]
+    build = here.parent / "build"  # a source checkout; the library is at the top or in build/<tag>
+    built = [build / LIBRARY, *sorted(build.glob(f"*/{LIBRARY}"))] if build.is_dir() else []
+    return [*packaged, *built]
+
+
+def unavailable() -> str | None:
+    """None when the native library can be loaded, else the reason and the remedy."""
+    try:
+        library()
+    except RuntimeError as error:
+        return str(error)
+    return None
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The loaded library. Raises RuntimeError with the remedy when it is missing or does not fit."""
+    found = next((path for path in candidates() if path.is_file()), None)
+    remedy = "build it with `pip install -e .` or `cmake -S . -B build && cmake --build build`"
+    if found is None:
+        raise RuntimeError(f"{LIBRARY} is missing from fastass/kernels and from build/: {remedy}")
+    try:
+        loaded = ctypes.CDLL(str(found))
+    except OSError as error:
+        raise RuntimeError(f"{found} cannot be loaded ({error}): {remedy}") from error
+    if not hasattr(loaded, "fastass_abi") or loaded.fastass_abi() != ABI:
+        raise RuntimeError(f"{found} was built from other sources than this package: {remedy}")
+    return loaded
+
+
+def isa() -> str:
+    """The instruction set in use: the processor's best, or what `FASTASS_CPU_ISA` asks for."""
+    best = library().fastass_best_isa()
+    asked = os.environ.get("FASTASS_CPU_ISA")
+    if not asked:
+        return INSTRUCTION_SETS[best]
+    if asked not in INSTRUCTION_SETS:
+        raise RuntimeError(f"FASTASS_CPU_ISA: got {asked!r}, expected one of {INSTRUCTION_SETS}")
+    if INSTRUCTION_SETS.index(asked) > best:
+        raise RuntimeError(
+            f"FASTASS_CPU_ISA={asked}: this processor has {INSTRUCTION_SETS[best]} at best"
+        )
+    return asked
+
+
+@functools.cache
+def _routine(name: str, instruction_set: str) -> ctypes._CFuncPtr:
+    routine = getattr(library(), f"fastass_{name}_{instruction_set}")
+    routine.argtypes = SIGNATURES[name]
+    routine.restype = ctypes.c_int
+    return routine
+
+
+def call(name: str, *arguments: torch.Tensor | float | None) -> None:
+    """Runs the routine on this machine's instruction set; a tensor passes as its data pointer.
+
+    The GIL is released meanwhile (ctypes). Raises what the routine's status means.
+    """
+    converted = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
+    status = _routine(name, isa())(*converted)
+    if status:
+        error, message = _STATUS[status]
+        raise error(f"{name}: {message}")
+
+
+def tune_allocator() -> bool:
+    """Makes this process's malloc keep large blocks instead of returning them to the system.
+
+    Fresh large tensors then cost no page faults after the first step; the process keeps its peak memory.
+    False where malloc is not glibc's. Affects the whole process, hence never done on import.
+    """
+    return bool(library().fastass_tune_allocator())
