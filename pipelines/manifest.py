@@ -5,10 +5,12 @@ The on-disk format is described in `fastass.pipelines.shards`.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
 
 from fastass.pipelines.classes import ClassTable
 from fastass.pipelines.errors import DataError
@@ -100,7 +102,8 @@ class PackSettings:
 class ShardIndex:
     """`shard-00000.json`: the records of one shard and what their labels hold.
 
-    size: bytes of the tar. settings, source: SHA-256 of the settings, and of the names and sizes of the source files.
+    size: bytes of the tar. settings: SHA-256 of the settings. source: SHA-256 of the names of its
+    samples and the sizes of their files.
     class_pixels: pixels of every train id; ignored_pixels: those of `IGNORE`.
     """
 
@@ -167,6 +170,24 @@ class Manifest:
     ignored_pixels: int
     bad: tuple[BadSample, ...]
     shards: tuple[ShardEntry, ...]
+
+    @classmethod
+    def summarise(cls, settings: PackSettings, indices: Sequence[ShardIndex]) -> "Manifest":
+        """The manifest that belongs to these shards."""
+        records = [record for index in indices for record in index.records]
+        pixels = np.array([index.class_pixels for index in indices], np.int64).sum(axis=0)
+        return cls(
+            settings=settings,
+            samples=len(records),
+            labelled=sum(record.label is not None for record in records),
+            class_pixels=tuple(pixels.tolist()),
+            ignored_pixels=sum(index.ignored_pixels for index in indices),
+            bad=tuple(bad for index in indices for bad in index.bad),
+            shards=tuple(
+                ShardEntry(len(i.records), i.size, hashlib.sha256(i.encode()).hexdigest())
+                for i in indices
+            ),
+        )
 
     def encode(self) -> bytes:
         """JSON; its last field is the SHA-256 of the others."""

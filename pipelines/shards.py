@@ -107,12 +107,12 @@ class PackedDataset:
         names = tuple(names)
         if names == self.classes.names:
             return self
-        stored = self.manifest.settings.classes
+        classes = self.classes.subset(names)
+        stored = self.manifest.settings.classes.names
         lookup = bytearray([IGNORE] * 256)
         for train_id, name in enumerate(names):
-            if name in self.classes.names and name in stored.names:
-                lookup[stored.names.index(name)] = train_id
-        return replace(self, classes=self.classes.subset(names), lookup=bytes(lookup))
+            lookup[stored.index(name)] = train_id
+        return replace(self, classes=classes, lookup=bytes(lookup))
 
     def describe(self, i: int) -> str:
         """Shard and record of sample i, for messages."""

@@ -1,0 +1,66 @@
+"""`packing.json`: marks a directory as being packed, with which settings, and by whom."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fastass.pipelines.errors import DataError
+from fastass.pipelines.manifest import MANIFEST, UNFINISHED, Manifest, PackSettings
+from fastass.pipelines.shards import read_file
+from fastass.pipelines.tarwriter import PART, sync_directory, write_durably
+
+
+@contextmanager
+def claim(out: Path, settings: PackSettings) -> Iterator[Path]:
+    """Make `out` a directory that is being packed, by this process alone.
+
+    Yields the mark, `out/packing.json`, which readers refuse and which survives a kill;
+    `release` removes it. Raises DataError: `out` holds other files, was packed or
+    begun with other settings, or another process packs into it now.
+    """
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out}: is a file; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    mark = out / UNFINISHED
+    if not mark.exists():
+        path = out / MANIFEST
+        if path.exists():
+            _compare(out, settings, Manifest.decode(read_file(path, ""), path).settings)
+        elif any(entry.suffix != PART for entry in out.iterdir()):
+            raise DataError(
+                f"{out}: is not empty, and holds no packed data set; choose another --out"
+            )
+        write_durably(mark, (json.dumps(settings.to_json(), indent=1) + "\n").encode())
+    with mark.open("r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"{out}: another process is packing into it") from None
+        if not mark.exists() or os.stat(mark).st_ino != os.fstat(file.fileno()).st_ino:
+            raise DataError(
+                f"{out}: another process has just packed into it; run the command again"
+            )
+        try:
+            earlier = PackSettings.from_json(json.load(file))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise DataError(
+                f"{mark}: is damaged; remove {out} and pack the data set again"
+            ) from None
+        _compare(out, settings, earlier)
+        yield mark
+
+
+def release(mark: Path) -> None:
+    """Remove the mark: the directory is finished."""
+    mark.unlink()
+    sync_directory(mark.parent)
+
+
+def _compare(out: Path, settings: PackSettings, earlier: PackSettings) -> None:
+    if found := earlier.differences(settings):
+        raise DataError(
+            f"{out}: was packed with {found[0]}; choose another --out, or remove this directory"
+        )

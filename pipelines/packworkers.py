@@ -1,0 +1,84 @@
+"""Encode samples in worker processes and hand them back in order."""
+
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from multiprocessing import get_context, parent_process
+
+import torch
+
+from fastass.pipelines.encode import encode_sample
+from fastass.pipelines.errors import DataError
+from fastass.pipelines.layouts import Dataset, Sample
+from fastass.pipelines.manifest import BadSample, PackSettings
+from fastass.pipelines.tarwriter import EncodedSample
+
+WINDOW = 8  # samples in flight per worker: hides the pause of an fsync, bounds the memory
+
+_job: tuple[Dataset, PackSettings]  # of a worker process
+
+
+def encode_all(
+    dataset: Dataset, samples: Sequence[Sample], settings: PackSettings, workers: int
+) -> Generator[EncodedSample | BadSample, None, None]:
+    """Yield every sample's encoding, or why it has none, in the order of `samples`.
+
+    workers: processes, started by spawn; 1 works in this process. Raises DataError when the system
+    kills a worker.
+    """
+    bare = replace(dataset, samples=())
+    if workers == 1 or len(samples) < 2:
+        for sample in samples:
+            yield _encode(bare, sample, settings)
+        return
+    waiting: deque[Future[EncodedSample | BadSample]] = deque()
+    pool = ProcessPoolExecutor(
+        min(workers, len(samples)), get_context("spawn"), _start_worker, (bare, settings)
+    )
+    try:
+        for sample in samples:
+            waiting.append(pool.submit(_work, sample))
+            if len(waiting) == WINDOW * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise DataError(
+            "a packing worker was killed, perhaps for want of memory; run the same command again, "
+            "with fewer --workers"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _encode(dataset: Dataset, sample: Sample, settings: PackSettings) -> EncodedSample | BadSample:
+    try:
+        return encode_sample(dataset, sample, settings)
+    except DataError as error:
+        # Paths below the root, so that the manifest does not depend on where the data lies.
+        return BadSample(sample.name, str(error).replace(f"{dataset.root}{os.sep}", ""))
+
+
+def _start_worker(dataset: Dataset, settings: PackSettings) -> None:
+    global _job
+    _job = (dataset, settings)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the pool
+    torch.set_num_threads(1)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    """End this worker when its parent is killed: a pool's workers would wait for ever."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work(sample: Sample) -> EncodedSample | BadSample:
+    return _encode(_job[0], sample, _job[1])
