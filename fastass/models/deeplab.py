@@ -25,6 +25,11 @@ class Output(NamedTuple):
     aux_scores: Tensor | None
     """Logits [B,C,h,w] of the classifier on stage 3 (multi-level heads), else None."""
 
+    @property
+    def levels(self) -> tuple[Tensor, ...]:
+        """The scores of every head, the main one first."""
+        return (self.scores,) if self.aux_scores is None else (self.scores, self.aux_scores)
+
 
 class ParameterGroup(TypedDict):
     """One optimizer group: `lr_scale` multiplies the learning rate."""
