@@ -1,0 +1,104 @@
+"""Reads the sample of a position: replacement of bad samples, and a cache for small sets."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from fastass.pipelines.augment import Draw, draw, resize_label
+from fastass.pipelines.errors import DataError
+from fastass.pipelines.order import sample_at
+from fastass.pipelines.source import open_source
+from fastass.pipelines.streams import OnBadSample, StreamSpec
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Located:
+    """What a position stands for. replaced: its own sample was bad and this is another one."""
+
+    name: str
+    draw: Draw
+    replaced: bool
+
+
+class StreamReader:
+    """Position → sample of one stream; may be called from several threads at once.
+
+    cached: keep every decoded sample (at training size where the whole image is used).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        spec: StreamSpec,
+        seed: int,
+        on_bad_sample: OnBadSample = "stop",
+        cached: bool = False,
+    ) -> None:
+        self.name = name
+        self.spec = spec
+        self.seed = seed
+        self.source = open_source(spec.dataset)
+        self.on_bad_sample = on_bad_sample
+        self.bad: dict[int, str] = {}  # sample → reason
+        self._cache: dict[int, tuple[Image.Image, np.ndarray | None]] | None = (
+            {} if cached else None
+        )
+
+    def read(self, position: int, load: Callable[[int], T]) -> tuple[Located, T]:
+        """`load(i)` of the position's sample i, or of the next good one where bad ones are skipped.
+
+        The replacement depends on the data alone, so it is the same in every run and on every rank.
+        Raises the sample's DataError otherwise, and when no sample is good.
+        """
+        numbers = self.spec.indices
+        count = len(self.spec)
+        at = sample_at(self.seed, self.name, position, count)
+        for offset in range(count):
+            i = (at + offset) % count
+            i = i if numbers is None else numbers[i]
+            if i in self.bad:
+                continue
+            try:
+                loaded = load(i)
+            except DataError as error:
+                if self.on_bad_sample == "stop":
+                    raise
+                self.bad[i] = str(error)
+                continue
+            located = Located(
+                self.source.names[i],
+                draw(self.spec.augment, self.spec.size, self.seed, self.name, position),
+                offset > 0,
+            )
+            return located, loaded
+        raise DataError(f"stream {self.name}: no good sample; {next(iter(self.bad.values()))}")
+
+    def decode(self, i: int) -> tuple[Image.Image, np.ndarray | None]:
+        """Image and label of sample i before augmentation; whole images at training size."""
+        if self._cache is not None and i in self._cache:
+            return self._cache[i]
+        spec = self.spec
+        image = self.source.image(i)
+        label = self.source.label(i, image.size) if spec.with_labels else None
+        if spec.augment.scale is None:
+            if image.size != spec.size:
+                image = image.resize(spec.size, Image.Resampling.BICUBIC)
+            if label is not None:
+                label = resize_label(label, Draw(), spec.size)
+        if self._cache is not None:
+            self._cache[i] = (image, label)
+        return image, label
+
+
+def decoded_bytes(spec: StreamSpec) -> int:
+    """Memory of all decoded samples of a stream: Pillow keeps 4 bytes a pixel, the label is one."""
+    size = spec.size
+    if spec.augment.scale is not None:
+        source = open_source(spec.dataset)
+        size = source.size(0 if spec.indices is None else spec.indices[0])
+    return len(spec) * size[0] * size[1] * 5

@@ -1,0 +1,209 @@
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import dataset_files as files
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastass.pipelines.augment import Augment
+from fastass.pipelines.errors import DataError
+from fastass.pipelines.feed import open_feed
+from fastass.pipelines.layouts import Dataset, open_dataset
+from fastass.pipelines.order import sample_at
+from fastass.pipelines.pillow import PillowFeed
+from fastass.pipelines.read import read_label
+from fastass.pipelines.streams import NORMALIZATIONS, StepBatch, StreamSpec
+
+BUSY = Augment(scale=(1.0, 2.0), jitter=0.3, hue=10, blur=1.0)
+
+
+@pytest.fixture
+def gta5(tmp_path: Path) -> Dataset:
+    return open_dataset(files.gta5(tmp_path / "gta5", 5))
+
+
+@pytest.fixture
+def city(tmp_path: Path) -> Dataset:
+    return open_dataset(files.cityscapes(tmp_path / "city", 7))
+
+
+def steps(feed: PillowFeed, start: int, count: int) -> list[StepBatch]:
+    with feed:
+        return list(islice(feed.batches(start), count))
+
+
+def assert_equal(a: StepBatch, b: StepBatch) -> None:
+    for one, two in zip(a, b, strict=True):
+        assert (one is None) == (two is None)
+        if one is not None and two is not None:
+            assert one.names == two.names
+            assert torch.equal(one.images, two.images)
+            assert (one.labels is None) == (two.labels is None)
+            if one.labels is not None and two.labels is not None:
+                assert torch.equal(one.labels, two.labels)
+
+
+def three(gta5: Dataset, city: Dataset, batch: int = 2) -> dict[str, StreamSpec]:
+    size = (32, 16)
+    return {
+        "source": StreamSpec(gta5, batch, size, augment=BUSY),
+        "labelled": StreamSpec(city, batch, size, indices=(1, 4, 6)),
+        "unlabelled": StreamSpec(city, batch, size, "imagenet", with_labels=False),
+    }
+
+
+def test_base_code_preprocessing(gta5: Dataset) -> None:
+    """Bicubic image in BGR minus the mean, nearest label, mirrored together."""
+    feed = PillowFeed({"source": StreamSpec(gta5, 1, (24, 16))}, seed=3)
+    mirrored = 0
+    for step, got in enumerate(steps(feed, 0, 10)):
+        assert got.source is not None
+        assert got.labelled is None
+        sample = gta5.samples[sample_at(3, "source", step, 5)]
+        assert got.source.names == (sample.name,)
+        with Image.open(sample.image) as file:
+            image = np.asarray(file.resize((24, 16), Image.Resampling.BICUBIC), np.float32)
+        label = Image.fromarray(read_label(gta5, sample)).resize((24, 16), Image.Resampling.NEAREST)
+        image = image[..., ::-1] - np.array(NORMALIZATIONS["bgr"].mean, np.float32)
+        expected, truth = image.transpose(2, 0, 1), np.asarray(label)
+        pixels = got.source.images[0].numpy()
+        if not np.array_equal(pixels, expected):
+            mirrored += 1
+            expected, truth = expected[..., ::-1], truth[:, ::-1]
+        np.testing.assert_array_equal(pixels, expected)
+        assert got.source.labels is not None
+        np.testing.assert_array_equal(got.source.labels[0], truth)
+    assert 0 < mirrored < 10
+
+
+def test_imagenet_normalisation_and_memory_format(city: Dataset) -> None:
+    spec = StreamSpec(city, 2, (64, 32), "imagenet", Augment(mirror=False))
+    (got,) = steps(PillowFeed({"labelled": spec}, 0), 0, 1)
+    assert got.labelled is not None
+    images, labels = got.labelled.images, got.labelled.labels
+    assert images.shape == (2, 3, 32, 64)
+    assert images.dtype == torch.float32
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert labels is not None
+    assert (labels.dtype, labels.shape) == (torch.uint8, (2, 32, 64))
+    sample = city.samples[sample_at(0, "labelled", 0, 7)]
+    with Image.open(sample.image) as file:
+        rgb = np.asarray(file, np.float64) / 255
+    expected = (rgb - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+    np.testing.assert_allclose(images[0].permute(1, 2, 0), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+@pytest.mark.parametrize("start", [1, 7])
+def test_resume_is_exact(gta5: Dataset, city: Dataset, workers: int, start: int) -> None:
+    streams = three(gta5, city)
+    straight = steps(PillowFeed(streams, 5, workers=2), 0, 10)  # crosses epochs of 5, 3 and 7
+    resumed = steps(PillowFeed(streams, 5, workers=workers, cache_bytes=0), start, 10 - start)
+    for a, b in zip(straight[start:], resumed, strict=True):
+        assert_equal(a, b)
+
+
+def test_world_size_does_not_change_the_global_batch(gta5: Dataset, city: Dataset) -> None:
+    whole = steps(PillowFeed(three(gta5, city, 4), 5, workers=0), 0, 4)
+    ranks = [steps(PillowFeed(three(gta5, city, 2), 5, r, 2, workers=0), 0, 4) for r in (0, 1)]
+    for step in range(4):
+        for name in ("source", "labelled", "unlabelled"):
+            parts = torch.cat([getattr(rank[step], name).images for rank in ranks])
+            assert torch.equal(parts, getattr(whole[step], name).images)
+
+
+def test_unlabelled_stream_has_no_labels(gta5: Dataset, city: Dataset) -> None:
+    (got,) = steps(PillowFeed(three(gta5, city), 0), 0, 1)
+    assert got.unlabelled is not None
+    assert got.unlabelled.labels is None
+
+
+def test_small_sets_are_decoded_once(city: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = StreamSpec(city, 2, (32, 16), indices=(0, 3))
+    feed = PillowFeed({"labelled": spec}, 0)
+    first = steps(feed, 0, 4)
+    for sample in city.samples:
+        sample.image.unlink()
+    with PillowFeed({"labelled": spec}, 0, workers=0) as cold, pytest.raises(DataError):
+        next(cold.batches())
+    warm = feed._readers["labelled"]
+    assert {i for i in (0, 3) if warm.decode(i)} == {0, 3}
+    assert first[0].labelled is not None
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_sample_stops_with_its_name(gta5: Dataset, workers: int) -> None:
+    path = gta5.samples[2].label
+    assert path is not None
+    path.write_bytes(path.read_bytes()[:50])
+    feed = PillowFeed({"source": StreamSpec(gta5, 2, (24, 16))}, 0, workers=workers)
+    with pytest.raises(DataError, match=r"labels/00003.png: damaged"):
+        steps(feed, 0, 5)
+
+
+def test_bad_sample_is_replaced_and_counted(gta5: Dataset) -> None:
+    gta5.samples[2].image.write_bytes(b"")
+
+    def run(workers: int) -> Iterator[StepBatch]:
+        spec = StreamSpec(gta5, 2, (24, 16), augment=BUSY)
+        return iter(
+            steps(PillowFeed({"source": spec}, 0, workers=workers, on_bad_sample="skip"), 0, 5)
+        )
+
+    names: list[str] = []
+    skipped = 0
+    for a, b in zip(run(0), run(3), strict=True):
+        assert_equal(a, b)
+        assert a.source is not None
+        names += a.source.names
+        skipped += a.skipped
+    assert skipped == 2  # two epochs
+    assert sorted(names) == sorted(["00001", "00002", "00004", "00004", "00005"] * 2)
+
+
+def test_no_good_sample_at_all(gta5: Dataset) -> None:
+    for sample in gta5.samples:
+        sample.image.write_bytes(b"")
+    spec = StreamSpec(gta5, 1, (24, 16))
+    with pytest.raises(DataError, match=r"no good sample; .*damaged"):
+        steps(PillowFeed({"source": spec}, 0, on_bad_sample="skip"), 0, 1)
+
+
+def test_closing_ends_the_threads(gta5: Dataset) -> None:
+    import threading
+
+    before = threading.active_count()
+    with PillowFeed({"source": StreamSpec(gta5, 2, (24, 16))}, 0, workers=3) as feed:
+        next(feed.batches())
+        assert threading.active_count() > before
+    assert threading.active_count() == before
+
+
+def test_bad_specs(gta5: Dataset, city: Dataset) -> None:
+    with pytest.raises(DataError, match="must be positive"):
+        StreamSpec(gta5, 0, (24, 16))
+    with pytest.raises(DataError, match="normalize 'rgb' is unknown"):
+        StreamSpec(gta5, 1, (24, 16), "rgb")
+    with pytest.raises(DataError, match="outside 0…4"):
+        StreamSpec(gta5, 1, (24, 16), indices=(5,))
+    with pytest.raises(DataError, match="no samples"):
+        StreamSpec(gta5, 1, (24, 16), indices=())
+    with pytest.raises(ValueError, match="streams must be among"):
+        PillowFeed({"target": StreamSpec(gta5, 1, (24, 16))}, 0)
+    with pytest.raises(ValueError, match="rank 2"):
+        PillowFeed({"source": StreamSpec(gta5, 1, (24, 16))}, 0, 2, 2)
+    with pytest.raises(ValueError, match="loader 'gpu' is unknown"):
+        open_feed("gpu", {"source": StreamSpec(gta5, 1, (24, 16))}, 0)
+
+
+def test_labels_are_needed_where_asked_for(gta5: Dataset) -> None:
+    assert gta5.samples[1].label is not None
+    gta5.samples[1].label.unlink()
+    data = open_dataset(gta5.root, labels="optional")
+    with pytest.raises(DataError, match="have no label"):
+        StreamSpec(data, 1, (24, 16))
+    StreamSpec(data, 1, (24, 16), with_labels=False)
+    StreamSpec(data, 1, (24, 16), indices=(0, 2))
