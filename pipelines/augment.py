@@ -121,8 +121,8 @@ def region_box(draw: Draw, size: tuple[int, int]) -> tuple[float, float, float, 
 def resize_label(label: np.ndarray, draw: Draw, size: tuple[int, int]) -> np.ndarray:
     """Nearest resize of the draw's region, mirrored where drawn: uint8 [H,W] → [size[1],size[0]].
 
-    Each new pixel takes the old one that holds its centre, computed exactly; Pillow's nearest is the
-    same, except that it may round down where a centre falls on a border. May return a view.
+    Each new pixel takes the old one that holds its centre, computed exactly; Pillow's nearest is
+    the same, except that it may round down where a centre is on a border. May return a view.
     """
     height, width = label.shape
     if draw.region is None and size == (width, height):
