@@ -1,0 +1,189 @@
+"""Writing the whole data set: who draws what, and when it is complete."""
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fastass.pipelines.errors import DataError
+from fastass.pipelines.toycity.write import Job, files, write
+
+VERSION = 1  # raise it when the same seed draws other pictures
+MANIFEST = "toycity.json"
+UNFINISHED = "toycity.unfinished"
+SOURCE_SIZE = (480, 264)
+TARGET_SIZE = (512, 256)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for; the manifest holds it. Sizes are (width, height) in pixels."""
+
+    source: int
+    target: int
+    val: int
+    seed: int
+    source_size: tuple[int, int]
+    target_size: tuple[int, int]
+    source_layout: str
+
+    def check(self) -> None:
+        """DataError for a request that cannot be drawn."""
+        if self.source_layout not in ("gta5", "synthia"):
+            raise DataError(
+                f"ToyCity source layout {self.source_layout!r} is unknown: use gta5 or synthia"
+            )
+        for name in ("source", "target", "val"):
+            if getattr(self, name) < 1:
+                raise DataError(f"ToyCity {name} is {getattr(self, name)}: ask for 1 image or more")
+        if self.seed < 0:
+            raise DataError(f"ToyCity seed is {self.seed}: use 0 or more")
+        for name in ("source_size", "target_size"):
+            width, height = getattr(self, name)
+            if width < 64 or height < 32:
+                raise DataError(f"ToyCity {name} is {width}×{height}: use at least 64×32")
+
+    def jobs(self, directory: Path) -> list[Job]:
+        """Every image of the data set."""
+        parts = (
+            ("source", self.source, self.source_size, self.source_layout),
+            ("train", self.target, self.target_size, "cityscapes"),
+            ("val", self.val, self.target_size, "cityscapes"),
+        )
+        return [
+            Job(str(directory), split, number, self.seed, size, layout)
+            for split, count, size, layout in parts
+            for number in range(count)
+        ]
+
+    def manifest(self) -> dict[str, object]:
+        """The request as it stands in the manifest."""
+        row = asdict(self)
+        row["source_size"], row["target_size"] = list(self.source_size), list(self.target_size)
+        return {"data": "ToyCity", "version": VERSION, **row}
+
+
+def request(
+    source: int,
+    target: int,
+    seed: int = 0,
+    val: int | None = None,
+    source_size: tuple[int, int] = SOURCE_SIZE,
+    target_size: tuple[int, int] = TARGET_SIZE,
+    source_layout: str = "gta5",
+) -> Request:
+    """Fill in the defaults: val is a fifth of the target, at least one image."""
+    val = max(1, target // 5) if val is None else val
+    wanted = Request(source, target, val, seed, source_size, target_size, source_layout)
+    wanted.check()
+    return wanted
+
+
+def _matches(directory: Path, wanted: Request) -> bool:
+    path = directory / MANIFEST
+    if not path.is_file() or (directory / UNFINISHED).exists():
+        return False
+    try:
+        if json.loads(path.read_text()) != wanted.manifest():
+            return False
+    except ValueError:
+        return False
+    return all(file.is_file() for job in wanted.jobs(directory) for file in files(job))
+
+
+def is_complete(
+    directory: str | Path,
+    source: int,
+    target: int,
+    seed: int = 0,
+    val: int | None = None,
+    source_size: tuple[int, int] = SOURCE_SIZE,
+    target_size: tuple[int, int] = TARGET_SIZE,
+    source_layout: str = "gta5",
+) -> bool:
+    """Whether `directory` holds exactly this ToyCity, finished, with every file in its place."""
+    return _matches(
+        Path(directory), request(source, target, seed, val, source_size, target_size, source_layout)
+    )
+
+
+def _prepare(directory: Path, wanted: Request) -> None:
+    """Make the folders; DataError if the directory holds something else."""
+    if directory.exists() and not directory.is_dir():
+        raise DataError(f"{directory}: is a file; ToyCity needs a directory")
+    present = {p.name for p in directory.iterdir()} if directory.exists() else set()
+    if present and not present & {MANIFEST, UNFINISHED}:
+        raise DataError(
+            f"{directory}: not empty and not a ToyCity; choose another directory or empty this one"
+        )
+    if MANIFEST in present and UNFINISHED not in present:
+        raise DataError(
+            f"{directory}: holds another ToyCity (other counts, seed, sizes or version, or files "
+            "are missing); choose another directory or delete this one"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / UNFINISHED).touch()
+    for name in ("gta5", "synthia", "cityscapes"):
+        shutil.rmtree(directory / name, ignore_errors=True)
+    for folder in {file.parent for job in wanted.jobs(directory) for file in files(job)}:
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def generate(
+    directory: str | Path,
+    source: int,
+    target: int,
+    seed: int = 0,
+    val: int | None = None,
+    workers: int = 2,
+    source_size: tuple[int, int] = SOURCE_SIZE,
+    target_size: tuple[int, int] = TARGET_SIZE,
+    source_layout: str = "gta5",
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write ToyCity: `source` rendered images (GTA5 or SYNTHIA layout) in DIR/gta5 or DIR/synthia,
+    `target` and `val` photographed ones (Cityscapes layout) in DIR/cityscapes.
+
+    The same request gives the same bytes with any number of workers (processes; 1: in this one).
+    A directory that already holds exactly this data set is left as it is. An interrupted run
+    leaves no manifest, and the next run starts over. `progress` is called with (images done,
+    images in all).
+    Raises DataError for a bad request, a directory with other contents, or a failed write.
+    """
+    root = Path(directory)
+    wanted = request(source, target, seed, val, source_size, target_size, source_layout)
+    if workers < 1:
+        raise DataError(f"ToyCity workers is {workers}: use 1 or more")
+    if _matches(root, wanted):
+        return
+    try:
+        _prepare(root, wanted)
+        _draw_all(wanted.jobs(root), workers, progress)
+        temporary = root / (MANIFEST + ".tmp")
+        temporary.write_text(json.dumps(wanted.manifest(), indent=1) + "\n")
+        os.replace(temporary, root / MANIFEST)
+        (root / UNFINISHED).unlink()
+    except OSError as error:
+        raise DataError(f"{root}: cannot write ToyCity: {error}") from error
+
+
+def _draw_all(jobs: list[Job], workers: int, progress: Callable[[int, int], None] | None) -> None:
+    if workers == 1:
+        for done, job in enumerate(jobs, 1):
+            write(job)
+            if progress:
+                progress(done, len(jobs))
+        return
+    # spawn: a forked child can hang if this process has used OpenMP
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context)
+    try:
+        for done, _ in enumerate(pool.map(write, jobs, chunksize=4), 1):
+            if progress:
+                progress(done, len(jobs))
+    finally:
+        pool.shutdown(cancel_futures=True)

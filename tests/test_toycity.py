@@ -1,0 +1,239 @@
+"""ToyCity: determinism, layouts, classes, and that images and labels belong together."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastass.pipelines.classes import CITYSCAPES, GTA5, IGNORE, NAMES, SYNTHIA
+from fastass.pipelines.errors import DataError
+from fastass.pipelines.toycity import class_shares, dataset, generate, is_complete
+from fastass.pipelines.toycity.write import CITIES, Job, draw
+
+SMALL = {"source_size": (120, 66), "target_size": (128, 64)}
+
+
+def digests(root: Path) -> dict[str, str]:
+    """Every file below a directory, by its relative name."""
+    return {
+        str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(root.rglob("*"))
+        if p.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small ToyCity of seed 3, drawn in this process."""
+    root = tmp_path_factory.mktemp("toycity") / "a"
+    generate(root, 3, 4, seed=3, val=2, workers=1, **SMALL)
+    return root
+
+
+def test_same_bytes_with_two_workers_and_other_bytes_with_another_seed(
+    city: Path, tmp_path: Path
+) -> None:
+    seen = []
+    generate(
+        tmp_path / "b",
+        3,
+        4,
+        seed=3,
+        val=2,
+        workers=2,
+        progress=lambda done, all_: seen.append((done, all_)),
+        **SMALL,
+    )
+    assert digests(tmp_path / "b") == digests(city)
+    assert seen == [(i, 9) for i in range(1, 10)]
+    generate(tmp_path / "c", 3, 4, seed=4, val=2, workers=1, **SMALL)
+    other = digests(tmp_path / "c")
+    assert other.keys() == digests(city).keys()
+    assert not set(other.values()) & set(digests(city).values())
+
+
+def test_more_images_keep_the_first_ones(city: Path, tmp_path: Path) -> None:
+    generate(tmp_path / "d", 1, 1, seed=3, val=1, workers=1, **SMALL)
+    first, larger = digests(tmp_path / "d"), digests(city)
+    del first[dataset.MANIFEST]
+    assert len(first) == 6
+    assert first.items() <= larger.items()
+
+
+def test_layouts(city: Path) -> None:
+    names = set(digests(city))
+    gta5 = {f"gta5/{kind}/{i:05d}.png" for kind in ("images", "labels") for i in (1, 2, 3)}
+    assert {n for n in names if n.startswith("gta5/")} == gta5
+    stems = {("train", CITIES["train"][i]) for i in range(4)} | {("val", c) for c in CITIES["val"]}
+    assert {n for n in names if n.startswith("cityscapes/")} == {
+        f"cityscapes/{folder}/{split}/{c}/{c}_000000_000019_{end}.png"
+        for split, c in stems
+        for folder, end in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds"))
+    }
+    assert json.loads((city / "toycity.json").read_text())["seed"] == 3
+    assert len(names) == len(gta5) + 2 * len(stems) + 1
+
+
+def test_modes_sizes_and_label_values(city: Path) -> None:
+    for path in city.rglob("*.png"):
+        with Image.open(path) as image:
+            values = np.asarray(image)
+            source = "gta5" in path.parts
+            assert image.size == (SMALL["source_size"] if source else SMALL["target_size"])
+            if "labels" in path.parts:
+                assert image.mode == "P"
+                GTA5.encode(values, str(path))
+                assert len(np.unique(values)) > 5
+            elif "gtFine" in path.parts:
+                assert image.mode == "L"
+                CITYSCAPES.encode(values, str(path))
+                assert values.max() <= 33
+                assert (values[0] == 3).all()
+            else:
+                assert image.mode == "RGB"
+
+
+def test_synthia_layout(tmp_path: Path) -> None:
+    generate(tmp_path, 1, 1, workers=1, source_layout="synthia", **SMALL)
+    label = tmp_path / "synthia" / "GT" / "LABELS" / "0000000.png"
+    assert (tmp_path / "synthia" / "RGB" / "0000000.png").is_file()
+    assert label.read_bytes()[24:26] == b"\x10\x02"  # 16 bits, RGB
+    with Image.open(label) as image:  # Pillow keeps the high bytes only: it must at least decode
+        assert image.size == SMALL["source_size"]
+        assert not np.asarray(image)[..., 0].any()
+    _, picture = draw(Job("", "source", 0, 0, SMALL["source_size"], "synthia"))
+    drawn = GTA5.encode(picture.label, "drawn")
+    from fastass.pipelines.toycity.write import _synthia_ids
+
+    assert (SYNTHIA.encode(_synthia_ids()[picture.label], "written") == drawn).all()
+
+
+def test_every_class_occurs_with_a_long_tail() -> None:
+    """Labels only, at a small size: 100 of the source, 150 of train and 50 of val."""
+    for split, count in (("source", 60), ("train", 60), ("val", 50)):
+        counts = np.zeros(256, np.int64)
+        for number in range(count):
+            _, picture = draw(Job("", split, number, 0, (256, 128), "gta5"))
+            counts += np.bincount(GTA5.encode(picture.label, "").ravel(), minlength=256)
+        assert counts[IGNORE] > 0
+        shares = dict(zip(NAMES, counts[:19] / counts[:19].sum(), strict=True))
+        assert min(shares.values()) > 1e-5, (split, shares)
+        for name in ("road", "building", "vegetation", "sky", "car"):
+            assert shares[name] > 0.03, (split, name)
+        for name in ("rider", "motorcycle", "bicycle", "truck", "bus", "train", "person"):
+            assert shares[name] < 0.03, (split, name)
+
+
+def test_class_shares_counts_the_files(city: Path) -> None:
+    for split, paths in (
+        ("source", city.glob("gta5/labels/*")),
+        ("val", city.glob("cityscapes/gtFine/val/*/*")),
+    ):
+        table = GTA5 if split == "source" else CITYSCAPES
+        ids = np.concatenate([table.encode(np.asarray(Image.open(p)), "").ravel() for p in paths])
+        expected = np.bincount(ids[ids != IGNORE], minlength=19) / (ids != IGNORE).sum()
+        np.testing.assert_allclose(class_shares(city, split), expected)
+    with pytest.raises(DataError, match="no ToyCity labels"):
+        class_shares(city / "nowhere", "source")
+
+
+def mean_colors(split: str, count: int) -> np.ndarray:
+    """Mean colour [19,3] of each class over some images, NaN where absent."""
+    total, counts = np.zeros((19, 3)), np.zeros(19)
+    for number in range(count):
+        rgb, picture = draw(Job("", split, number, 1, (256, 128), "gta5"))
+        label = GTA5.encode(picture.label, "")
+        for k in range(19):
+            inside = label == k
+            total[k] += rgb[inside].sum(0)
+            counts[k] += inside.sum()
+    return total / np.where(counts, counts, np.nan)[:, None]
+
+
+def test_the_domain_shift_differs_by_class() -> None:
+    """Label and image agree (sky is bright, source trees are green) and the shifts do not align."""
+    source, train = mean_colors("source", 16), mean_colors("train", 16)
+    color = {n: (source[i], train[i]) for i, n in enumerate(NAMES)}
+    assert color["vegetation"][0].argmax() == 1
+    assert color["sky"][0].argmax() == 2
+    assert color["sky"][1].min() > 150
+    shift = {n: t - s for n, (s, t) in color.items()}
+
+    def cosine(a: str, b: str) -> float:
+        x, y = shift[a], shift[b]
+        return float(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
+
+    assert cosine("road", "sidewalk") < 0
+    assert cosine("road", "building") < 0
+    # road and pavement change places in part
+    warmth = {n: (s[0] - s[2], t[0] - t[2]) for n, (s, t) in color.items()}
+    assert warmth["road"][0] < warmth["sidewalk"][0]
+    assert warmth["road"][1] > warmth["sidewalk"][1]
+
+
+def test_interrupted_generation_is_not_complete_and_starts_over(
+    city: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "e"
+    real = dataset.write
+
+    def fail(job: Job) -> None:
+        if job.split == "val":
+            raise KeyboardInterrupt
+        real(job)
+
+    monkeypatch.setattr(dataset, "write", fail)
+    with pytest.raises(KeyboardInterrupt):
+        generate(root, 3, 4, seed=3, val=2, workers=1, **SMALL)
+    assert not is_complete(root, 3, 4, seed=3, val=2, **SMALL)
+    assert not (root / "toycity.json").exists()
+    monkeypatch.undo()
+    generate(root, 3, 4, seed=3, val=2, workers=1, **SMALL)
+    assert is_complete(root, 3, 4, seed=3, val=2, **SMALL)
+    assert digests(root) == digests(city)
+
+
+def test_complete_means_this_request_with_every_file(
+    city: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"source": 3, "target": 4, "seed": 3, "val": 2, **SMALL}
+    assert is_complete(city, **asked)
+    for change in ({"seed": 4}, {"source": 2}, {"val": 1}, {"target_size": (128, 72)}):
+        assert not is_complete(city, **{**asked, **change})
+        with pytest.raises(DataError, match="another ToyCity"):
+            generate(city, **{**asked, **change})
+
+    def never(job: Job) -> None:
+        raise AssertionError("a complete set is not drawn again")
+
+    monkeypatch.setattr(dataset, "write", never)
+    generate(city, workers=1, **asked)
+    label = city / "gta5" / "labels" / "00002.png"
+    content = label.read_bytes()
+    label.unlink()
+    try:
+        assert not is_complete(city, **asked)
+    finally:
+        label.write_bytes(content)
+
+
+def test_bad_requests(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(DataError, match="not empty and not a ToyCity"):
+        generate(tmp_path, 1, 1)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    with pytest.raises(DataError, match="is a file"):
+        generate(tmp_path / "notes.txt", 1, 1)
+    for bad, text in (
+        ({"source": 0}, "source is 0"),
+        ({"workers": 0}, "workers is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"target_size": (10, 10)}, "10×10"),
+        ({"source_layout": "kitti"}, "'kitti' is unknown"),
+    ):
+        with pytest.raises(DataError, match=text):
+            generate(tmp_path / "new", **{"source": 1, "target": 1, **bad})
+    assert not (tmp_path / "new").exists()
