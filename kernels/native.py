@@ -22,7 +22,20 @@ ELEMENTS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # routine.h:
 _POINTER, _SIZE, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 
 # Arguments in the order of the C++ definition in kernels/native/<name>.cpp.
-SIGNATURES: dict[str, tuple[type, ...]] = {}
+SIGNATURES: dict[str, tuple[type, ...]] = {
+    # features, element, channels_last, labels, rows, columns, B, N, h, w, H, W, C, ignore, means, counts, threads
+    "class_mean": (
+        *(_POINTER, _INT, _INT, _POINTER, _POINTER, _POINTER),
+        *(_SIZE,) * 6,
+        *(_INT, _INT, _POINTER, _POINTER, _INT),
+    ),
+    # gradient, counts, labels, rows, columns, B, N, h, w, H, W, C, ignore, out, element, channels_last, threads
+    "class_mean_backward": (
+        *(_POINTER,) * 5,
+        *(_SIZE,) * 6,
+        *(_INT, _INT, _POINTER, _INT, _INT, _INT),
+    ),
+}
 
 _STATUS: dict[int, tuple[type[Exception], str]] = {
     1: (MemoryError, "out of memory for the scratch buffers"),

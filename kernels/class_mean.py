@@ -1,0 +1,578 @@
+"""Mean feature vector of each class, Eq. 4: V^k = Σ_p F_p [Y_p = k] / Σ_p [Y_p = k].
+
+Shapes: B images, N channels, h×w feature pixels, H×W label pixels, C classes.
+  features F [B,N,h,w], float32, bfloat16 or float16; channels last is the fast layout, channels
+  first is read as it is, any other layout is copied first; labels Y [B,H,W], uint8.
+  → means V [B,C,N] float32, counts [B,C] int64; an absent class has zeros and count 0.
+Labels are nearest-indexed to h×w as F.interpolate(mode="nearest") does. Pixels labelled
+`ignore_index` take no part. Sums are float32 or better, in an order that the shapes alone decide.
+Saved for backward: labels and counts, never the features.
+"""
+
+import torch
+from torch import Tensor
+
+from fastass.kernels import dispatch, native
+from fastass.kernels.aot import Launch
+from fastass.kernels.jit import cdiv, interpreting, jit, power_of_2, tl, triton
+from fastass.kernels.nearest import nearest_index, nearest_labels
+from fastass.kernels.validate import check_classes, check_label_values, check_labels, check_map
+
+# --- reference ------------------------------------------------------------------------------------
+
+
+def reference(
+    features: Tensor, labels: Tensor, num_classes: int, ignore_index: int = 255
+) -> tuple[Tensor, Tensor]:
+    """The definition: one masked sum for each class. Keeps float64."""
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
+    classes = nearest_labels(labels, (features.shape[2], features.shape[3]))
+    means, counts = [], []
+    for k in range(num_classes):
+        mask = (classes == k) & (classes != ignore_index)
+        count = mask.sum((1, 2))
+        total = (features * mask[:, None]).sum((2, 3))
+        means.append(total / count.clamp(min=1)[:, None])
+        counts.append(count)
+    return torch.stack(means, 1), torch.stack(counts, 1)
+
+
+# --- Triton ---------------------------------------------------------------------------------------
+
+PROGRAMS = 512  # about four for each multiprocessor of a large GPU: what a forward is split into
+
+
+@jit
+def _classes(
+    labels,
+    image,
+    pixel,
+    inside,
+    width,
+    label_height,
+    label_width,
+    scale_y,
+    scale_x,
+    num_classes,
+    ignore_index,
+):
+    """Classes of pixels of one image, -1 where ignored. scale_* are float32, as torch's nearest."""
+    y = tl.minimum(((pixel // width).to(tl.float32) * scale_y).to(tl.int32), label_height - 1)
+    x = tl.minimum(((pixel % width).to(tl.float32) * scale_x).to(tl.int32), label_width - 1)
+    base = labels + image.to(tl.int64) * label_height * label_width
+    label = tl.load(base + y * label_width + x, mask=inside, other=ignore_index).to(tl.int32)
+    # A label that is no class counts as ignored: no index leaves its array.
+    return tl.where((label != ignore_index) & (label < num_classes) & inside, label, -1)
+
+
+@jit
+def _forward_kernel(
+    features,
+    labels,
+    partials,
+    partial_counts,
+    channels,
+    pixels,
+    width,
+    label_height,
+    label_width,
+    scale_y,
+    scale_x,
+    num_classes,
+    ignore_index,
+    image_stride,
+    channel_stride,
+    pixel_stride,
+    pixels_per_part,
+    CLASSES: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    PIXELS: tl.constexpr,
+    SPLIT: tl.constexpr,
+    INTERPRET: tl.constexpr,
+):
+    """Sums of one range of pixels of one image, for one block of channels: onehotᵀ · F."""
+    block, part, image = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    n = block * CHANNELS + tl.arange(0, CHANNELS)
+    c = tl.arange(0, CLASSES)
+    first = part * pixels_per_part
+    last = tl.minimum(first + pixels_per_part, pixels)
+    base = features + image.to(tl.int64) * image_stride
+    sums = tl.zeros((CLASSES, CHANNELS), tl.float32)
+    counts = tl.zeros((CLASSES,), tl.int32)
+    for start in range(first, last, PIXELS):
+        p = start + tl.arange(0, PIXELS)
+        label = _classes(
+            labels,
+            image,
+            p,
+            p < last,
+            width,
+            label_height,
+            label_width,
+            scale_y,
+            scale_x,
+            num_classes,
+            ignore_index,
+        )
+        # Ignored pixels are not read.
+        value = tl.load(
+            base + p[:, None] * pixel_stride + n[None, :] * channel_stride,
+            mask=(label >= 0)[:, None] & (n < channels)[None, :],
+            other=0.0,
+        )
+        member = label[None, :] == c[:, None]
+        counts += tl.sum(member.to(tl.int32), 1)
+        if INTERPRET:
+            sums += tl.dot(member.to(tl.float32), value.to(tl.float32))
+        elif SPLIT:
+            # float32 is the sum of three bfloat16, and one-hot products are exact: float32
+            # accuracy from bfloat16 matrix instructions.
+            high = value.to(tl.bfloat16)
+            rest = value - high.to(tl.float32)
+            middle = rest.to(tl.bfloat16)
+            low = (rest - middle.to(tl.float32)).to(tl.bfloat16)
+            onehot = member.to(tl.bfloat16)
+            sums = tl.dot(onehot, high, tl.dot(onehot, middle, tl.dot(onehot, low, sums)))
+        else:
+            sums = tl.dot(member.to(value.dtype), value, sums)
+    row = (image * tl.num_programs(1) + part).to(tl.int64) * num_classes + c
+    tl.store(
+        partials + row[:, None] * channels + n[None, :],
+        sums,
+        mask=(c < num_classes)[:, None] & (n < channels)[None, :],
+    )
+    tl.store(partial_counts + row, counts, mask=(c < num_classes) & (block == 0))
+
+
+@jit
+def _reduce_kernel(
+    partials,
+    partial_counts,
+    means,
+    counts,
+    channels,
+    parts,
+    num_classes,
+    CHANNELS: tl.constexpr,
+):
+    """Mean of one class of one image, for one block of channels, over the parts in order."""
+    block, c, image = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    n = block * CHANNELS + tl.arange(0, CHANNELS)
+    total = tl.zeros((CHANNELS,), tl.float32)
+    count = 0
+    for part in range(parts):
+        row = (image * parts + part).to(tl.int64) * num_classes + c
+        total += tl.load(partials + row * channels + n, mask=n < channels, other=0.0)
+        count += tl.load(partial_counts + row)
+    row = image * num_classes + c
+    tl.store(
+        means + row * channels + n, total / tl.maximum(count, 1).to(tl.float32), mask=n < channels
+    )
+    tl.store(counts + row, count.to(tl.int64), mask=block == 0)
+
+
+@jit
+def _backward_kernel(
+    gradient,
+    counts,
+    labels,
+    out,
+    channels,
+    pixels,
+    width,
+    label_height,
+    label_width,
+    scale_y,
+    scale_x,
+    num_classes,
+    ignore_index,
+    image_stride,
+    channel_stride,
+    pixel_stride,
+    CHANNELS: tl.constexpr,
+    PIXELS: tl.constexpr,
+):
+    """Each pixel takes gradient / count of its class; ignored pixels take zero."""
+    n = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    p = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
+    image = tl.program_id(2)
+    label = _classes(
+        labels,
+        image,
+        p,
+        p < pixels,
+        width,
+        label_height,
+        label_width,
+        scale_y,
+        scale_x,
+        num_classes,
+        ignore_index,
+    )
+    row = image * num_classes + label
+    count = tl.load(counts + row, mask=label >= 0, other=1).to(tl.float32)
+    value = tl.load(
+        gradient + row[:, None] * channels + n[None, :],
+        mask=(label >= 0)[:, None] & (n < channels)[None, :],
+        other=0.0,
+    )
+    tl.store(
+        out
+        + image.to(tl.int64) * image_stride
+        + p[:, None] * pixel_stride
+        + n[None, :] * channel_stride,
+        (value / count[:, None]).to(out.dtype.element_ty),
+        mask=(p < pixels)[:, None] & (n < channels)[None, :],
+    )
+
+
+def _forward_tiles(dtype: torch.dtype, num_classes: int) -> dict[str, int | bool]:
+    classes = power_of_2(num_classes, 16)
+    return {
+        "CLASSES": classes,
+        "CHANNELS": min(128, 8192 // classes),
+        "PIXELS": 64,
+        "SPLIT": dtype == torch.float32,
+        "INTERPRET": interpreting(),
+    }
+
+
+def _backward_tiles(channels_last: bool) -> dict[str, int]:
+    # The contiguous direction is the long one.
+    return {"CHANNELS": 256, "PIXELS": 16} if channels_last else {"CHANNELS": 32, "PIXELS": 128}
+
+
+_REDUCE_TILES = {"CHANNELS": 256}
+_WARPS = {"forward": 4, "reduce": 4, "backward": 4}
+
+
+def _strides(channels: int, pixels: int, channels_last: bool) -> dict[str, int]:
+    return {
+        "image_stride": channels * pixels,
+        "channel_stride": 1 if channels_last else pixels,
+        "pixel_stride": channels if channels_last else 1,
+    }
+
+
+def _label_arguments(
+    size: tuple[int, int], label_size: tuple[int, int], num_classes: int, ignore_index: int
+) -> dict[str, int | float]:
+    """What both directions need to read labels. A quotient of integers below 2^24 rounds to float32
+    by way of float64 as it does directly."""
+    (h, w), (H, W) = size, label_size
+    return {
+        "pixels": h * w,
+        "width": w,
+        "label_height": H,
+        "label_width": W,
+        "scale_y": H / h,
+        "scale_x": W / w,
+        "num_classes": num_classes,
+        "ignore_index": ignore_index,
+    }
+
+
+def _parts(batch: int, channels: int, pixels: int, tiles: dict[str, int | bool]) -> tuple[int, int]:
+    """How many ranges the pixels of an image are split into, and pixels a range."""
+    programs = batch * cdiv(channels, tiles["CHANNELS"])
+    pixel_tiles = cdiv(pixels, tiles["PIXELS"])
+    per_part = cdiv(pixel_tiles, min(pixel_tiles, cdiv(PROGRAMS, programs))) * tiles["PIXELS"]
+    return cdiv(pixels, per_part), per_part
+
+
+def triton_forward(
+    features: Tensor, labels: Tensor, num_classes: int, ignore_index: int
+) -> tuple[Tensor, Tensor]:
+    features, channels_last = _dense(features)
+    labels = labels.contiguous()
+    B, N, h, w = features.shape
+    tiles = _forward_tiles(features.dtype, num_classes)
+    parts, per_part = _parts(B, N, h * w, tiles)
+    partials = features.new_empty((B, parts, num_classes, N), dtype=torch.float32)
+    partial_counts = features.new_empty((B, parts, num_classes), dtype=torch.int32)
+    means = features.new_empty((B, num_classes, N), dtype=torch.float32)
+    counts = features.new_empty((B, num_classes), dtype=torch.int64)
+    _forward_kernel[(cdiv(N, tiles["CHANNELS"]), parts, B)](
+        features=features,
+        labels=labels,
+        partials=partials,
+        partial_counts=partial_counts,
+        channels=N,
+        pixels_per_part=per_part,
+        **_label_arguments((h, w), labels.shape[1:], num_classes, ignore_index),
+        **_strides(N, h * w, channels_last),
+        **tiles,
+        num_warps=_WARPS["forward"],
+    )
+    _reduce_kernel[(cdiv(N, _REDUCE_TILES["CHANNELS"]), num_classes, B)](
+        partials=partials,
+        partial_counts=partial_counts,
+        means=means,
+        counts=counts,
+        channels=N,
+        parts=parts,
+        num_classes=num_classes,
+        **_REDUCE_TILES,
+        num_warps=_WARPS["reduce"],
+    )
+    return means, counts
+
+
+def triton_backward(
+    gradient: Tensor,
+    counts: Tensor,
+    labels: Tensor,
+    size: list[int],
+    ignore_index: int,
+    dtype: torch.dtype,
+    channels_last: bool,
+) -> Tensor:
+    B, C, N = gradient.shape
+    h, w = size
+    out = _empty_map(gradient, size, dtype, channels_last)
+    labels = labels.contiguous()
+    tiles = _backward_tiles(channels_last)
+    _backward_kernel[(cdiv(N, tiles["CHANNELS"]), cdiv(h * w, tiles["PIXELS"]), B)](
+        gradient=gradient.contiguous(),
+        counts=counts,
+        labels=labels,
+        out=out,
+        channels=N,
+        **_label_arguments((h, w), labels.shape[1:], C, ignore_index),
+        **_strides(N, h * w, channels_last),
+        **tiles,
+        num_warps=_WARPS["backward"],
+    )
+    return out
+
+
+def _launches() -> tuple[Launch, ...]:
+    """Everything that is launched for 1280×720 images, N = 2048: both layouts, all dtypes."""
+    N, pixels = 2048, 91 * 161
+    found = [
+        Launch(
+            "reduce",
+            _reduce_kernel,
+            {
+                "partials": torch.float32,
+                "partial_counts": torch.int32,
+                "means": torch.float32,
+                "counts": torch.int64,
+                "channels": N,
+                "parts": 33,
+                "num_classes": 19,
+            },
+            _REDUCE_TILES,
+            _WARPS["reduce"],
+        )
+    ]
+    for dtype, channels_last, C in (
+        (torch.bfloat16, True, 19),
+        (torch.float16, True, 19),
+        (torch.float32, True, 19),
+        (torch.bfloat16, True, 64),
+        (torch.float32, True, 64),
+        (torch.bfloat16, False, 19),
+    ):
+        layout = "channels last" if channels_last else "channels first"
+        name = f"{str(dtype).removeprefix('torch.')} {layout} C={C}"
+        common = {
+            "labels": torch.uint8,
+            "channels": N,
+            **_label_arguments((91, 161), (720, 1280), C, 255),
+            **_strides(N, pixels, channels_last),
+        }
+        forward = {
+            "features": dtype,
+            "partials": torch.float32,
+            "partial_counts": torch.int32,
+            "pixels_per_part": 448,
+        }
+        backward = {"gradient": torch.float32, "counts": torch.int64, "out": dtype}
+        found += [
+            Launch(
+                f"forward {name}",
+                _forward_kernel,
+                {**forward, **common},
+                {**_forward_tiles(dtype, C), "INTERPRET": False},
+                _WARPS["forward"],
+                dot=True,
+                wide=channels_last,
+            ),
+            Launch(
+                f"backward {name}",
+                _backward_kernel,
+                {**backward, **common},
+                _backward_tiles(channels_last),
+                _WARPS["backward"],
+                wide=channels_last,
+            ),
+        ]
+    return tuple(found)
+
+
+AOT = _launches()
+
+# --- native ---------------------------------------------------------------------------------------
+
+
+def native_forward(
+    features: Tensor, labels: Tensor, num_classes: int, ignore_index: int
+) -> tuple[Tensor, Tensor]:
+    features, channels_last = _dense(features)
+    B, N, h, w = features.shape
+    H, W = labels.shape[1:]
+    means = torch.empty((B, num_classes, N))
+    counts = torch.empty((B, num_classes), dtype=torch.int64)
+    native.call(
+        "class_mean",
+        features,
+        native.ELEMENTS[features.dtype],
+        channels_last,
+        labels.contiguous(),
+        nearest_index(h, H),
+        nearest_index(w, W),
+        *(B, N, h, w, H, W),
+        num_classes,
+        ignore_index,
+        means,
+        counts,
+        torch.get_num_threads(),
+    )
+    return means, counts
+
+
+def native_backward(
+    gradient: Tensor,
+    counts: Tensor,
+    labels: Tensor,
+    size: list[int],
+    ignore_index: int,
+    dtype: torch.dtype,
+    channels_last: bool,
+) -> Tensor:
+    B, C, N = gradient.shape
+    (h, w), (H, W) = size, labels.shape[1:]
+    out = _empty_map(gradient, size, dtype, channels_last)
+    native.call(
+        "class_mean_backward",
+        gradient.contiguous(),
+        counts,
+        labels.contiguous(),
+        nearest_index(h, H),
+        nearest_index(w, W),
+        *(B, N, h, w, H, W),
+        C,
+        ignore_index,
+        out,
+        native.ELEMENTS[dtype],
+        channels_last,
+        torch.get_num_threads(),
+    )
+    return out
+
+
+# --- registration ---------------------------------------------------------------------------------
+
+
+def _is_channels_last(features: Tensor) -> bool:
+    """The layout that is read and that the gradient gets: channels first only if dense in that."""
+    return features.is_contiguous(memory_format=torch.channels_last) or not features.is_contiguous()
+
+
+def _dense(features: Tensor) -> tuple[Tensor, bool]:
+    channels_last = _is_channels_last(features)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return features.contiguous(memory_format=layout), channels_last
+
+
+def _empty_map(like: Tensor, size: list[int], dtype: torch.dtype, channels_last: bool) -> Tensor:
+    B, _, N = like.shape
+    h, w = size
+    if channels_last:
+        return like.new_empty((B, h, w, N), dtype=dtype).permute(0, 3, 1, 2)
+    return like.new_empty((B, N, h, w), dtype=dtype)
+
+
+_forward = torch.library.custom_op(
+    "fastass::class_mean", triton_forward, mutates_args=(), device_types="cuda"
+)
+_forward.register_kernel("cpu")(native_forward)
+_backward = torch.library.custom_op(
+    "fastass::class_mean_backward", triton_backward, mutates_args=(), device_types="cuda"
+)
+_backward.register_kernel("cpu")(native_backward)
+
+
+@_forward.register_fake
+def _(features: Tensor, labels: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
+    B, N = features.shape[:2]
+    return (
+        features.new_empty((B, num_classes, N), dtype=torch.float32),
+        features.new_empty((B, num_classes), dtype=torch.int64),
+    )
+
+
+@_backward.register_fake
+def _(
+    gradient: Tensor,
+    counts: Tensor,
+    labels: Tensor,
+    size: list[int],
+    ignore_index: int,
+    dtype: torch.dtype,
+    channels_last: bool,
+) -> Tensor:
+    return _empty_map(gradient, size, dtype, channels_last)
+
+
+def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    features, labels, _, ignore_index = inputs
+    ctx.save_for_backward(labels, output[1])
+    ctx.size = list(features.shape[2:])
+    ctx.dtype, ctx.channels_last = features.dtype, _is_channels_last(features)
+    ctx.ignore_index = ignore_index
+    ctx.mark_non_differentiable(output[1])
+
+
+def _differentiate(ctx, gradient, _):  # type: ignore[no-untyped-def]
+    labels, counts = ctx.saved_tensors
+    result = _backward(
+        gradient, counts, labels, ctx.size, ctx.ignore_index, ctx.dtype, ctx.channels_last
+    )
+    return result, None, None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_setup_context)
+
+# --- public ---------------------------------------------------------------------------------------
+
+
+def class_mean(
+    features: Tensor, labels: Tensor, num_classes: int, *, ignore_index: int = 255
+) -> tuple[Tensor, Tensor]:
+    """Mean feature vector of each class of each image, Eq. 4, and the pixels it is taken over.
+
+    Args:
+        features: F [B,N,h,w], float32, bfloat16 or float16, channels last for speed. Autocast does
+            not change it: whatever the dtype, sums and means are float32.
+        labels: Y [B,H,W], uint8, any size; nearest-indexed to h×w inside.
+        num_classes: C, 1 to 255.
+        ignore_index: the label of pixels that take no part.
+
+    Returns:
+        means V [B,C,N] float32 (float64 for a float64 reference) and counts [B,C] int64. An absent
+        class has zeros, count 0 and no gradient.
+
+    Raises:
+        TypeError, ValueError: an argument's dtype, shape, device or range; on a CPU also a label
+            that is neither a class nor `ignore_index` (on CUDA it counts as ignored).
+    """
+    implementation = dispatch.resolve(features.device)
+    check_map("features", features, implementation)
+    check_labels(labels, features, "features")
+    check_classes(num_classes, ignore_index)
+    if implementation == "reference":
+        check_label_values(labels, num_classes, ignore_index)
+        return reference(features, labels, num_classes, ignore_index)
+    return _forward(features, labels, num_classes, ignore_index)
