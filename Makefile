@@ -1,0 +1,36 @@
+# make train   set up .venv, install, adapt a DeepLab on the built-in ToyCity data
+# make test    set up .venv, install, check style and types, run the tests
+# make slow    the long tests: kills, sanitizers, full compilation
+# make clean   remove .venv and build products (never runs/ or data/)
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# A folder changes when a file is added, which an editable install must learn.
+SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/native/*) \
+	$(shell find fastass kernels pipelines -type d -not -name __pycache__)
+
+.PHONY: train test slow install clean
+
+train: install
+	$(BIN)/fastass train toycity --amp --resume --out runs/toycity
+
+test: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -m "not slow"
+
+slow: install
+	$(BIN)/pytest -m slow
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: $(SOURCES)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fastass needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)")'
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build

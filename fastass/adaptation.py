@@ -1,0 +1,221 @@
+"""The objective, Eq. 9–11, as one differentiable scalar.
+
+    total = λ_seg (L_seg(I_s) + L_seg(I_tl)) + λ_gadv L_gadv(I_s) + λ_sadv L_sadv(I_s)   → G
+          + λ_gd (L_gd(F_s) + L_gd(F_tu)) + λ_sd (L_sd(F_s) + L_sd(F_tl))                → D_g, D_s
+
+One `backward()` of it gives the gradients of the alternating procedure: L_gadv and L_sadv go
+through `frozen(D)`, so they reach G alone; the discriminator losses see detached P, F and V, so
+they reach the discriminators alone. The terms of the three streams share no activations, so the
+sum may also be taken stream by stream.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastass import kernels, losses
+from fastass.config import LossConfig, Method
+from fastass.losses import SOURCE, TARGET
+from fastass.models.deeplab import DeepLab, Output
+from fastass.models.discriminators import (
+    FeatureDiscriminator,
+    GlobalDiscriminator,
+    PixelDiscriminator,
+)
+
+
+class Images(NamedTuple):
+    """One stream's share of a step."""
+
+    images: Tensor  # [B,3,H,W] float, channels-last
+    labels: Tensor | None  # [B,H,W] uint8
+
+
+class Streams(NamedTuple):
+    """The three inputs of a step. A stream that the method does not use is None."""
+
+    source: Images | None = None
+    labelled: Images | None = None
+    unlabelled: Images | None = None
+
+
+class Terms(NamedTuple):
+    """The terms of Eq. 9 and 10, 0-d, unweighted; None where the step has no such term."""
+
+    seg_source: Tensor | None = None
+    seg_target: Tensor | None = None
+    gadv: Tensor | None = None
+    sadv: Tensor | None = None
+    gd_source: Tensor | None = None
+    gd_target: Tensor | None = None
+    sd_source: Tensor | None = None
+    sd_target: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Modules:
+    """What a method turns on."""
+
+    source: bool  # L_seg(I_s)
+    labelled: bool  # L_seg(I_tl)
+    global_: bool  # GA: D_g, L_gadv, L_gd
+    semantic: str  # SA: "", "fcsa" or "csa": D_s, L_sadv, L_sd
+
+    def start(self) -> "Modules":
+        """What is on during a start that precedes the method: L_seg alone, L_seg(I_s) if it can."""
+        return Modules(self.source, not self.source, global_=False, semantic="")
+
+
+def modules_of(method: Method, labelled: int) -> Modules:
+    """The modules of a method with `labelled` labelled target images.
+
+    Without labelled images there is no L_seg(I_tl), and the semantic module is off.
+    """
+    some = labelled > 0
+    if method == "oracle":
+        return Modules(source=False, labelled=True, global_=False, semantic="")
+    if method == "source_only":
+        return Modules(source=True, labelled=False, global_=False, semantic="")
+    semantic = method.partition("+")[2] if some else ""
+    return Modules(source=True, labelled=some, global_=True, semantic=semantic)
+
+
+def objective(terms: Terms, weights: LossConfig) -> Tensor:
+    """Eq. 9 plus Eq. 10: the scalar whose one backward serves G, D_g and D_s."""
+    λ = Terms(
+        seg_source=weights.seg,
+        seg_target=weights.seg,
+        gadv=weights.gadv,
+        sadv=weights.sadv,
+        gd_source=weights.gd,
+        gd_target=weights.gd,
+        sd_source=weights.sd,
+        sd_target=weights.sd,
+    )  # type: ignore[arg-type]
+    weighted = [w * t for w, t in zip(λ, terms, strict=True) if t is not None]
+    return torch.stack([t.float() if t.dtype != torch.float64 else t for t in weighted]).sum()
+
+
+class Adaptation(nn.Module):
+    """G, D_g and D_s as one module whose forward gives the terms of the streams it is fed."""
+
+    def __init__(
+        self,
+        generator: DeepLab,
+        global_discriminators: Sequence[GlobalDiscriminator],
+        semantic_discriminator: FeatureDiscriminator | PixelDiscriminator | None,
+        weights: LossConfig,
+    ) -> None:
+        """global_discriminators: none, or one a head (main, auxiliary)."""
+        super().__init__()
+        self.generator = generator
+        self.global_discriminators = nn.ModuleList(global_discriminators)
+        self.semantic_discriminator = semantic_discriminator
+        self.weights = weights
+        self.align_corners = generator.config.align_corners
+
+    def forward(self, streams: Streams, *, adapt: bool = True) -> Terms:
+        """The terms of the streams given; without `adapt`, L_seg alone.
+
+        Unlabelled images are forwarded without gradients.
+        """
+        terms = Terms()
+        if streams.source is not None:
+            terms = self._source(terms, *streams.source, adapt)
+        if streams.labelled is not None:
+            terms = self._labelled(terms, *streams.labelled, adapt)
+        if streams.unlabelled is not None and adapt:
+            terms = self._unlabelled(terms, streams.unlabelled.images)
+        return terms
+
+    def _source(self, terms: Terms, images: Tensor, labels: Tensor | None, adapt: bool) -> Terms:
+        """L_seg, L_gadv, L_sadv of G and the source halves of L_gd and L_sd."""
+        assert labels is not None
+        output = self.generator(images)
+        if adapt and self.global_discriminators:
+            terms = self._source_global(terms, output, labels)
+        else:
+            terms = terms._replace(seg_source=self._segmentation(output, labels))
+        if adapt and self.semantic_discriminator is not None:
+            sadv, sd = self._semantic(output.features, labels, SOURCE)
+            terms = terms._replace(sadv=sadv, sd_source=sd)
+        return terms
+
+    def _source_global(self, terms: Terms, output: Output, labels: Tensor) -> Terms:
+        seg, gadv, gd = [], [], []
+        for scores, d_g in zip(output.levels, self.global_discriminators, strict=True):
+            loss, P = losses.segmentation_loss_and_probabilities(
+                scores, labels, align_corners=self.align_corners
+            )
+            seg.append(loss)
+            gadv.append(losses.domain_loss(d_g(P, frozen=True), TARGET, self.weights.gan))
+            gd.append(losses.domain_loss(d_g(P.detach()), SOURCE, self.weights.gan))
+        return terms._replace(
+            seg_source=self._levels(seg, self.weights.aux_seg),
+            gadv=self._levels(gadv, self.weights.aux_gadv),
+            gd_source=self._levels(gd, 1.0),
+        )
+
+    def _labelled(self, terms: Terms, images: Tensor, labels: Tensor | None, adapt: bool) -> Terms:
+        """L_seg of the labelled target images and their half of L_sd."""
+        assert labels is not None
+        output = self.generator(images)
+        terms = terms._replace(seg_target=self._segmentation(output, labels))
+        if adapt and self.semantic_discriminator is not None:
+            _, sd = self._semantic(output.features.detach(), labels, TARGET)
+            terms = terms._replace(sd_target=sd)
+        return terms
+
+    def _unlabelled(self, terms: Terms, images: Tensor) -> Terms:
+        """The target half of L_gd. G only supplies P here, so it runs without gradients."""
+        size = (images.shape[2], images.shape[3])
+        with torch.no_grad():
+            maps = [
+                kernels.upsample_softmax(scores, size, align_corners=self.align_corners)
+                for scores in self.generator(images).levels
+            ]
+        gd = [
+            losses.domain_loss(d_g(P), TARGET, self.weights.gan)
+            for P, d_g in zip(maps, self.global_discriminators, strict=True)
+        ]
+        return terms._replace(gd_target=self._levels(gd, 1.0))
+
+    def _segmentation(self, output: Output, labels: Tensor) -> Tensor:
+        values = [
+            losses.segmentation_loss(scores, labels, align_corners=self.align_corners)
+            for scores in output.levels
+        ]
+        return self._levels(values, self.weights.aux_seg)
+
+    def _semantic(
+        self, features: Tensor, labels: Tensor, domain: int
+    ) -> tuple[Tensor | None, Tensor]:
+        """(L_sadv or None, this domain's half of L_sd): Eq. 5–6 for FCSA, Eq. 7–8 for CSA."""
+        d_s = self.semantic_discriminator
+        assert d_s is not None
+        adversarial = domain == SOURCE
+        if isinstance(d_s, PixelDiscriminator):
+            sd, sadv = kernels.pixel_discriminator_loss(
+                features,
+                labels,
+                d_s.weight1,
+                d_s.bias1,
+                d_s.weight2,
+                d_s.bias2,
+                domain=domain,
+                adversarial=adversarial,
+            )
+            return (sadv if adversarial else None), sd
+        V, counts = kernels.class_mean(features, labels, self.generator.config.num_classes)
+        sd = losses.class_mean_loss(d_s(V.detach()), counts, domain)
+        if not adversarial:
+            return None, sd
+        return losses.class_mean_loss(d_s(V, frozen=True), counts, TARGET), sd
+
+    @staticmethod
+    def _levels(values: list[Tensor], share: float) -> Tensor:
+        """Main head plus `share` of the auxiliary head, where there is one."""
+        return values[0] if len(values) == 1 else values[0] + share * values[1]

@@ -1,0 +1,174 @@
+"""Checkpoints that a crash can't spoil.
+
+RUN/checkpoints/step-00000500/
+    model.safetensors   weights of G (`generator.…`), D_g and D_s
+    state.pt            step, optimizers, scaler, random state (loads with weights_only=True)
+    config.yaml         the configuration
+    classes.json        names and colours of the classes
+RUN/last, RUN/best      relative symlinks to such directories
+
+A checkpoint is written under a temporary name, synced and renamed; the links are replaced
+atomically; only then are older checkpoints removed. Whatever fails, `last` stays loadable.
+"""
+
+import io
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as safetensors_load
+from safetensors.torch import save as safetensors_save
+from torch import nn
+
+from fastass.errors import TrainingFailure, UserError
+
+MODEL, STATE, CONFIG, CLASSES = "model.safetensors", "state.pt", "config.yaml", "classes.json"
+
+
+def save(
+    run: Path,
+    step: int,
+    module: nn.Module,
+    state: dict[str, Any],
+    texts: dict[str, str],
+    best: bool,
+) -> Path:
+    """Write the checkpoint of `step`, point `last` (and `best`) to it, drop those unreferenced.
+
+    texts: file name → content of the small files beside the weights.
+
+    Raises TrainingFailure when the disk refuses; the previous checkpoint then stays as it is.
+    """
+    final = run / "checkpoints" / f"step-{step:08d}"
+    temporary = final.with_name(f".{final.name}.tmp")
+    weights = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+    buffer = io.BytesIO()
+    torch.save({"step": step, **state}, buffer)
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        _write(temporary / MODEL, safetensors_save(weights, metadata={"format": "fastass"}))
+        _write(temporary / STATE, buffer.getvalue())
+        for name, text in texts.items():
+            _write(temporary / name, text.encode())
+        _sync_directory(temporary)
+        shutil.rmtree(final, ignore_errors=True)  # of an interrupted run's later steps
+        temporary.rename(final)
+        _sync_directory(final.parent)
+        for name in ("last", "best") if best else ("last",):
+            _point(run / name, final)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        kept = _target(run / "last")
+        raise TrainingFailure(
+            f"{final}: can't save at step {step}: {error.strerror or error}; "
+            + (f"kept: {kept}" if kept else "no earlier checkpoint exists")
+        ) from error
+    _retain(run)
+    return final
+
+
+def _write(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _point(link: Path, target: Path) -> None:
+    temporary = link.with_name(f".{link.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(os.path.relpath(target, link.parent))
+    temporary.replace(link)
+    _sync_directory(link.parent)
+
+
+def _target(link: Path) -> Path | None:
+    return link.resolve() if link.exists() else None
+
+
+def _retain(run: Path, recent: int = 2) -> None:
+    """Keep the `recent` newest checkpoints and those that a link points to."""
+    every = sorted((run / "checkpoints").glob("step-*"))
+    linked = {_target(link) for link in run.iterdir() if link.is_symlink()}
+    for path in every[:-recent]:
+        if path.resolve() not in linked:
+            shutil.rmtree(path, ignore_errors=True)
+    for leftover in (run / "checkpoints").glob(".step-*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def keep_as(run: Path, name: str) -> None:
+    """Keep the last checkpoint under a name of its own, such as `start`."""
+    target = _target(run / "last")
+    assert target is not None
+    _point(run / name, target)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The saved state of a checkpoint directory, tensors on the CPU. UserError if unreadable."""
+    try:
+        return torch.load(path / STATE, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: not a checkpoint: {STATE} is missing") from None
+    except Exception as error:
+        raise UserError(f"{path / STATE}: damaged or not safe: {_first_line(error)}") from None
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint directory. UserError if they are missing or damaged."""
+    try:
+        return safetensors_load((path / MODEL).read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path}: not a checkpoint: {MODEL} is missing") from None
+    except (SafetensorError, ValueError, OSError) as error:
+        raise UserError(f"{path / MODEL}: damaged: {_first_line(error)}") from None
+
+
+def load_into(module: nn.Module, weights: dict[str, torch.Tensor], where: Path) -> None:
+    """Load weights that must fit exactly. UserError names the first key that does not."""
+    own = module.state_dict()
+    for key in [*own, *weights]:
+        if key not in weights or key not in own:
+            side = "lacks" if key not in weights else "has an unknown"
+            raise UserError(f"{where}: checkpoint of another architecture: it {side} {key}")
+        if own[key].shape != weights[key].shape:
+            raise UserError(
+                f"{where}: checkpoint of another architecture: {key} is "
+                f"{tuple(weights[key].shape)}, the model has {tuple(own[key].shape)}"
+            )
+    module.load_state_dict(weights)
+
+
+def load_generator(generator: nn.Module, path: Path) -> None:
+    """Load the generator alone from a checkpoint directory."""
+    prefix = "generator."
+    weights = {k: v for k, v in read_weights(path).items() if k.startswith(prefix)}
+    load_into(generator, {k.removeprefix(prefix): v for k, v in weights.items()}, path)
+
+
+def find(path: Path | str) -> Path:
+    """A checkpoint directory from its path or its run's: RUN, RUN/best, RUN/checkpoints/step-…"""
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such checkpoint or run")
+    for candidate in (path, path / "best", path / "last"):
+        if (candidate / MODEL).exists():
+            return candidate
+    raise UserError(f"{path}: neither a checkpoint ({MODEL}) nor a run (best, last) is there")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

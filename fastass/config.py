@@ -1,0 +1,183 @@
+"""The configuration: one tree of frozen dataclasses = the CLI's flags = the saved YAML.
+
+A field's flag is its path joined by dashes: `steps` → `--steps`, `data.source` → `--data-source`.
+Reading and writing live in `fastass.configfile`; the presets in `fastass.presets`.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fastass.models.config import ModelConfig
+
+Method = Literal["oracle", "source_only", "ga", "ga+fcsa", "ga+csa"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyCityConfig:
+    """The built-in data set, generated where `data.source` or `data.target` is not given."""
+
+    directory: str = "data/toycity"
+    """Where ToyCity is generated, or was."""
+    source: int = 400
+    """Rendered source images."""
+    target: int = 300
+    """Camera-like target training images."""
+    val: int = 60
+    """Camera-like target validation images."""
+    seed: int = 0
+    """Seed of the generator."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What is read, and how it is prepared."""
+
+    source: str | None = None
+    """Source data set: a directory, packed or as its owners ship it."""
+    source_layout: str = "auto"
+    """`gta5`, `synthia`, `cityscapes`, `folder` or `auto`."""
+    target: str | None = None
+    """Target data set with train and val splits."""
+    target_layout: str = "auto"
+    """`gta5`, `synthia`, `cityscapes`, `folder` or `auto`."""
+    source_size: tuple[int, int] = (1280, 720)
+    """Training size of source images, WxH."""
+    target_size: tuple[int, int] = (1024, 512)
+    """Training size of target images, WxH."""
+    classes: tuple[str, ...] = ()
+    """Train on these classes only (empty: all of the table)."""
+    report: tuple[str, ...] = ()
+    """Also report the mean over these classes."""
+    normalize: Literal["bgr", "imagenet"] = "bgr"
+    """`bgr`: base code's mean, for its weights; `imagenet`: RGB mean/std, for torchvision's."""
+    mirror: bool = True
+    """Mirror at random."""
+    scale: tuple[float, float] | None = None
+    """Random scale, e.g. 1.0,1.5; a crop of the training size is taken from the scaled image."""
+    source_resize: tuple[int, int] | None = None
+    """Size that `scale` applies to before the crop of `source_size`, WxH (none: `source_size`)."""
+    target_resize: tuple[int, int] | None = None
+    """The same for target images."""
+    jitter: float = 0.0
+    """Strength of colour jitter, 0 … 1."""
+    blur: float = 0.0
+    """Largest sigma of a random blur, pixels."""
+    workers: int = 2
+    """Decoding workers."""
+    loader: Literal["pillow", "dali"] = "pillow"
+    """Who decodes and augments."""
+    on_bad_sample: Literal["stop", "skip"] = "stop"
+    """A damaged file stops, or is replaced."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """The λ of Eq. 9 and 10. Those the paper leaves unstated are the base code's."""
+
+    seg: float = 1.0
+    """λ_seg."""
+    gadv: float = 0.001
+    """λ_gadv."""
+    sadv: float = 0.01
+    """λ_sadv (Table 2: 0.04 for FCSA, 0.01 for CSA)."""
+    gd: float = 0.5
+    """λ_gd."""
+    sd: float = 0.5
+    """λ_sd."""
+    aux_seg: float = 0.1
+    """Share of λ_seg for the auxiliary head of a multi-level model."""
+    aux_gadv: float = 0.2
+    """Share of λ_gadv for the auxiliary head of a multi-level model."""
+    gan: Literal["vanilla", "ls"] = "vanilla"
+    """Global loss: cross-entropy or least squares."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscriminatorConfig:
+    """Section 4.1."""
+
+    width: int = 64
+    """Channels of D_g's first layer; the next three double them."""
+    hidden: int = 1024
+    """Channels between the two layers of D_s."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Section 4.2."""
+
+    lr: float = 2.5e-4
+    """Initial rate of the segmentation network."""
+    head_lr: float = 10.0
+    """Factor on the classifier's rate."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    nesterov: bool = True
+    """Nesterov's method."""
+    weight_decay: float = 5e-4
+    """Weight decay of SGD."""
+    d_lr: float = 1e-4
+    """Initial rate of the discriminators (Adam)."""
+    d_betas: tuple[float, float] = (0.9, 0.99)
+    """Betas of Adam."""
+    power: float = 0.9
+    """Power of the polynomial decay."""
+    schedule_steps: int = 0
+    """Steps over which the rate decays to 0 (0: --steps)."""
+    warmup: int = 0
+    """Steps of linear warm-up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One training run."""
+
+    preset: str = ""
+    """Name of the preset that this configuration started from."""
+    method: Method = "ga+csa"
+    """What is trained: see docs/method.md."""
+    labelled: int = 0
+    """Number of labelled target images."""
+    labelled_seed: int = 0
+    """Seed that selects them."""
+    labelled_list: str | None = None
+    """File with their names, one a line, instead of a number."""
+    steps: int = 150_000
+    """Optimizer steps."""
+    start_steps: int = 0
+    """Source-only steps before them, where no pretrained weights exist."""
+    batch: int = 1
+    """Images per stream and device."""
+    accumulate: int = 1
+    """Batches per optimizer step."""
+    seed: int = 0
+    """Seed of initial weights, order and augmentation."""
+    init: str | None = None
+    """Weights to start from: .pth, .safetensors or a checkpoint."""
+    allow_mismatch: tuple[str, ...] = ()
+    """Modules that --init may leave at random."""
+    amp: bool = False
+    """Mixed precision: bf16 where the device has it, else fp16 on CUDA."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    kernels: Literal["auto", "reference", "native", "triton"] = "auto"
+    """Operators."""
+    compile: bool = False
+    """Compile the step with `torch.compile`."""
+    eval_every: int = 2000
+    """Steps between evaluations on target val (0: only at the end)."""
+    save_every: int = 1000
+    """Steps between checkpoints."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    toycity: ToyCityConfig = field(default_factory=ToyCityConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the source-only start and of the method together."""
+        return self.start_steps + self.steps

@@ -1,0 +1,172 @@
+"""Configurations as text: flags, YAML, and the errors that a wrong key or value gets."""
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import itertools
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+
+from fastass.config import Config
+from fastass.errors import UserError
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One value of the tree: its dotted path, its type and its help."""
+
+    path: str
+    type: Any
+    help: str
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.path.replace(".", "-").replace("_", "-")
+
+
+def leaves(cls: type = Config, prefix: str = "") -> Iterator[Leaf]:
+    """Every value of the tree, in the order of its fields."""
+    hints, docs = typing.get_type_hints(cls), _field_docs(cls)
+    for f in fields(cls):
+        path = f"{prefix}{f.name}"
+        if is_dataclass(hints[f.name]):
+            yield from leaves(hints[f.name], path + ".")
+        else:
+            yield Leaf(path, hints[f.name], docs[f.name])
+
+
+def _field_docs(cls: type) -> dict[str, str]:
+    """The docstring under each field of a dataclass."""
+    body = ast.parse(inspect.getsource(cls)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    docs = {}
+    for statement, after in itertools.pairwise(body.body):
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            text = after.value.value if _is_text(after) else ""  # type: ignore[attr-defined]
+            docs[statement.target.id] = " ".join(text.split())
+    return {f.name: docs.get(f.name, "") for f in fields(cls)}  # type: ignore[arg-type]
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def neighbours(word: str, known: list[str]) -> str:
+    """ "; did you mean …" for an unknown word, or the whole list when nothing is near."""
+    near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    return f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(known)}"
+
+
+def parse(text: Any, hint: Any, where: str) -> Any:
+    """A flag's text or a YAML value as the type `hint`; UserError names `where` and the value."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if text is None or text in ("", "none", "None"):
+            return None
+        return parse(text, next(a for a in args if a is not type(None)), where)
+    if origin is Literal:
+        choices = {str(a): a for a in args}
+        if str(text) not in choices:
+            raise UserError(f"{where}: unknown value {text!r}; {neighbours(str(text), [*choices])}")
+        return choices[str(text)]
+    if origin is tuple:
+        return _parse_tuple(text, args, where)
+    return _parse_scalar(text, hint, where)
+
+
+def _parse_tuple(text: Any, args: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+    if isinstance(text, str):
+        separator = "x" if args == (int, int) and "x" in text else ","
+        text = [part.strip() for part in text.split(separator) if part.strip()]
+    if not isinstance(text, (list, tuple)):
+        raise UserError(f"{where}: expected a list, got {text!r}")
+    if args[-1] is Ellipsis:
+        return tuple(parse(part, args[0], where) for part in text)
+    if len(text) != len(args):
+        form = "WxH" if args == (int, int) else ",".join(a.__name__ for a in args)
+        raise UserError(f"{where}: expected {len(args)} values ({form}), got {text!r}")
+    return tuple(parse(part, arg, where) for part, arg in zip(text, args, strict=True))
+
+
+def _parse_scalar(text: Any, hint: Any, where: str) -> Any:
+    words = {"true": True, "yes": True, "false": False, "no": False}
+    if hint is bool:
+        value = words.get(text.lower()) if isinstance(text, str) else text
+        if not isinstance(value, bool):
+            raise UserError(f"{where}: expected true or false, got {text!r}")
+        return value
+    if hint is str:
+        if not isinstance(text, str):
+            raise UserError(f"{where}: expected text, got {text!r}")
+        return text
+    if isinstance(text, bool):
+        raise UserError(f"{where}: expected {hint.__name__}, got {text!r}")
+    try:
+        if hint is int and isinstance(text, float) and text != int(text):
+            raise ValueError
+        return hint(text)
+    except (TypeError, ValueError, OverflowError):
+        kind = "a whole number" if hint is int else "a number"
+        raise UserError(f"{where}: expected {kind}, got {text!r}") from None
+
+
+def override(config: Config, values: Mapping[str, Any], where: str = "") -> Config:
+    """`config` with the values at dotted paths replaced; texts are parsed to the field's type."""
+    known = {leaf.path: leaf for leaf in leaves()}
+    for path, value in values.items():
+        if path not in known:
+            raise UserError(f"{where}unknown key {path!r}; {neighbours(path, list(known))}")
+        config = _set(config, path.split("."), parse(value, known[path].type, f"{where}{path}"))
+    return config
+
+
+def _set(node: Any, path: list[str], value: Any) -> Any:
+    if len(path) > 1:
+        value = _set(getattr(node, path[0]), path[1:], value)
+    return replace(node, **{path[0]: value})
+
+
+def to_yaml(config: Config) -> str:
+    """The whole tree, readable; `from_yaml` gives the same configuration back."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        return [plain(v) for v in value] if isinstance(value, tuple) else value
+
+    return yaml.safe_dump(
+        plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True, width=100
+    )
+
+
+def from_yaml(path: Path | str) -> Config:
+    """Read a saved configuration. Unknown keys and wrong types raise UserError."""
+    path = Path(path)
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such configuration file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: expected keys and values, got {type(tree).__name__}")
+
+    def flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                yield from flat(value, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", value
+
+    return override(Config(), dict(flat(tree)), f"{path}: ")

@@ -1,0 +1,215 @@
+"""The data of a run: source, target, the labelled subset, and the feeds over them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from fastass.adaptation import Modules
+from fastass.config import Config
+from fastass.errors import UserError
+from fastass.pipelines.augment import Augment
+from fastass.pipelines.classes import ClassTable
+from fastass.pipelines.evaluation import EvalBatch, EvalFeed
+from fastass.pipelines.feed import open_feed
+from fastass.pipelines.layouts import Dataset, open_dataset
+from fastass.pipelines.shards import PackedDataset, is_packed, open_packed
+from fastass.pipelines.source import open_source
+from fastass.pipelines.streams import StepBatch, StreamSpec
+from fastass.pipelines.toycity import generate
+from fastass.progress import Reporter
+
+AnyDataset = Dataset | PackedDataset
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Everything a run reads. labelled: indices into the target's training images."""
+
+    config: Config
+    source: AnyDataset | None
+    target: AnyDataset
+    val: AnyDataset
+    labelled: tuple[int, ...]
+
+    @property
+    def classes(self) -> ClassTable:
+        return self.val.classes
+
+    @property
+    def labelled_names(self) -> tuple[str, ...]:
+        names = open_source(self.target).names
+        return tuple(names[i] for i in self.labelled)
+
+    @property
+    def target_size(self) -> tuple[int, int]:
+        return self.config.data.target_size
+
+    @property
+    def normalize(self) -> str:
+        return self.config.data.normalize
+
+    def batches(self, first: int, modules: Modules) -> Iterator[StepBatch]:
+        """Endless batches from micro-step `first` on, with the streams that `modules` use."""
+        c = self.config
+        with open_feed(
+            c.data.loader,
+            self._streams(modules),
+            seed=c.seed,
+            workers=c.data.workers,
+            on_bad_sample=c.data.on_bad_sample,
+        ) as feed:
+            yield from feed.batches(first)
+
+    def val_batches(self) -> Iterator[EvalBatch]:
+        """Every validation image once, at training size, with its label at full size."""
+        d = self.config.data
+        return iter(EvalFeed(self.val, d.target_size, d.normalize, workers=d.workers))
+
+    def val_examples(self, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """`count` validation images uint8 [H,W,3] and labels [H,W], spread over the set."""
+        source = open_source(self.val)
+        for i in np.linspace(0, len(source) - 1, min(count, len(source))).astype(int):
+            image = source.image(int(i))
+            yield np.asarray(image), source.label(int(i), image.size)
+
+    def _streams(self, modules: Modules) -> dict[str, StreamSpec]:
+        c, d = self.config, self.config.data
+        streams = {}
+        if modules.source:
+            assert self.source is not None
+            streams["source"] = StreamSpec(
+                self.source, c.batch, d.source_size, d.normalize, self._augment(d.source_resize)
+            )
+        target = (self.target, c.batch, d.target_size, d.normalize, self._augment(d.target_resize))
+        if modules.labelled:
+            streams["labelled"] = StreamSpec(*target, indices=self.labelled)
+        if modules.global_:
+            streams["unlabelled"] = StreamSpec(*target, with_labels=False)
+        return streams
+
+    def _augment(self, resize: tuple[int, int] | None) -> Augment:
+        d = self.config.data
+        return Augment(
+            mirror=d.mirror,
+            scale=d.scale,
+            resize=resize if d.scale else None,
+            jitter=d.jitter,
+            blur=d.blur,
+        )
+
+    def describe(self, modules: Modules) -> str:
+        """The lines that tell what is trained on, and which modules are off for want of labels."""
+        parts = [f"source {len(self.source)} images"] if self.source is not None else []
+        parts += [
+            f"target {len(self.target)}, {len(self.labelled)} of them labelled",
+            f"val {len(self.val)}",
+            f"{len(self.classes)} classes",
+            f"loader {self.config.data.loader}",
+        ]
+        line = f"{self.config.method}: " + " · ".join(parts)
+        if "+" in self.config.method and not modules.semantic:
+            line += "\nno labelled target images: the semantic module and L_seg(I_tl) are off"
+        return line
+
+
+def open_training_data(config: Config, reporter: Reporter) -> tuple[TrainingData, Config]:
+    """Open or generate the data; → (data, the configuration with its number of classes).
+
+    Raises DataError or UserError for whatever is missing or does not fit.
+    """
+    config = _with_toycity(config, reporter)
+    d = config.data
+    source = None
+    if config.method != "oracle":
+        source = _subset(open_any(_given(d.source, "source"), d.source_layout, "train"), config)
+    root = _given(d.target, "target")
+    target = _subset(open_any(root, d.target_layout, "train", labels="optional"), config)
+    val = _subset(open_any(root, d.target_layout, "val"), config)
+    if source is not None and source.classes.names != val.classes.names:
+        raise UserError(
+            f"data.source has classes {', '.join(source.classes.names[:3])}, …, data.target "
+            f"{', '.join(val.classes.names[:3])}, …: they must be the same; see --data-classes"
+        )
+    missing = [name for name in d.report if name not in val.classes.names]
+    if missing:
+        raise UserError(f"data.report: class {missing[0]!r} is not one of those trained")
+    data = TrainingData(config, source, target, val, select_labelled(target, config))
+    model = replace(config.model, num_classes=len(val.classes))
+    return data, replace(config, model=model)
+
+
+def open_any(
+    root: str, layout: str, split: str, labels: str = "required"
+) -> Dataset | PackedDataset:
+    """A packed directory, or a data set as it was shipped."""
+    if is_packed(root) or is_packed(Path(root) / split):
+        return open_packed(root, split)
+    return open_dataset(root, layout, split, labels)  # type: ignore[arg-type]
+
+
+def select_labelled(target: AnyDataset, config: Config) -> tuple[int, ...]:
+    """The labelled images: those of the list file, or the first N of a permutation by seed.
+
+    So fewer labels are a subset of more. Raises UserError for a number larger than the set, an
+    unknown name, an image without a label.
+    """
+    names = open_source(target).names
+    if config.labelled_list is not None:
+        chosen = _listed(Path(config.labelled_list), {name: i for i, name in enumerate(names)})
+    elif config.labelled > len(names):
+        raise UserError(
+            f"labelled: {config.labelled} is more than the {len(names)} target training images "
+            f"in {target.root}"
+        )
+    else:
+        order = np.random.default_rng(config.labelled_seed).permutation(len(names))
+        chosen = sorted(int(i) for i in order[: config.labelled])
+    if isinstance(target, Dataset):
+        for i in chosen:
+            if target.samples[i].label is None:
+                raise UserError(f"{target.samples[i].image}: chosen as labelled, but has no label")
+    return tuple(chosen)
+
+
+def _listed(path: Path, index: dict[str, int]) -> list[int]:
+    try:
+        wanted = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: the list of labelled images can't be read: {error}") from None
+    wanted = [name for name in wanted if name]
+    unknown = [name for name in wanted if name not in index]
+    if unknown:
+        raise UserError(f"{path}: {unknown[0]!r} is not a target training image")
+    return sorted({index[name] for name in wanted})
+
+
+def _given(path: str | None, domain: str) -> str:
+    if path is None:
+        raise UserError(
+            f"data.{domain} is not set: give --data-{domain} DIR, or use the preset toycity"
+        )
+    return path
+
+
+def _subset(dataset: AnyDataset, config: Config) -> AnyDataset:
+    return dataset.with_classes(config.data.classes) if config.data.classes else dataset
+
+
+def _with_toycity(config: Config, reporter: Reporter) -> Config:
+    """For the preset `toycity`: generate what is not given, once."""
+    d, toy = config.data, config.toycity
+    if config.preset != "toycity" or (d.source and d.target):
+        return config
+    generate(
+        toy.directory,
+        source=toy.source,
+        target=toy.target,
+        val=toy.val,
+        seed=toy.seed,
+        progress=lambda done, total: reporter.advance(done),
+    )
+    root = Path(toy.directory)
+    source, target = d.source or str(root / "gta5"), d.target or str(root / "cityscapes")
+    return replace(config, data=replace(d, source=source, target=target))

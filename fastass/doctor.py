@@ -1,0 +1,60 @@
+"""What this machine can run, and the reason for what it can't."""
+
+import importlib
+import os
+import shutil
+
+import torch
+
+from fastass import kernels
+from fastass.execution import cpu_has_bf16, describe
+from fastass.run import versions
+
+
+def report() -> str:
+    """One line a fact: versions, devices, precision, operators, loaders, optional packages."""
+    lines = [("versions", " ".join(f"{name} {number}" for name, number in versions().items()))]
+    lines.append(("cpu", f"{os.cpu_count()} cores, {describe(torch.device('cpu'))}"))
+    lines.append(("cuda", _cuda()))
+    lines.append(("--amp", _amp()))
+    for name, reason in kernels.available().items():
+        lines.append((f"--kernels {name}", "yes" if reason is None else f"no: {reason}"))
+    lines.append(("--loader pillow", "yes"))
+    lines.append(("--loader dali", _importable("nvidia.dali", "pip install nvidia-dali-cuda130")))
+    lines.append(("apex optimizers", _apex()))
+    lines.append(("free disk here", f"{shutil.disk_usage('.').free / 2**30:.0f} GiB"))
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in lines)
+
+
+def _cuda() -> str:
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        return f"no: {'no GPU or driver found' if built else 'torch was built without CUDA'}"
+    devices = [describe(torch.device("cuda", i)) for i in range(torch.cuda.device_count())]
+    return f"{torch.version.cuda}: {', '.join(devices)}"
+
+
+def _amp() -> str:
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if cpu_has_bf16():
+        return "bf16, by the CPU's bf16 instructions"
+    return "keeps fp32: this CPU has no bf16 instructions"
+
+
+def _importable(module: str, remedy: str) -> str:
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:  # a broken installation raises anything
+        return f"no: {error}; {remedy}"
+    return f"yes ({getattr(found, '__version__', 'version unknown')})"
+
+
+def _apex() -> str:
+    """NVIDIA's apex is built from its source; the package index's `apex` is unrelated."""
+    try:
+        importlib.import_module("apex.optimizers")
+    except ImportError:
+        return "no: NVIDIA's apex is not installed (optional; built from NVIDIA's source)"
+    return "yes"

@@ -1,0 +1,17 @@
+"""Errors that the command line turns into one line and an exit code."""
+
+from fastass.pipelines.errors import DataError
+
+
+class UserError(Exception):
+    """Something the user can mend. The message is one line: what, where, and the remedy."""
+
+
+class TrainingFailure(Exception):
+    """Training can't go on (a non-finite loss, a full disk); the message names what is kept."""
+
+
+# fastass.models raises UserError and its subclass WeightsError.
+USER_ERRORS = (UserError, DataError)
+
+__all__ = ["USER_ERRORS", "DataError", "TrainingFailure", "UserError"]

@@ -1,0 +1,81 @@
+"""Evaluation: predict at training size, upsample to the size of the label, count, IoU."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastass import kernels
+from fastass.execution import Execution
+from fastass.metrics import mean_iou, per_class_iou
+from fastass.models.deeplab import DeepLab
+from fastass.pipelines.classes import ClassTable
+from fastass.pipelines.evaluation import EvalBatch
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Result of one evaluation, percent."""
+
+    miou: float
+    per_class_iou: dict[str, float | None]
+    reported_classes: int
+    reported_miou: float
+    """Mean over the classes that the configuration reports (SYNTHIA: 13), or over all."""
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def evaluate(
+    generator: DeepLab,
+    batches: Iterable[EvalBatch],
+    execution: Execution,
+    classes: ClassTable,
+    report: Sequence[str] = (),
+    progress: Callable[[int], None] = lambda images: None,
+) -> Scores:
+    """IoU of the generator over every batch. Raises UserError when no class was evaluated."""
+    counts = confusion_of(generator, batches, execution, progress)
+    per_class = per_class_iou(counts, classes.names)
+    return Scores(
+        miou=mean_iou(per_class),
+        per_class_iou=per_class,
+        reported_classes=len(report or per_class),
+        reported_miou=mean_iou(per_class, report),
+    )
+
+
+@torch.inference_mode()
+def confusion_of(
+    generator: DeepLab,
+    batches: Iterable[EvalBatch],
+    execution: Execution,
+    progress: Callable[[int], None] = lambda images: None,
+) -> Tensor:
+    """Confusion counts [C,C] int64 on the CPU (rows truth, columns prediction).
+
+    batches: images at training size, labels uint8 at their full size. The generator is left in
+    the mode it was in. `progress` gets the number of images of every batch; it may raise to stop.
+    """
+    training = generator.training
+    generator.eval()
+    classes = generator.config.num_classes
+    total = torch.zeros(classes, classes, dtype=torch.int64, device=execution.device)
+    try:
+        for batch in batches:
+            assert batch.labels is not None
+            images = batch.images.to(execution.device, non_blocking=True)
+            labels = batch.labels.to(execution.device, non_blocking=True)
+            with execution.autocast():
+                scores = generator(images).scores
+            total += kernels.upsample_confusion(
+                scores, labels, align_corners=generator.config.align_corners
+            )
+            progress(images.shape[0])
+    finally:
+        generator.train(training)
+    return total.cpu()

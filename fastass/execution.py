@@ -1,0 +1,116 @@
+"""What a run executes on: device, precision, operators; chosen openly, never silently."""
+
+from dataclasses import dataclass
+
+import torch
+
+from fastass import kernels
+from fastass.adaptation import Images, Streams
+from fastass.config import Config
+from fastass.errors import UserError
+from fastass.pipelines.streams import Batch, StepBatch
+
+
+@dataclass(frozen=True)
+class Execution:
+    """The choice, and the line that tells it at the start of training."""
+
+    device: torch.device
+    amp_dtype: torch.dtype | None
+    kernels: str
+    line: str
+
+    def autocast(self) -> torch.autocast:
+        """The autocast context of a forward pass; disabled without mixed precision."""
+        return torch.autocast(
+            self.device.type,
+            dtype=self.amp_dtype or torch.bfloat16,
+            enabled=self.amp_dtype is not None,
+        )
+
+    def to_device(self, batch: StepBatch) -> Streams:
+        """A feed's batches on the device."""
+
+        def move(stream: Batch | None) -> Images | None:
+            if stream is None:
+                return None
+            labels = stream.labels
+            return Images(
+                stream.images.to(self.device, non_blocking=True),
+                None if labels is None else labels.to(self.device, non_blocking=True),
+            )
+
+        return Streams(move(batch.source), move(batch.labelled), move(batch.unlabelled))
+
+    @property
+    def amp_name(self) -> str:
+        """`bf16`, `fp16` or `off`."""
+        names = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+        return names[self.amp_dtype] if self.amp_dtype else "off"
+
+
+def choose(config: Config) -> Execution:
+    """Device, precision and operators of a configuration.
+
+    Raises UserError for a device or an operator implementation that is not there.
+    """
+    device = choose_device(config.device)
+    amp_dtype, why = _amp(device) if config.amp else (None, "not asked for")
+    implementation = use_kernels(config.kernels, device)
+    precision = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(amp_dtype, "fp32")  # type: ignore[arg-type]
+    line = (
+        f"device {describe(device)} · precision {precision} (amp {why}) · "
+        f"kernels {implementation} · compile {'on' if config.compile else 'off'}"
+    )
+    return Execution(device, amp_dtype, implementation, line)
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device: unknown device {name!r}; use auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device: {name!r} is not supported; use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"device: {name!r} is not there: {torch.cuda.device_count()} CUDA devices found; "
+            "see `fastass doctor`"
+        )
+    return device
+
+
+def use_kernels(name: str, device: torch.device) -> str:
+    """Select the operators and return the implementation that will run on `device`."""
+    try:
+        kernels.use(name)
+        return kernels.resolve(device)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"kernels: {error}") from None
+
+
+def describe(device: torch.device) -> str:
+    """The device in words."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    isa = torch.backends.cpu.get_cpu_capability()
+    return f"cpu ({torch.get_num_threads()} threads, {isa})"
+
+
+def _amp(device: torch.device) -> tuple[torch.dtype | None, str]:
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16, "by the GPU's bf16 units"
+        return torch.float16, "with loss scaling: this GPU has no bf16 units"
+    if cpu_has_bf16():
+        return torch.bfloat16, "by the CPU's bf16 instructions"
+    return None, "kept off: this CPU has no bf16 instructions, bf16 would be slower than fp32"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 itself (AVX-512 BF16 or AMX); emulation does not count."""
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))

@@ -1,0 +1,54 @@
+"""Optimizers and their schedule, section 4.2: SGD for G, Adam for the discriminators."""
+
+import torch
+from torch import nn
+from torch.optim import Adam, Optimizer
+
+from fastass.config import Config
+from fastass.models.deeplab import DeepLab
+
+
+def generator_optimizer(generator: DeepLab, config: Config) -> Optimizer:
+    """SGD with Nesterov momentum; the classifier's group learns `head_lr` times faster."""
+    o = config.optim
+    groups = [
+        {"params": group["params"], "base_lr": o.lr * scale}
+        for group, scale in zip(generator.parameter_groups(), (1.0, o.head_lr), strict=True)
+    ]
+    return torch.optim.SGD(
+        groups,
+        lr=o.lr,
+        momentum=o.momentum,
+        nesterov=o.nesterov,
+        weight_decay=o.weight_decay,
+        fused=True,
+    )
+
+
+def discriminator_optimizer(discriminator: nn.Module, config: Config) -> Optimizer:
+    """Adam; weight decay is the segmentation network's alone."""
+    o = config.optim
+    groups = [{"params": list(discriminator.parameters()), "lr": o.d_lr, "base_lr": o.d_lr}]
+    return Adam(groups, lr=o.d_lr, betas=o.d_betas, fused=True)
+
+
+def decay(step: int, config: Config) -> float:
+    """The factor on every base rate at optimizer step `step`: (1 − t)^power after the warm-up.
+
+    The source-only start and the method that follows each run their own decay, so that the start
+    is a finished model by itself.
+    """
+    o = config.optim
+    if step < config.start_steps:
+        local, total = step, config.start_steps
+    else:
+        local, total = step - config.start_steps, o.schedule_steps or config.steps
+    rise = min(1.0, (local + 1) / o.warmup) if o.warmup else 1.0
+    return rise * max(0.0, 1 - local / total) ** o.power
+
+
+def set_rates(optimizers: list[Optimizer], factor: float) -> None:
+    """Set every group's rate to `factor` times its base rate."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor

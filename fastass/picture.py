@@ -1,0 +1,53 @@
+"""Pictures of results: colour labels, overlays, contact sheets."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from fastass.pipelines.classes import IGNORE, ClassTable
+
+
+def colorize(labels: np.ndarray, classes: ClassTable) -> np.ndarray:
+    """Train ids [H,W] uint8 → colours [H,W,3] uint8; ignored pixels are black."""
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: len(classes)] = classes.colors
+    palette[IGNORE] = 0
+    return palette[labels]
+
+
+def overlay(image: np.ndarray, labels: np.ndarray, classes: ClassTable) -> np.ndarray:
+    """The image [H,W,3] uint8 under half-transparent class colours."""
+    mixed = image.astype(np.uint16) + colorize(labels, classes).astype(np.uint16)
+    return (mixed // 2).astype(np.uint8)
+
+
+def save_train_ids(labels: np.ndarray, classes: ClassTable, path: Path) -> None:
+    """Train ids as a PNG whose palette shows their colours; pixel values are the ids."""
+    picture = Image.fromarray(labels)
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: len(classes)] = classes.colors
+    picture.putpalette(palette.tobytes())
+    picture.save(path)
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], path: Path, width: int = 384
+) -> None:
+    """Rows of RGB pictures [H,W,3] under their column titles, each scaled to `width` pixels."""
+    head, gap = 28, 6
+    heights = [round(width * row[0].shape[0] / row[0].shape[1]) for row in rows]
+    size = (len(titles) * (width + gap) + gap, head + sum(h + gap for h in heights))
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=16)
+    for column, title in enumerate(titles):
+        draw.text((gap + column * (width + gap), 5), title, fill="black", font=font)
+    top = head
+    for row, height in zip(rows, heights, strict=True):
+        for column, picture in enumerate(row):
+            scaled = Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR)
+            sheet.paste(scaled, (gap + column * (width + gap), top))
+        top += height + gap
+    sheet.save(path)

@@ -1,0 +1,106 @@
+"""What a run ends with: summary, table of IoU, contact sheet."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastass import checkpoint
+from fastass.config import Config
+from fastass.data import TrainingData
+from fastass.execution import Execution, describe
+from fastass.models.deeplab import DeepLab, build_deeplab
+from fastass.picture import colorize, contact_sheet
+from fastass.predict import predict
+from fastass.run import versions
+
+SHEET, ROWS = "contact_sheet.png", 6
+
+
+def summarize(
+    config: Config,
+    execution: Execution,
+    *,
+    labelled: int,
+    start: dict[str, Any] | None,
+    last: dict[str, Any],
+    best_miou: float,
+    images_per_second: float,
+    seconds: float,
+) -> dict[str, Any]:
+    """The content of summary.json. IoU in percent; `start` is the supervised start's evaluation."""
+    return {
+        "preset": config.preset,
+        "method": config.method,
+        "labelled": labelled,
+        "steps": config.total_steps,
+        "seed": config.seed,
+        "miou": last["miou"],
+        "per_class_iou": last["per_class_iou"],
+        "reported_classes": last["reported_classes"],
+        "reported_miou": last["reported_miou"],
+        "best_miou": best_miou,
+        "start": start,
+        "images_per_second": images_per_second,
+        "training_seconds": seconds,
+        "device": describe(execution.device),
+        "kernels": execution.kernels,
+        "amp": execution.amp_name,
+        "versions": versions(),
+    }
+
+
+def table(summary: dict[str, Any]) -> str:
+    """Per-class IoU and mIoU on target val, beside those of the start where there was one."""
+    start = summary["start"]
+    kind = "oracle" if summary["method"] == "oracle" else "source"
+    columns = [*([(kind, start)] if start else []), ("adapted", summary)]
+    rate = f"{summary['images_per_second']:.1f} images/s"
+    last_line = f"{summary['method']}, {summary['labelled']} labelled images, {rate}"
+    return "\n".join([iou_table(columns), last_line])
+
+
+def iou_table(columns: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """A column of per-class IoU and mIoU, percent, for each titled evaluation."""
+    first = columns[0][1]
+    title = "IoU, target val"
+    width = max(len(title), *(len(name) for name in first["per_class_iou"]))
+
+    def row(name: str, values: Iterable[float | None]) -> str:
+        cells = ("–" if value is None else f"{value:.1f}" for value in values)
+        return f"{name:<{width}}" + "".join(f"{cell:>12}" for cell in cells)
+
+    lines = [f"{title:<{width}}" + "".join(f"{name:>12}" for name, _ in columns)]
+    for name in first["per_class_iou"]:
+        lines.append(row(name, (scores["per_class_iou"][name] for _, scores in columns)))
+    lines.append(row("mIoU", (scores["miou"] for _, scores in columns)))
+    if first["reported_classes"] != len(first["per_class_iou"]):
+        reported = f"mIoU over {first['reported_classes']}"
+        lines.append(row(reported, (scores["reported_miou"] for _, scores in columns)))
+    return "\n".join(lines)
+
+
+def before_and_after(
+    run: Path, generator: DeepLab, data: TrainingData, execution: Execution
+) -> Path:
+    """Write RUN/contact_sheet.png: image, truth, the start's prediction where kept, the last's."""
+    columns = [("adapted", generator)]
+    if (run / "start").exists():
+        columns.insert(0, ("source only", _generator_of(run / "start", generator, execution)))
+    rows = []
+    for image, truth in data.val_examples(ROWS):
+        predictions = [
+            predict(network, image, data.target_size, data.normalize, execution)
+            for _, network in columns
+        ]
+        pictures = [colorize(p, data.classes) for p in (truth, *predictions)]
+        rows.append([image, *pictures])
+    path = run / SHEET
+    contact_sheet(rows, ["image", "truth", *(title for title, _ in columns)], path)
+    return path
+
+
+def _generator_of(path: Path, like: DeepLab, execution: Execution) -> DeepLab:
+    """The generator of a checkpoint of this same run."""
+    generator = build_deeplab(like.config).to(execution.device)
+    checkpoint.load_generator(generator, path)
+    return generator

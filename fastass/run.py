@@ -1,0 +1,149 @@
+"""The run directory.
+
+RUN/config.yaml      the configuration
+RUN/labelled.txt     names of the labelled target images
+RUN/metrics.jsonl    one line every `log_every` steps, one an evaluation
+RUN/summary.json     the result
+RUN/checkpoints, RUN/last, RUN/best: see `fastass.checkpoint`
+"""
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from fastass.config import Config
+from fastass.configfile import from_yaml, leaves, to_yaml
+from fastass.errors import TrainingFailure, UserError
+
+CONFIG, LABELLED, METRICS, SUMMARY = "config.yaml", "labelled.txt", "metrics.jsonl", "summary.json"
+_OURS = (CONFIG, LABELLED, METRICS, SUMMARY, "checkpoints", "last", "best", "start")
+
+# What may differ when a run is resumed: where and how fast it runs, not what is computed.
+FREE = {
+    "device", "kernels", "compile", "eval_every", "save_every", "log_every", "data.workers",
+}  # fmt: skip
+
+
+class Run:
+    """One run directory, opened for writing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, name: str, text: str) -> None:
+        """Write a small file whole: never half of it under its own name."""
+        temporary = self.path / f".{name}.tmp"
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(self.path / name)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise TrainingFailure(
+                f"{self.path / name}: can't write: {error.strerror or error}"
+            ) from error
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append a line to metrics.jsonl."""
+        try:
+            with open(self.path / METRICS, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise TrainingFailure(
+                f"{self.path / METRICS}: can't write: {error.strerror or error}"
+            ) from error
+
+    def forget_after(self, step: int) -> None:
+        """Drop the lines of steps that a resumed run will do again."""
+        path = self.path / METRICS
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):
+                continue  # the torn last line of a killed run
+        self.write(METRICS, "".join(kept))
+
+
+def inspect_run(path: Path, *, resume: bool, overwrite: bool) -> bool:
+    """Whether `path` holds a run to be resumed; touches nothing.
+
+    Raises UserError for an existing run without `resume` or `overwrite`, and a foreign directory.
+    """
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return False
+    if not (path / CONFIG).is_file():
+        raise UserError(f"{path}: exists and is not a run of fastass; choose another --out")
+    if not resume and not overwrite:
+        raise UserError(
+            f"{path}: a run is there already; use --resume, --overwrite or another --out"
+        )
+    return resume
+
+
+def make_run(path: Path, config: Config, labelled: Sequence[str]) -> Run:
+    """A fresh run directory; an earlier run's files in it are removed."""
+    _make(path)
+    _clear(path)
+    run = Run(path)
+    run.write(LABELLED, "".join(f"{name}\n" for name in labelled))
+    run.write(CONFIG, to_yaml(config))
+    return run
+
+
+def _make(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: can't make the run directory: {error.strerror}") from None
+    if not os.access(path, os.W_OK):
+        raise UserError(f"{path}: no permission to write the run there")
+
+
+def _clear(path: Path) -> None:
+    for name in _OURS:
+        entry = path / name
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+def check_same(path: Path, config: Config) -> None:
+    """UserError if a run can't be resumed with this configuration."""
+    saved = from_yaml(path / CONFIG)
+    for leaf in leaves():
+        if leaf.path in FREE:
+            continue
+        old, new = value_at(saved, leaf.path), value_at(config, leaf.path)
+        if old != new:
+            raise UserError(
+                f"{path}: can't resume with {leaf.path} = {new!r}, the run has {old!r}; "
+                f"drop {leaf.flag} or choose another --out"
+            )
+
+
+def value_at(config: Config, path: str) -> Any:
+    """The value at a dotted path."""
+    value: Any = config
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in ("fastass", "torch", "triton", "numpy", "pillow", "nvidia-dali-cuda130"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,290 @@
+"""Training from configuration to summary: feed, step, watch, evaluate, save, resume."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastass import checkpoint
+from fastass.adaptation import Adaptation, Modules, Streams, modules_of
+from fastass.config import Config
+from fastass.configfile import to_yaml
+from fastass.data import TrainingData, open_training_data
+from fastass.engine import Engine, build
+from fastass.errors import TrainingFailure, UserError
+from fastass.evaluation import Scores, evaluate
+from fastass.execution import Execution, choose
+from fastass.interruption import Interrupted, Interruption
+from fastass.models.weights import init_weights
+from fastass.monitor import Monitor
+from fastass.optim import decay, set_rates
+from fastass.progress import Reporter, terms_note
+from fastass.results import before_and_after, summarize, table
+from fastass.run import SUMMARY, Run, check_same, inspect_run, make_run
+
+
+@dataclass
+class Position:
+    """Where a run stands; saved with every checkpoint."""
+
+    step: int = 0
+    best: float = -1.0
+    evaluated_at: int = -1
+    start: dict[str, Any] | None = None  # evaluation of the supervised start
+    last: dict[str, Any] | None = None
+    seconds: float = 0.0
+    images: int = 0
+
+
+class Trainer:
+    """One run in this process. `fit` returns the summary."""
+
+    def __init__(
+        self,
+        module: Adaptation,
+        config: Config,
+        data: TrainingData,
+        modules: Modules,
+        execution: Execution,
+        run: Run,
+        reporter: Reporter,
+    ) -> None:
+        self.config, self.data, self.execution = config, data, execution
+        self.modules, self.run, self.reporter = modules, run, reporter
+        self.engine = Engine(module, config, execution)
+        self.position = Position()
+        self.monitor = Monitor(config.loss)
+        self.interruption = Interruption()
+
+    def restore(self) -> None:
+        """Continue from the last checkpoint, where there is one."""
+        if not (self.run.path / "last").exists():
+            return
+        path = checkpoint.find(self.run.path / "last")
+        checkpoint.load_into(self.engine.module, checkpoint.read_weights(path), path)
+        state = checkpoint.read_state(path)
+        self.engine.load_state(state["engine"])
+        self.position = Position(**state["position"])
+        self.monitor.images = self.position.images
+        self.monitor.seconds = self.position.seconds
+        self.run.forget_after(self.position.step)
+        self.reporter.line(f"resuming {self.run.path} at step {self.position.step}")
+
+    def fit(self, stop_at: int | None = None) -> dict[str, Any]:
+        """Train to the end, or to `stop_at`. Raises Interrupted after saving on a signal."""
+        with self.interruption:
+            for end in (self.config.start_steps, self.config.total_steps):
+                self._train_until(end if stop_at is None else min(end, stop_at))
+                if self.position.step == end == self.config.start_steps > 0:
+                    self._finish_start()
+                if stop_at is not None and stop_at <= self.position.step < self.config.total_steps:
+                    self._save()
+                    raise Interrupted(f"saved at step {self.position.step}, as asked", 0)
+            self._evaluate_if_due(final=True)
+        return self._finish()
+
+    def _train_until(self, end: int) -> None:
+        step = self.position.step
+        if step >= end:
+            return
+        adapt = step >= self.config.start_steps
+        self.reporter.phase("train" if adapt else "start", self.config.total_steps, step)
+        batches = self._batches(step, adapt)
+        self.monitor.start_clock()
+        while step < end:
+            waited = time.perf_counter()
+            micro = [next(batches) for _ in range(self.config.accumulate)]
+            waited = time.perf_counter() - waited
+            set_rates(list(self.engine.optimizers.values()), decay(step, self.config))
+            terms = self.engine.step(micro, adapt=adapt)
+            images = sum(s.images.shape[0] for m in micro for s in m if s is not None)
+            step = self.position.step = step + 1
+            self.monitor.add(step, terms, images, waited)
+            if step % self.config.log_every == 0 or step == end:
+                self._log()
+            if adapt:
+                self._evaluate_if_due()
+            if self.interruption.caught or step % self.config.save_every == 0:
+                self._save()
+                if self.interruption.caught:
+                    self._interrupted()
+                self.monitor.start_clock()
+
+    def _batches(self, step: int, adapt: bool) -> Iterator[Streams]:
+        first = step * self.config.accumulate
+        modules = self.modules if adapt else self.modules.start()
+        for batch in self.data.batches(first, modules):
+            yield self.execution.to_device(batch)
+
+    def _log(self) -> None:
+        try:
+            means = self.monitor.flush()
+        except TrainingFailure as error:
+            raise TrainingFailure(f"{error}; {self._kept()}") from None
+        if not means:
+            return
+        rate = self.engine.optimizers["generator"].param_groups[0]["lr"]
+        self.run.log({"step": self.position.step, "lr": rate, **means})
+        self.reporter.advance(
+            self.position.step, terms_note(means["terms"], means["images_per_second"])
+        )
+
+    def _kept(self) -> str:
+        last = self.run.path / "last"
+        if not last.exists():
+            return "no checkpoint was saved yet"
+        return f"the last good checkpoint is {last.resolve()}"
+
+    def _evaluate_if_due(self, final: bool = False) -> None:
+        every, step = self.config.eval_every, self.position.step
+        due = final or (every and (step - self.config.start_steps) % every == 0)
+        if not due or self.position.evaluated_at == step:
+            return
+        scores = self._evaluate()
+        self.position.evaluated_at = step
+        self.position.last = scores.record()
+        best = scores.miou > self.position.best
+        self.position.best = max(self.position.best, scores.miou)
+        self._save(best=best)
+
+    def _finish_start(self) -> None:
+        """The start is complete: evaluate and keep it, to compare with what follows."""
+        if self.position.start is not None:
+            return
+        self.position.start = self._evaluate().record()
+        self._save()
+        checkpoint.keep_as(self.run.path, "start")
+
+    def _evaluate(self) -> Scores:
+        self._log()
+        step = self.position.step
+        self.reporter.phase(f"evaluate at {step}", len(self.data.val))
+        done = 0
+
+        def progress(images: int) -> None:
+            nonlocal done
+            done += images
+            self.reporter.advance(done)
+            if self.interruption.caught:
+                self._save()
+                self._interrupted()
+
+        scores = evaluate(
+            self.engine.generator, self.data.val_batches(), self.execution, self.data.classes,
+            self.config.data.report, progress,
+        )  # fmt: skip
+        self.run.log({"step": step, "eval": scores.record()})
+        self.reporter.line(f"step {step}: mIoU {scores.miou:.2f} on target val")
+        self.reporter.phase("train", self.config.total_steps, step)
+        self.monitor.start_clock()
+        return scores
+
+    def _save(self, best: bool = False) -> None:
+        self._log()
+        self.position.images, self.position.seconds = self.monitor.images, self.monitor.seconds
+        state = {"engine": self.engine.state(), "position": vars(self.position)}
+        self._check_weights()
+        classes = {"names": self.data.classes.names, "colors": self.data.classes.colors}
+        texts = {
+            checkpoint.CONFIG: to_yaml(self.config),
+            checkpoint.CLASSES: json.dumps(classes),
+        }
+        here = self.position.step
+        checkpoint.save(self.run.path, here, self.engine.module, state, texts, best)
+
+    def _check_weights(self) -> None:
+        """A finite loss can still leave a non-finite weight behind; it must not be saved."""
+        for name, value in self.engine.module.state_dict().items():
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                raise TrainingFailure(
+                    f"step {self.position.step}: weight {name} is not finite; {self._kept()}"
+                )
+
+    def _interrupted(self) -> None:
+        caught = self.interruption.caught
+        assert caught is not None
+        raise Interrupted(
+            f"{caught.name}: saved at step {self.position.step}; continue with "
+            f"`fastass train --out {self.run.path} --resume`",
+            128 + caught,
+        )
+
+    def _finish(self) -> dict[str, Any]:
+        here = self.position
+        assert here.last is not None
+        summary = summarize(
+            self.config,
+            self.execution,
+            labelled=len(self.data.labelled_names),
+            start=here.start,
+            last=here.last,
+            best_miou=here.best,
+            images_per_second=self.monitor.images_per_second,
+            seconds=self.monitor.seconds,
+        )
+        sheet = before_and_after(self.run.path, self.engine.generator, self.data, self.execution)
+        self.run.write(SUMMARY, json.dumps(summary, indent=2) + "\n")
+        self.reporter.line(table(summary))
+        self.reporter.line(f"contact sheet: {sheet}")
+        return summary
+
+
+def train(
+    config: Config,
+    out: Path,
+    reporter: Reporter,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    stop_at: int | None = None,
+) -> dict[str, Any]:
+    """Run a configuration in the directory `out` and return its summary.
+
+    Everything the user gave is checked before anything in `out` is touched. Raises UserError or
+    DataError for bad input, TrainingFailure when training can't go on, Interrupted on a signal.
+    """
+    _check(config)
+    execution = choose(config)
+    resuming = inspect_run(out, resume=resume, overwrite=overwrite)
+    data, config = open_training_data(config, reporter)
+    modules = modules_of(config.method, len(data.labelled_names))
+    if resuming:
+        check_same(out, config)
+        if (done := _finished(out)) is not None:
+            reporter.line(f"{out} is complete")
+            reporter.line(table(done))
+            return done
+    reporter.line(execution.line)
+    reporter.line(data.describe(modules))
+    module = build(config, modules)
+    if config.init and not resuming:
+        report = init_weights(module.generator, config.init, config.allow_mismatch)
+        reporter.line(str(report))
+    run = Run(out) if resuming else make_run(out, config, data.labelled_names)
+    trainer = Trainer(module, config, data, modules, execution, run, reporter)
+    if resuming:
+        trainer.restore()
+    with reporter:
+        return trainer.fit(stop_at)
+
+
+def _finished(out: Path) -> dict[str, Any] | None:
+    path = out / SUMMARY
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _check(config: Config) -> None:
+    """Values that no run can have."""
+    for name in ("steps", "batch", "accumulate", "save_every", "log_every"):
+        if getattr(config, name) < 1:
+            raise UserError(f"{name}: expected at least 1, got {getattr(config, name)}")
+    for name in ("start_steps", "labelled", "eval_every"):
+        if getattr(config, name) < 0:
+            raise UserError(f"{name}: expected 0 or more, got {getattr(config, name)}")
+    if config.method == "oracle" and config.labelled == 0 and config.labelled_list is None:
+        raise UserError("method oracle trains on labelled target images; give --labelled N")
+    torch.manual_seed(config.seed)
