@@ -226,13 +226,15 @@ def _backward_kernel(
     )
 
 
-def _forward_tiles(dtype: torch.dtype, num_classes: int) -> dict[str, int | bool]:
+def _forward_tiles(dtype: torch.dtype, channels_last: bool, num_classes: int) -> dict[str, int]:
     classes = power_of_2(num_classes, 16)
+    split = dtype == torch.float32
     return {
         "CLASSES": classes,
-        "CHANNELS": min(128, 8192 // classes),
-        "PIXELS": 64,
-        "SPLIT": dtype == torch.float32,
+        "CHANNELS": min(128, (4096 if split else 8192) // classes),
+        # As many pixels in flight as the registers hold (the gate shows spills).
+        "PIXELS": 32 if split or not channels_last else 64,
+        "SPLIT": split,
         "INTERPRET": interpreting(),
     }
 
@@ -272,7 +274,7 @@ def _label_arguments(
     }
 
 
-def _parts(batch: int, channels: int, pixels: int, tiles: dict[str, int | bool]) -> tuple[int, int]:
+def _parts(batch: int, channels: int, pixels: int, tiles: dict[str, int]) -> tuple[int, int]:
     """How many ranges the pixels of an image are split into, and pixels a range."""
     programs = batch * cdiv(channels, tiles["CHANNELS"])
     pixel_tiles = cdiv(pixels, tiles["PIXELS"])
@@ -286,7 +288,7 @@ def triton_forward(
     features, channels_last = _dense(features)
     labels = labels.contiguous()
     B, N, h, w = features.shape
-    tiles = _forward_tiles(features.dtype, num_classes)
+    tiles = _forward_tiles(features.dtype, channels_last, num_classes)
     parts, per_part = _parts(B, N, h * w, tiles)
     partials = features.new_empty((B, parts, num_classes, N), dtype=torch.float32)
     partial_counts = features.new_empty((B, parts, num_classes), dtype=torch.int32)
@@ -394,7 +396,7 @@ def _launches() -> tuple[Launch, ...]:
                 f"forward {name}",
                 _forward_kernel,
                 {**forward, **common},
-                {**_forward_tiles(dtype, C), "INTERPRET": False},
+                {**_forward_tiles(dtype, channels_last, C), "INTERPRET": False},
                 _WARPS["forward"],
                 dot=True,
                 wide=channels_last,
@@ -505,7 +507,9 @@ _backward.register_kernel("cpu")(native_backward)
 
 
 @_forward.register_fake
-def _(features: Tensor, labels: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
+def _(
+    features: Tensor, labels: Tensor, num_classes: int, ignore_index: int
+) -> tuple[Tensor, Tensor]:
     B, N = features.shape[:2]
     return (
         features.new_empty((B, num_classes, N), dtype=torch.float32),

@@ -1,0 +1,259 @@
+"""Fixtures for interleaved, checked benchmarks of the operators.
+
+A suite is `bench/test_<op>.py` and has one test for each pass of its operator:
+
+    @pytest.mark.parametrize("passes", ["forward", "forward+backward"])
+    def test_class_mean(contest, device, dtype, passes):
+        def make_inputs(seed): ...                 # tuple of tensors on `device`
+        sides = {
+            "reference": lambda *inputs: ...,      # plain torch, the truth; returns a tuple of tensors
+            "one-hot matmul": ...,                 # the simple alternatives
+            "fastass": ...,                        # ours; must have this name
+        }
+        contest(op="class_mean", passes=passes, sides=sides, make_inputs=make_inputs,
+                bytes_moved=..., flops=..., rtol=..., atol=..., compiled=reference_function)
+
+A side runs the whole pass and returns what it computed (outputs, then gradients): `backward`
+below helps. `contest` then
+
+1. asserts that every side's tensors agree with the reference's (rtol, atol: one for all tensors);
+2. measures the peak memory of one call of each side, beyond what was there before;
+3. times all sides in interleaved rounds, over `INPUT_SETS` rotating input sets, synchronised on
+   CUDA. pytest-benchmark times "fastass"; the other sides run inside the same rounds, before it;
+4. measures the copy bandwidth (and, if `flops` is given, the matrix multiply rate in `dtype`) of
+   this run: the limit is max(bytes_moved / bandwidth, flops / rate).
+
+All of it goes into the result file's `extra_info`, which `python -m bench.table` prints.
+`compiled=f` adds the side "compiled reference", torch.compile(f) with the default mode; `f` must be
+the bare function that the "reference" side calls.
+
+Options: --device cpu|cuda, --rounds N, --no-compiled, --allocator tuned|default.
+On a CPU the instruction set is that of the environment: FASTASS_CPU_ISA=avx2
+ATEN_CPU_CAPABILITY=avx2 compares both sides on AVX2 alone.
+"""
+
+import ctypes
+import gc
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+import torch
+from torch import Tensor
+
+INPUT_SETS = 2
+COPY_BYTES = 256 << 20
+Side = Callable[..., Sequence[Tensor]]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("fastass benchmarks")
+    group.addoption("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    group.addoption("--rounds", type=int, default=0, help="rounds; 0: as many as fit one minute")
+    group.addoption("--no-compiled", action="store_true", help="leave torch.compile sides out")
+    group.addoption("--allocator", choices=("tuned", "default"), default="tuned")
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> torch.device:
+    return torch.device(request.config.getoption("--device"))
+
+
+@pytest.fixture(scope="session")
+def dtype(device: torch.device) -> torch.dtype:
+    """What the engine trains in: bfloat16 on a GPU, float32 on a CPU."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+@pytest.fixture(scope="session", autouse=True)
+def allocator(request: pytest.FixtureRequest) -> str:
+    """The same allocator settings for all sides."""
+    choice: str = request.config.getoption("--allocator")
+    if choice == "tuned":
+        from fastass.kernels.allocator import tune
+
+        tune()
+    return choice
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def backward(outputs: Tensor, gradient: Tensor | None, wrt: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Gradients of `outputs` with respect to `wrt`, without touching `.grad`."""
+    return torch.autograd.grad(outputs, wrt, gradient)
+
+
+def timed(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call, device idle before and after."""
+    synchronize(device)
+    start = time.perf_counter()
+    call()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def _memory_status(key: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1]) * 1024
+    raise KeyError(key)
+
+
+def peak_memory(call: Callable[[], object], device: torch.device) -> int:
+    """Bytes by which one call raises the memory in use: allocator peak on CUDA, resident on a CPU."""
+    gc.collect()
+    if device.type == "cuda":
+        synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    # Freed blocks go back to the system, then the kernel's high-water mark starts anew.
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _memory_status("VmRSS")
+    call()
+    return max(0, _memory_status("VmHWM") - before)
+
+
+@pytest.fixture(scope="session")
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes read and written per second by a large copy."""
+    source = torch.ones(COPY_BYTES, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source).copy_(source)
+    seconds = [timed(lambda: target.copy_(source), device) for _ in range(15)]
+    return 2 * COPY_BYTES / statistics.median(seconds)
+
+
+@pytest.fixture(scope="session")
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations per second of a large matrix multiply in `dtype`."""
+    n = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    a @ b
+    return 2 * n**3 / statistics.median(timed(lambda: a @ b, device) for _ in range(7))
+
+
+class Contest(Protocol):
+    def __call__(
+        self,
+        *,
+        op: str,
+        passes: str,
+        sides: Mapping[str, Side],
+        make_inputs: Callable[[int], tuple[Any, ...]],
+        bytes_moved: int,
+        flops: int = 0,
+        rtol: float,
+        atol: float,
+        compiled: Callable[[Callable[..., Any]], Side] | None = None,
+        compilable: Callable[..., Any] | None = None,
+    ) -> None: ...
+
+
+@pytest.fixture
+def contest(
+    request: pytest.FixtureRequest,
+    benchmark: Any,
+    device: torch.device,
+    dtype: torch.dtype,
+    allocator: str,
+) -> Contest:
+    """Checks and times all sides of one pass; see the top of this file."""
+
+    def run(
+        *,
+        op: str,
+        passes: str,
+        sides: Mapping[str, Side],
+        make_inputs: Callable[[int], tuple[Any, ...]],
+        bytes_moved: int,
+        flops: int = 0,
+        rtol: float,
+        atol: float,
+    ) -> None:
+        if request.config.getoption("--no-compiled"):
+            sides = {name: side for name, side in sides.items() if "compile" not in name}
+        inputs = [make_inputs(seed) for seed in range(INPUT_SETS)]
+        _check(sides, inputs[0], rtol, atol)
+        peak = {
+            name: peak_memory(lambda side=side: side(*inputs[0]), device)
+            for name, side in sides.items()
+        }
+        others = {name: side for name, side in sides.items() if name != "fastass"}
+        seconds: dict[str, list[float]] = {name: [] for name in others}
+        rounds = request.config.getoption("--rounds") or _rounds(sides, inputs[0], device)
+
+        def setup() -> tuple[tuple[Any, ...], dict[str, Any]]:
+            chosen = inputs[len(seconds["reference"]) % len(inputs)]
+            for name, side in others.items():
+                seconds[name].append(timed(lambda side=side: side(*chosen), device))
+            synchronize(device)
+            return chosen, {}
+
+        def target(*chosen: Any) -> None:
+            sides["fastass"](*chosen)
+            synchronize(device)
+
+        benchmark.group = f"{op} {passes}"
+        benchmark.pedantic(target, setup=setup, rounds=rounds)
+        median = {name: statistics.median(values) for name, values in seconds.items()}
+        median["fastass"] = benchmark.stats.stats.median
+        bandwidth = request.getfixturevalue("copy_bandwidth")
+        limit = bytes_moved / bandwidth
+        if flops:
+            limit = max(limit, flops / request.getfixturevalue("matmul_rate"))
+        benchmark.extra_info.update(
+            op=op,
+            passes=passes,
+            dtype=str(dtype).removeprefix("torch."),
+            device=_device_name(device),
+            threads=torch.get_num_threads(),
+            isa=os.environ.get("FASTASS_CPU_ISA", "best"),
+            torch=torch.__version__,
+            allocator=allocator,
+            copy_bandwidth=bandwidth,
+            limit_seconds=limit,
+            sides={name: {"median": median[name], "peak": peak[name]} for name in sides},
+        )
+
+    return run
+
+
+def _check(sides: Mapping[str, Side], inputs: tuple[Any, ...], rtol: float, atol: float) -> None:
+    expected = [tensor.detach() for tensor in sides["reference"](*inputs)]
+    for name, side in sides.items():
+        actual = side(*inputs)
+        for position, (ours, truth) in enumerate(zip(actual, expected, strict=True)):
+            torch.testing.assert_close(
+                ours.detach(),
+                truth,
+                rtol=rtol,
+                atol=atol,
+                check_dtype=False,
+                msg=lambda text, name=name, position=position: (
+                    f"side {name!r}, tensor {position}: {text}"
+                ),
+            )
+
+
+def _rounds(sides: Mapping[str, Side], inputs: tuple[Any, ...], device: torch.device) -> int:
+    one = sum(timed(lambda side=side: side(*inputs), device) for side in sides.values())
+    return max(5, min(101, int(60 / one)))
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return "cpu"
