@@ -1,7 +1,7 @@
-"""Which implementation of an operator runs: a process-wide choice, resolved by the device of its inputs.
+"""Which implementation of an operator runs: a process-wide choice, resolved by the inputs' device.
 
-``auto``: CUDA tensors run Triton, CPU tensors run native code. Anything that cannot run is an error that says
-why; the plain torch reference runs only when it is asked for.
+``auto``: CUDA tensors run Triton, CPU tensors run native code. Anything that cannot run is an error
+that says why; the plain torch reference runs only when it is asked for.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _choice = "auto"
 def use(choice: str) -> None:
     """Chooses the implementation of every operator: auto, reference, native or triton.
 
-    Raises ValueError for another name, RuntimeError with the reason when this machine cannot run the choice.
+    Raises ValueError for another name, RuntimeError with the reason when it cannot run here.
     """
     global _choice
     if choice not in CHOICES:
@@ -56,7 +56,7 @@ def _triton_unavailable() -> str | None:
 def resolve(device: torch.device) -> str:
     """The implementation for tensors on `device`: reference, native or triton.
 
-    Raises RuntimeError when the explicit choice does not run on that device, or no implementation does.
+    Raises RuntimeError when the explicit choice does not run on that device, or nothing does.
     """
     if _choice == "reference":
         return "reference"
@@ -68,6 +68,7 @@ def resolve(device: torch.device) -> str:
         )
     if _choice not in ("auto", wanted):
         raise RuntimeError(
-            f"kernels={_choice} does not run on {device.type} tensors: choose {wanted}, auto or reference"
+            f"kernels={_choice} does not run on {device.type} tensors: choose {wanted}, auto or "
+            "reference"
         )
     return wanted

@@ -1,8 +1,8 @@
 """The native library: where it is found, which instruction set it runs, and every signature.
 
-The one ctypes file. A routine ``fastass_<name>_<isa>`` takes typed pointers, sizes and a thread count and
-returns an int status; `call` turns tensors into pointers and a status into an exception. Callers validate dtype,
-device, sizes and layout before they pass a pointer.
+The one ctypes file. A routine ``fastass_<name>_<isa>`` takes typed pointers, sizes and a thread
+count and returns an int status; `call` turns tensors into pointers and a status into an exception.
+Callers validate dtype, device, sizes and layout before they pass a pointer.
 """
 
 from __future__ import annotations
@@ -35,17 +35,22 @@ SIGNATURES: dict[str, tuple[type, ...]] = {
         *(_SIZE,) * 6,
         *(_INT, _INT, _POINTER, _INT, _INT, _INT),
     ),
+    # scores, element, strides b c h w, labels, counts, B, C, h, w, H, W, align, ignore, threads
+    "upsample_confusion": (_POINTER, _INT, *(_SIZE,) * 4, _POINTER, _POINTER, *(_INT,) * 9),
 }
 
 _STATUS: dict[int, tuple[type[Exception], str]] = {
     1: (MemoryError, "out of memory for the scratch buffers"),
     2: (ValueError, "labels: got a value that is neither a class nor ignore_index"),
-    3: (RuntimeError, "argument refused by the native routine (a bug: Python validates before the call)"),
+    3: (
+        RuntimeError,
+        "argument refused by the native routine (a bug: Python validates before the call)",
+    ),
 }
 
 
 def candidates() -> list[Path]:
-    """Where the library may be: `FASTASS_NATIVE_LIBRARY`, the package (installed, also editable), ./build."""
+    """Where the library may be: `FASTASS_NATIVE_LIBRARY`, the package, a checkout's build/."""
     forced = os.environ.get("FASTASS_NATIVE_LIBRARY")
     if forced:
         return [Path(forced)]
@@ -69,7 +74,7 @@ def unavailable() -> str | None:
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The loaded library. Raises RuntimeError with the remedy when it is missing or does not fit."""
+    """The loaded library. RuntimeError with the remedy when it is missing or does not fit."""
     found = next((path for path in candidates() if path.is_file()), None)
     remedy = "build it with `pip install -e .` or `cmake -S . -B build && cmake --build build`"
     if found is None:
@@ -121,7 +126,7 @@ def call(name: str, *arguments: torch.Tensor | float | None) -> None:
 def tune_allocator() -> bool:
     """Makes this process's malloc keep large blocks instead of returning them to the system.
 
-    Fresh large tensors then cost no page faults after the first step; the process keeps its peak memory.
-    False where malloc is not glibc's. Affects the whole process, hence never done on import.
+    Fresh large tensors then cost no page faults after the first step; the process keeps its peak
+    memory. False where malloc is not glibc's. It affects the whole process, so no import does it.
     """
     return bool(library().fastass_tune_allocator())
