@@ -11,6 +11,7 @@ import numpy as np
 from fastass.pipelines.errors import DataError
 
 IGNORE = 255
+_UNKNOWN = 254  # marks values that a table does not know
 
 
 @dataclass(frozen=True)
@@ -34,21 +35,21 @@ class ClassTable:
 
         Raises DataError, naming `where`, for a value outside the table.
         """
-        size = max(max(self.train_ids) + 1, 256)
-        table = np.full(size, IGNORE, np.uint8)
-        known = np.zeros(size, bool)
+        table = np.full(max(*self.train_ids, int(raw.max(initial=0)), 255) + 1, _UNKNOWN, np.uint8)
         for value, train_id in self.train_ids.items():
             if value >= 0:
                 table[value] = train_id
-                known[value] = True
-        if raw.max(initial=0) >= size or not known[raw].all():
-            unknown = [int(v) for v in np.unique(raw) if v >= size or not known[v]]
-            raise DataError(
-                f"{where}: label value {unknown[0]} is outside the {self.name} table "
-                f"({min(self.train_ids)}…{max(self.train_ids)}); is it another layout's label, "
-                "or a colour image?"
-            )
-        return table[raw]
+        encoded: np.ndarray = table[raw]
+        if (encoded == _UNKNOWN).any():
+            # The exact check is slow, and the mark is a train id too where a table has 255 classes.
+            unknown = [int(v) for v in np.unique(raw) if int(v) not in self.train_ids]
+            if unknown:
+                raise DataError(
+                    f"{where}: label value {unknown[0]} is outside the {self.name} table "
+                    f"({min(self.train_ids)}…{max(self.train_ids)}); is it another layout's label, "
+                    "or a colour image?"
+                )
+        return encoded
 
     def subset(self, names: Iterable[str]) -> "ClassTable":
         """The table of fewer classes: their train ids are renumbered from 0, the others ignored."""
