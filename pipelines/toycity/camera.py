@@ -11,8 +11,7 @@ from fastass.pipelines.toycity.render import Picture
 
 def frame(picture: Picture, rng: np.random.Generator) -> np.ndarray:
     """A clean, saturated frame: a little distance fog and contrast. uint8 [H,W,3]."""
-    fog = 1 - np.exp(-picture.depth / 600.0)[..., None]
-    rgb = picture.rgb + (np.array([190, 210, 240], np.float32) - picture.rgb) * fog
+    rgb = _toward(picture.rgb, (190, 210, 240), 1 - np.exp(-picture.depth / np.float32(600)))
     rgb = 128 + (rgb - 128) * float(rng.uniform(1.0, 1.1))
     return np.clip(rgb * float(rng.uniform(0.94, 1.06)) + 0.5, 0, 255).astype(np.uint8)
 
@@ -31,28 +30,42 @@ def _fringe(channel: Image.Image, zoom: float) -> Image.Image:
     return channel.transform((w, h), Image.Transform.AFFINE, move, Image.Resampling.BILINEAR)
 
 
+def _blur(sigma: float) -> ImageFilter.Kernel:
+    """A 3×3 Gaussian."""
+    side = float(np.exp(-0.5 / sigma**2))
+    row = np.array([side, 1, side])
+    return ImageFilter.Kernel((3, 3), np.outer(row, row).ravel().tolist(), float(row.sum() ** 2))
+
+
+def _toward(rgb: np.ndarray, color: tuple[int, int, int], part: np.ndarray) -> np.ndarray:
+    """Mix a colour in; part [H,W] 0–1."""
+    return rgb + (np.array(color, np.float32) - rgb) * part[..., None]
+
+
 def photograph(picture: Picture, rng: np.random.Generator) -> np.ndarray:
     """Haze, exposure, white balance, lens, sensor noise and JPEG. uint8 [H,W,3]."""
     height, width = picture.label.shape
-    reach = float(rng.uniform(90, 320))
-    haze = 1 - np.exp(-picture.depth / reach)[..., None]
-    rgb = picture.rgb + (np.array([196, 198, 198], np.float32) - picture.rgb) * haze
-    grey = rgb.mean(-1, keepdims=True)
-    rgb = grey + (rgb - grey) * float(rng.uniform(0.75, 1.0))
+    reach = np.float32(rng.uniform(90, 320))
+    rgb = _toward(picture.rgb, (196, 198, 198), 1 - np.exp(-picture.depth / reach))
+    grey = ((rgb[..., 0] + rgb[..., 1] + rgb[..., 2]) / 3)[..., None]
+    rgb = grey + (rgb - grey) * np.float32(rng.uniform(0.75, 1.0))
     warm = float(rng.normal(0, 0.04))
-    balance = np.array([1.02 + warm, 1.0, 0.97 - warm], np.float32) * float(rng.uniform(0.78, 1.08))
-    rgb = rgb * balance * _vignette(width, height)
-    rgb = 255 * np.clip(rgb / 255, 0, 1) ** np.float32(rng.uniform(0.95, 1.2))
-    image = Image.fromarray((rgb + 0.5).astype(np.uint8))
-    image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.5, 0.9))))
+    exposure = float(rng.uniform(0.95, 1.3))
+    rgb *= np.array([1.02 + warm, 1.0, 0.97 - warm], np.float32) * np.float32(exposure)
+    rgb *= _vignette(width, height)
+    image = Image.fromarray(np.clip(rgb + 0.5, 0, 255).astype(np.uint8))
+    tone = (np.arange(256) / 255) ** rng.uniform(0.95, 1.2) * 255
+    image = image.point(np.rint(tone).astype(int).tolist() * 3)
+    image = image.filter(_blur(float(rng.uniform(0.5, 0.9))))
     red, green, blue = image.split()
     image = Image.merge("RGB", (_fringe(red, 1.0015), green, _fringe(blue, 0.9985)))
-    rgb = np.asarray(image, np.float32)
-    sigma = float(rng.uniform(1.5, 4.0)) * np.sqrt(0.3 + rgb / 255)
-    rgb = rgb + sigma * rng.standard_normal(rgb.shape, np.float32)
+    rgb = np.asarray(image)
+    # shot noise grows with the root of the signal
+    sigma = rng.uniform(1.5, 4.0) * np.sqrt(0.3 + np.arange(256) / 255)
+    noise = rng.standard_normal(rgb.shape, np.float32) * np.take(sigma.astype(np.float32), rgb)
+    noise += rgb
     buffer = io.BytesIO()
     quality = int(rng.integers(55, 88))
-    Image.fromarray(np.clip(rgb + 0.5, 0, 255).astype(np.uint8)).save(
-        buffer, "JPEG", quality=quality
-    )
+    exposed = Image.fromarray(np.clip(noise + 0.5, 0, 255).astype(np.uint8))
+    exposed.save(buffer, "JPEG", quality=quality)
     return np.asarray(Image.open(buffer).convert("RGB"))

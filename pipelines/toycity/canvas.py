@@ -74,10 +74,40 @@ def clip_near(points: Sequence[Point3]) -> list[Point3]:
     return kept
 
 
+class Fragments(NamedTuple):
+    """Tables by fragment number [n]: label, material uint8; instance uint16; colors uint8 [n,3];
+    depth float32 [n,4]: the inverse depth (1/m) of column u is depth[0] + depth[1] · u, kept
+    between depth[2] and depth[3]. Fragments that lie flat get their depth from their row instead.
+    """
+
+    label: np.ndarray
+    material: np.ndarray
+    instance: np.ndarray
+    colors: np.ndarray
+    depth: np.ndarray
+
+
+def _inverse_depth(world: Sequence[Point3], flat: Sequence[Point2]) -> tuple[float, ...]:
+    """The row of `Fragments.depth` of an upright polygon; its first two points are its foot."""
+    near, far = 1 / min(p[2] for p in world), 1 / max(p[2] for p in world)
+    run = flat[1][0] - flat[0][0]
+    slope = (1 / world[1][2] - 1 / world[0][2]) / run if abs(run) > 0.5 else 0.0
+    return (1 / world[0][2] - slope * flat[0][0], slope, far, near)
+
+
+def _turned_away(points: Sequence[Point2]) -> bool:
+    """Whether a projected face shows its back."""
+    area = 0.0
+    for (x0, y0), (x1, y1) in zip(points, [*points[1:], points[0]], strict=True):
+        area += x0 * y1 - x1 * y0
+    return area >= 0
+
+
 class Canvas:
     """Collects fragments in painter's order.
 
-    `depth` (metres) and `instance` of what is drawn next are attributes to set before drawing.
+    `depth` (metres; of flat figures) and `instance` of what is drawn next are attributes to set
+    before drawing.
     """
 
     def __init__(self, view: View, sun: Point3) -> None:
@@ -88,21 +118,24 @@ class Canvas:
         self._draw = ImageDraw.Draw(self._ids)
         self._shadow = Image.new("L", (view.width, view.height), 0)
         self._shadow_draw = ImageDraw.Draw(self._shadow)
-        self._rows: list[tuple[Paint, float, int]] = []
+        self._rows: list[tuple[Paint, tuple[float, ...], int]] = []
         self.depth = 1000.0
         self.instance = 0
 
     # -- fragments -------------------------------------------------------------------------------
 
-    def fragment(self, paint: Paint) -> int:
+    def fragment(self, paint: Paint, depth: tuple[float, ...] | None = None) -> int:
         """A new fragment number."""
-        self._rows.append((paint, self.depth, self.instance))
+        inverse = 1 / self.depth
+        self._rows.append((paint, depth or (inverse, 0.0, inverse, inverse), self.instance))
         return len(self._rows) - 1
 
-    def polygon(self, points: Sequence[Point2], paint: Paint) -> None:
+    def polygon(
+        self, points: Sequence[Point2], paint: Paint, depth: tuple[float, ...] | None = None
+    ) -> None:
         """A filled polygon in image pixels."""
         if len(points) >= 3:
-            number = self.fragment(paint)
+            number = self.fragment(paint, depth)
             scaled = [(u * OVERSAMPLING, v * OVERSAMPLING) for u, v in points]
             self._draw.polygon(scaled, fill=number)
 
@@ -126,7 +159,19 @@ class Canvas:
         """A planar polygon in the world, either side visible."""
         clipped = clip_near(points)
         if len(clipped) >= 3:
-            self.polygon(self.view.project(clipped), paint)
+            flat = self.view.project(clipped)
+            self.polygon(flat, paint, _inverse_depth(clipped, flat))
+
+    def face(self, points: Sequence[Point3], paint: Paint, brightness: float) -> bool:
+        """One side of a solid, its points counter-clockwise; False if it shows its back."""
+        clipped = clip_near(points)
+        if len(clipped) < 3:
+            return False
+        flat = self.view.project(clipped)
+        if _turned_away(flat):
+            return False
+        self.polygon(flat, paint.lit(brightness), _inverse_depth(clipped, flat))
+        return True
 
     def shadow(self, points: Sequence[Point3]) -> None:
         """Shade the ground inside a polygon on the ground."""
@@ -144,15 +189,14 @@ class Canvas:
         """Ground shadow uint8 [H,W]: 255 inside."""
         return np.asarray(self._shadow)
 
-    def tables(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """By fragment: label, material uint8, depth float32, instance uint16, RGB uint8 [·,3]."""
+    def fragments(self) -> Fragments:
+        """What the fragment numbers mean."""
         paints, depths, instances = zip(*self._rows, strict=True)
         labels, materials, colors = zip(*paints, strict=True)
-        rgb = np.clip(np.array(colors, np.float32) + 0.5, 0, 255).astype(np.uint8)
-        return (
+        return Fragments(
             np.array(labels, np.uint8),
             np.array(materials, np.uint8),
-            np.array(depths, np.float32),
             np.array(instances, np.uint16),
-            rgb,
+            np.clip(np.array(colors, np.float32) + 0.5, 0, 255).astype(np.uint8),
+            np.array(depths, np.float32),
         )

@@ -15,7 +15,9 @@ def _post(
     half = width / 2
     figure.shape([(-half, 0), (half, 0), (half, height), (-half, height)], paint)
     figure.shape([(0, 0), (half, 0), (half, height), (0, height)], paint.lit(1.25))
-    figure.shape([(-width, 0), (width, 0), (width, 0.4), (-width, 0.4)], paint)
+    figure.shape(
+        [(-0.8 * width, 0), (0.8 * width, 0), (0.8 * width, 0.3), (-0.8 * width, 0.3)], paint
+    )
 
 
 def lamp_post(

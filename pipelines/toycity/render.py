@@ -6,11 +6,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from fastass.pipelines.toycity.canvas import OVERSAMPLING, Canvas
+from fastass.pipelines.toycity.canvas import OVERSAMPLING, Canvas, View
 from fastass.pipelines.toycity.look import Look
 
 TILE = 256  # pixels along the side of a noise tile
 SKY = 23
+PALE = np.array([236, 240, 246], np.float32)  # the sky at the horizon
 
 
 class Picture(NamedTuple):
@@ -40,7 +41,7 @@ def noise_tiles() -> np.ndarray:
     leaves = band(0.02, 0.25, 0.6)
     stains = band(1 / TILE, 0.2, 1.2)
     row = y // 8
-    bricks = (((y % 8) == 0) | (((x + 8 * (row % 2)) % 16) == 0)) * -2.0 + band(0.1, 0.5, 0) * 8
+    bricks = (((y % 8) == 0) | (((x + 8 * (row % 2)) % 16) == 0)) * -2.0 + band(0.1, 0.5, 0) * 4
     planks = ((x % 16) < 2) * -2.0 + np.repeat(rng.standard_normal((1, 16)), 16, 1) * 0.6
     paving = (((y % 32) < 2) | ((x % 32) < 2)) * -2.0
     paving = paving + np.kron(rng.standard_normal((8, 8)), np.ones((32, 32))) * 0.4
@@ -72,47 +73,62 @@ def lens(width: int, height: int, strength: float) -> tuple[np.ndarray, np.ndarr
     )
 
 
+def _geometry(
+    view: View, u: np.ndarray, v: np.ndarray, plane: np.ndarray, ground: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Depth in metres, metres of surface per pixel, and the surface's second coordinate (its depth
+    if it lies flat, else its height in metres), each float32 [H,W]."""
+    focal, rows = np.float32(view.focal), v - np.float32(view.horizon)
+    inverse = np.clip(plane[..., 0] + plane[..., 1] * u, plane[..., 2], plane[..., 3])
+    flat = focal * np.float32(view.camera_y) / np.maximum(rows, np.float32(0.5))
+    depth = np.where(ground, np.minimum(flat, np.float32(400)), 1 / inverse)
+    scale = depth / focal
+    slant = np.where(ground, depth * scale / np.float32(view.camera_y), 0)
+    step = np.maximum(np.maximum(scale, slant), np.abs(plane[..., 1]) * depth * depth * ~ground)
+    return depth, step, np.where(ground, depth, rows * scale)
+
+
 def render(
     canvas: Canvas, look: Look, distortion: float, shadows: float, rng: np.random.Generator
 ) -> Picture:
     """Draw the fragments; `shadows` is how much a ground shadow takes away, 0–1."""
     view, s = canvas.view, OVERSAMPLING
-    labels, materials, depths, instances, colors = canvas.tables()
+    table = canvas.fragments()
     index, u, v = lens(view.width, view.height, distortion)
     ids = canvas.ids()
     if distortion:
-        ids = ids.ravel()[index]
-    fine = Image.fromarray(colors[ids])
-    rgb = np.asarray(fine.reduce(s), np.float32)
+        ids = np.take(ids.ravel(), index)
+    packed = np.zeros((len(table.colors), 4), np.uint8)
+    packed[:, :3] = table.colors
+    fine = np.take(packed.view(np.uint32).ravel(), ids)  # one 4-byte look-up per fragment pixel
+    size = (view.width * s, view.height * s)
+    small = Image.frombuffer("RGBX", size, fine, "raw", "RGBX", 0, 1).reduce(s).convert("RGB")
     ids = ids[::s, ::s]
-    label, material = labels[ids], materials[ids]
+    label, material, instance = table.label[ids], table.material[ids], table.instance[ids]
 
-    ground = look.ground[material]
-    below = np.maximum(v - view.horizon, 0.5)
-    flat = view.focal * view.camera_y / below
-    depth = np.where(ground, np.minimum(flat, 400), depths[ids])
-    across = (u - view.center) * (depth / view.focal)
-    along = np.where(ground, depth, (v - view.horizon) * (depth / view.focal))
+    sky, ground = label == SKY, look.ground[material]
+    depth, step, along = _geometry(view, u, v, np.take(table.depth, ids, axis=0), ground)
+    focal = np.float32(view.focal)
     frequency = look.frequency[material]
-    step = frequency * np.where(
-        ground, depth * depth / (view.focal * view.camera_y), depth / view.focal
-    )
-    sky = label == SKY
+    step *= frequency
+    across = (u - np.float32(view.center)) * (depth / focal)
+    across += np.where(ground, np.float32(0), depth)  # walls along the street run in depth
     offset = rng.integers(0, TILE, 2)
-    x = (
-        np.where(sky, u * 0.35, across * frequency + 7 * instances[ids]).astype(np.int32)
-        + offset[0]
-    )
-    y = np.where(sky, v * 0.9, along * frequency + 13 * instances[ids]).astype(np.int32) + offset[1]
-    grain = noise_tiles()[look.tile[material], y & (TILE - 1), x & (TILE - 1)]
+    x = np.where(sky, u * np.float32(0.35), across * frequency).astype(np.int32)
+    y = np.where(sky, v * np.float32(0.9), along * frequency).astype(np.int32)
+    x += (7 * instance + offset[0]).astype(np.int32)
+    y += (13 * instance + offset[1]).astype(np.int32)
+    place = (look.tile[material].astype(np.int32) * TILE + (y & (TILE - 1))) * TILE
+    grain = np.take(noise_tiles().ravel(), place + (x & (TILE - 1)))
     # a texture finer than the pixels averages out
-    texture = 1 + look.amplitude[material] * grain / np.maximum(1, np.where(sky, 1, step * 0.5))
+    step[sky] = 0
+    texture = 1 + look.amplitude[material] * grain / np.maximum(step * np.float32(0.5), 1)
     shade = canvas.shade()
     if distortion:
         shade = shade[v.astype(np.int32), u.astype(np.int32)]
-    texture *= 1 - shadows * ground * (shade > 127)
-    rgb = rgb * texture[..., None]
+    texture[ground & (shade > 127)] *= 1 - shadows
+    rgb = np.asarray(small, np.float32) * texture[..., None]
     # the sky pales towards the horizon
-    pale = np.where(sky, np.clip(v / view.horizon, 0, 1) ** 2 * 0.6, 0)[..., None]
-    rgb += (np.array([236, 240, 246], np.float32) - rgb) * pale
-    return Picture(rgb, label, instances[ids], np.where(sky, 0, depth).astype(np.float32))
+    height = np.clip(v[sky] / view.horizon, 0, 1)[:, None]
+    rgb[sky] += (PALE - rgb[sky]) * (0.6 * height**2)
+    return Picture(rgb, label, instance, np.where(sky, np.float32(0), depth))

@@ -34,6 +34,7 @@ class Statistics:
     lane: tuple[float, float]
     walk: tuple[float, float]
     verge: float
+    shoulder: float
     curve: float
     storeys: tuple[int, int]
     kinds: tuple[float, float, float, float]
@@ -51,14 +52,15 @@ GAME = Statistics(
     horizon=(0.40, 0.50),
     lanes=(2, 4, 4, 4),
     lane=(3.3, 3.9),
-    walk=(2.4, 4.5),
-    verge=0.25,
+    walk=(3.0, 5.5),
+    verge=0.40,
+    shoulder=0.6,
     curve=0.0012,
     storeys=(1, 9),
     kinds=(0.60, 0.12, 0.10, 0.18),
     parked=0.30,
     moving=0.55,
-    people=(1, 8),
+    people=(3, 14),
     trees=0.35,
     crossing=0.55,
     hood=0.15,
@@ -70,14 +72,15 @@ TOWN = Statistics(
     horizon=(0.44, 0.48),
     lanes=(2, 2, 2, 3),
     lane=(3.0, 3.5),
-    walk=(1.8, 3.4),
-    verge=0.35,
+    walk=(2.6, 4.4),
+    verge=0.45,
+    shoulder=1.6,
     curve=0.0025,
     storeys=(2, 5),
     kinds=(0.58, 0.09, 0.11, 0.22),
-    parked=0.60,
-    moving=0.40,
-    people=(2, 11),
+    parked=0.42,
+    moving=0.32,
+    people=(4, 16),
     trees=0.60,
     crossing=0.45,
     hood=1.0,
@@ -95,7 +98,7 @@ def build(
     s, (width, height) = statistics, size
     lanes, lane = int(rng.choice(s.lanes)), float(rng.uniform(*s.lane))
     rare = RARE[number // 2 % len(RARE)] if number % 2 == 0 else ""
-    half = lanes * lane / 2 + (1.2 if s.parked > 0.5 else 0.6)
+    half = lanes * lane / 2 + s.shoulder
     start = float(rng.uniform(14, 45))
     street = Street(
         -half,
@@ -268,7 +271,7 @@ class _Things:
         for side in (-1, 1):
             x = street.edge(side) - side * 1.05
             for z0, z1 in street.stretches():
-                z = max(z0, 2.0) + float(rng.uniform(0, 6))
+                z = max(z0, 3.5) + float(rng.uniform(0, 9))
                 while z < min(z1 - 11, 90):
                     if rng.random() < self.s.parked:
                         self.vehicle("car", x, z, side < 0 or rng.random() < 0.15)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastass.pipelines.toycity.canvas import Canvas, Paint, Point2, Point3, clip_near
+from fastass.pipelines.toycity.canvas import Canvas, Paint, Point3
 
 Quad = tuple[Point3, Point3, Point3, Point3]  # bottom left, bottom right, top right, top left
 
@@ -74,14 +74,6 @@ class Box:
         return {name: frame.quad(points) for name, points in corner.items()}
 
 
-def turned_away(points: Sequence[Point2]) -> bool:
-    """Whether a projected face shows its back."""
-    area = 0.0
-    for (x0, y0), (x1, y1) in zip(points, [*points[1:], points[0]], strict=True):
-        area += x0 * y1 - x1 * y0
-    return area >= 0
-
-
 def light(canvas: Canvas, quad: Quad) -> float:
     """Brightness of a face under the canvas's sun: 0.72 in its own shade, up to 1.12."""
     p, q, _, s = quad
@@ -94,25 +86,12 @@ def light(canvas: Canvas, quad: Quad) -> float:
     return 0.72 + 0.4 * max(0.0, cosine)
 
 
-def face(canvas: Canvas, quad: Quad, paint: Paint) -> float:
-    """Draw a face, lit; returns its brightness, 0 if it is turned away or too near."""
-    points = clip_near(quad)
-    if len(points) < 3:
-        return 0.0
-    flat = canvas.view.project(points)
-    if turned_away(flat):
-        return 0.0
-    brightness = light(canvas, quad)
-    canvas.polygon(flat, paint.lit(brightness))
-    return brightness
-
-
 def box(canvas: Canvas, frame: Frame, shape: Box, paint: Paint) -> dict[str, tuple[Quad, float]]:
     """Draw a box; returns the visible faces by name with their brightness."""
     seen = {}
     for name, quad in shape.faces(frame).items():
-        brightness = face(canvas, quad, paint)
-        if brightness:
+        brightness = light(canvas, quad)
+        if canvas.face(quad, paint, brightness):
             seen[name] = (quad, brightness)
     return seen
 

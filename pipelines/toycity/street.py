@@ -95,7 +95,7 @@ def _patches(canvas: Canvas, look: Look, rng: np.random.Generator, street: Stree
         x, z = float(rng.uniform(street.left + 1, street.right - 1)), float(rng.uniform(5, 25))
         turn = np.linspace(0, 2 * np.pi, 11)[:-1]
         cover = [(x + 0.35 * float(np.cos(t)), 0.0, z + 0.35 * float(np.sin(t))) for t in turn]
-        canvas.surface(cover, look.paint("road", rng).lit(0.6))
+        canvas.surface(cover, look.paint("road", rng).lit(0.78))
 
 
 def _rails(canvas: Canvas, look: Look, rng: np.random.Generator, x: float) -> None:

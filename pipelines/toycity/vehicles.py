@@ -73,8 +73,8 @@ def _lamps(
     for name, color in (("rear", (190.0, 24.0, 20.0)), ("front", (240.0, 240.0, 220.0))):
         if name in seen:
             lamp = paint._replace(color=color)
-            _decal(canvas, seen[name], (0.04, v0, 0.20, v1), lamp)
-            _decal(canvas, seen[name], (0.80, v0, 0.96, v1), lamp)
+            _decal(canvas, seen[name], (0.04, v0, 0.17, v1), lamp)
+            _decal(canvas, seen[name], (0.83, v0, 0.96, v1), lamp)
 
 
 def car(canvas: Canvas, look: Look, rng: np.random.Generator, frame: Frame) -> None:
@@ -113,7 +113,7 @@ def car(canvas: Canvas, look: Look, rng: np.random.Generator, frame: Frame) -> N
         if name in seen:
             _decal(canvas, seen[name], (0.0, 0.0, 1.0, 0.14), paint.lit(0.55))
             _decal(canvas, seen[name], (0.48, 0.15, 0.49, 0.95), paint.lit(0.6))
-    _lamps(canvas, paint, seen, 0.52, 0.86)
+    _lamps(canvas, paint, seen, 0.56, 0.82)
     _plate(canvas, look, rng, seen, 0.34)
     a0, a1, c0, c1 = (length * f for f in cabin)
     top = half - 0.2
