@@ -1,0 +1,81 @@
+"""Configurations as flags and YAML: round trip, types, neighbours of a wrong word."""
+
+from pathlib import Path
+
+import pytest
+
+from fastass.config import Config
+from fastass.configfile import from_yaml, leaves, override, to_yaml
+from fastass.errors import UserError
+from fastass.presets import PRESETS
+
+
+def test_every_preset_survives_the_file(tmp_path: Path) -> None:
+    for preset in PRESETS.values():
+        path = tmp_path / "config.yaml"
+        path.write_text(to_yaml(preset.config), encoding="utf-8")
+        assert from_yaml(path) == preset.config
+
+
+def test_every_value_has_help_and_a_flag_of_its_own() -> None:
+    every = list(leaves())
+    assert all(leaf.help for leaf in every)
+    assert len({leaf.flag for leaf in every}) == len(every)
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "value"),
+    [
+        ("steps", "7", 7),
+        ("amp", "true", True),
+        ("init", "none", None),
+        ("data.source_size", "1280x720", (1280, 720)),
+        ("data.scale", "0.5,1.5", (0.5, 1.5)),
+        ("data.classes", "road, sky", ("road", "sky")),
+        ("optim.lr", "2.5e-4", 2.5e-4),
+        ("model.aspp_branches", "2", 2),
+    ],
+)
+def test_texts_become_the_type_of_the_field(path: str, text: str, value: object) -> None:
+    config = override(Config(), {path: text})
+    for part in path.split("."):
+        config = getattr(config, part)
+    assert config == value
+    assert type(config) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "message"),
+    [
+        ("step", "7", "unknown key 'step'; did you mean steps"),
+        ("method", "ga+csb", "did you mean ga\\+csa"),
+        ("steps", "many", "steps: expected a whole number, got 'many'"),
+        ("steps", 1.5, "steps: expected a whole number"),
+        ("optim.lr", "fast", "optim.lr: expected a number, got 'fast'"),
+        ("amp", "maybe", "amp: expected true or false"),
+        ("data.source_size", "1280", "expected 2 values \\(WxH\\)"),
+        ("data.source_size", 5, "expected a list"),
+        ("loss.gan", "wgan", "loss.gan: unknown value 'wgan'"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(path: str, text: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        override(Config(), {path: text})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a list", "expected keys and values"),
+        ("steps: [1, 2", "not readable as YAML"),
+        ("optim:\n  learning_rate: 1", "unknown key 'optim.learning_rate'"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=message) as caught:
+        from_yaml(path)
+    assert str(path) in str(caught.value)
+    with pytest.raises(UserError, match="no such configuration file"):
+        from_yaml(tmp_path / "absent.yaml")

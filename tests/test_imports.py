@@ -1,0 +1,104 @@
+"""The direction of imports: downwards only, no circles, and nothing heavy that is not asked for."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+# A module may import modules of its own rank or lower, never of a higher one.
+RANKS = [
+    {"pipelines", "kernels"},
+    {"errors"},
+    {"models"},
+    {"config"},
+    {"configfile", "losses", "metrics", "paper", "optim", "checkpoint", "picture"},
+    {"presets", "adaptation", "run"},
+    {"execution", "monitor", "progress", "interruption"},
+    {"engine", "evaluation", "predict", "data", "doctor"},
+    {"results"},
+    {"trainer"},
+    {"commands"},
+    {"cli"},
+    {"__main__"},
+]
+RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name under `fastass` → file."""
+    found = {}
+    for folder, prefix in (("fastass", ""), ("kernels", "kernels."), ("pipelines", "pipelines.")):
+        for path in (ROOT / folder).rglob("*.py"):
+            relative = path.relative_to(ROOT / folder)
+            if relative.parts[0] in ("kernels", "pipelines") and not prefix:
+                continue  # the links, followed by no rglob of this Python but of later ones
+            found[prefix + ".".join(relative.with_suffix("").parts)] = path
+    return found
+
+
+def is_module(name: str) -> bool:
+    """Whether `fastass.NAME` is a file or a folder."""
+    path = ROOT / "fastass" / name.replace(".", "/")
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def imports(path: Path, top_level: bool = False) -> set[str]:
+    """Names under `fastass` that a file imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if top_level else ast.walk(tree)
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            module = node.module or ""
+            if module == "fastass" or module.startswith("fastass."):
+                package = module.removeprefix("fastass").removeprefix(".")
+                for alias in node.names:
+                    inner = f"{package}.{alias.name}".removeprefix(".")
+                    found.add(inner if is_module(inner) else package)
+        elif isinstance(node, ast.Import):
+            names = (alias.name for alias in node.names)
+            found |= {n.removeprefix("fastass.") for n in names if n.startswith("fastass.")}
+    return found
+
+
+def test_no_module_imports_a_higher_one() -> None:
+    for name, path in modules().items():
+        own = name.split(".")[0]
+        if own == "__init__":
+            continue
+        assert own in RANK, f"{name}: give it a rank in this test"
+        for imported in imports(path):
+            top = imported.split(".")[0]
+            assert RANK[top] <= RANK[own], f"{name} imports {imported}"
+
+
+def test_kernels_and_pipelines_import_nothing_of_the_engine() -> None:
+    for name, path in modules().items():
+        own = name.split(".")[0]
+        if own in ("kernels", "pipelines"):
+            assert {i.split(".")[0] for i in imports(path)} <= {own}, name
+
+
+def test_no_circles() -> None:
+    every = modules()
+    packages = {name.removesuffix(".__init__"): name for name in every if "__init__" in name}
+    graph = {
+        name: {packages.get(i, i) for i in imports(path, top_level=True)} & every.keys()
+        for name, path in every.items()
+    }
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " → ".join((*trail[trail.index(name) :], name))
+        if name not in done:
+            for imported in graph[name]:
+                visit(imported, (*trail, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+def test_no_utils() -> None:
+    assert not [name for name in modules() if name.split(".")[-1] in ("utils", "helpers", "misc")]
