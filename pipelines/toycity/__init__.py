@@ -3,11 +3,13 @@
 The source is rendered (clean, saturated) in the GTA5 or SYNTHIA layout; the target is photographed
 (optics, light, noise, JPEG; another town) in the Cityscapes layout.
 
-    canvas   the view and the buffer of fragment numbers      look     materials of the two domains
-    solids   boxes and their faces                            scene    what stands where
-    street, plots, furniture, vehicles, people                the things themselves
-    render   fragments → picture and labels                   camera   picture → image
-    png, write, dataset                                       files, layouts, the whole set
+    canvas, solids                      the view, the buffer of fragment numbers, boxes in space
+    look, towns                         what differs between the domains: materials, statistics
+    street, houses, greenery, plots,
+    furniture, vehicles, people         the things themselves
+    traffic, scene                      what stands where
+    render, camera                      fragments → picture and labels → image
+    png, write, dataset, shares         files, layouts, the whole set, its class statistics
 """
 
 from fastass.pipelines.toycity.dataset import generate as generate

@@ -29,8 +29,8 @@ class Paint(NamedTuple):
 
     def lit(self, brightness: float) -> "Paint":
         """The same paint, brighter or darker."""
-        r, g, b = self.color
-        return self._replace(color=(r * brightness, g * brightness, b * brightness))
+        label, material, (r, g, b) = self
+        return Paint(label, material, (r * brightness, g * brightness, b * brightness))
 
 
 @dataclass(frozen=True)
@@ -163,12 +163,13 @@ class Canvas:
             self.polygon(flat, paint, _inverse_depth(clipped, flat))
 
     def face(self, points: Sequence[Point3], paint: Paint, brightness: float) -> bool:
-        """One side of a solid, its points counter-clockwise; False if it shows its back."""
+        """A side of a solid, counter-clockwise; False if it is out of sight or shows its back."""
         clipped = clip_near(points)
         if len(clipped) < 3:
             return False
         flat = self.view.project(clipped)
-        if _turned_away(flat):
+        beside = all(u < 0 for u, _ in flat) or all(u > self.view.width for u, _ in flat)
+        if beside or _turned_away(flat):
             return False
         self.polygon(flat, paint.lit(brightness), _inverse_depth(clipped, flat))
         return True

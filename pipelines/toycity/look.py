@@ -52,11 +52,15 @@ class Look:
         """A material in one of its colours."""
         material = self._materials[name]
         r, g, b = material.colors[int(rng.integers(len(material.colors)))]
-        k = 1 + material.jitter * rng.normal(size=3) * (0.5, 0.3, 0.5)
-        k *= 1 + material.jitter * rng.normal()
-        return Paint(
-            material.label, self._index[name], (r * float(k[0]), g * float(k[1]), b * float(k[2]))
+        i, j, k, all_ = rng.standard_normal(4).tolist()
+        spread = material.jitter
+        tone = 1 + spread * all_
+        color = (
+            r * tone * (1 + 0.5 * spread * i),
+            g * tone * (1 + 0.3 * spread * j),
+            b * tone * (1 + 0.5 * spread * k),
         )
+        return Paint(material.label, self._index[name], color)
 
 
 # name: (label, ground)

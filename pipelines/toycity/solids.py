@@ -1,10 +1,10 @@
 """Boxes that stand on the ground and the pictures on their faces."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fastass.pipelines.toycity.canvas import Canvas, Paint, Point3
+from fastass.pipelines.toycity.canvas import NEAR, Canvas, Paint, Point3
 
 Quad = tuple[Point3, Point3, Point3, Point3]  # bottom left, bottom right, top right, top left
 
@@ -94,6 +94,41 @@ def box(canvas: Canvas, frame: Frame, shape: Box, paint: Paint) -> dict[str, tup
         if canvas.face(quad, paint, brightness):
             seen[name] = (quad, brightness)
     return seen
+
+
+def panes(
+    canvas: Canvas,
+    quad: Quad,
+    columns: Sequence[tuple[float, float]],
+    rows: Sequence[tuple[float, float]],
+    paint_of: Callable[[int, int], Paint | None],
+) -> None:
+    """A grid on an upright face: column i spans fractions u, row j fractions v; None stays wall.
+
+    Nothing is drawn of columns that are too near, out of sight, or narrower than a fragment pixel.
+    """
+    view = canvas.view
+    for i, span in enumerate(columns):
+        foot = [bilinear(quad, u, 0.0) for u in span]
+        if foot[0][2] < NEAR or foot[1][2] < NEAR:
+            continue
+        (u0, low0), (u1, low1) = view.project(foot)
+        if max(u0, u1) < 0 or min(u0, u1) > view.width or abs(u1 - u0) < 0.5:
+            continue
+        (_, high0), (_, high1) = view.project([bilinear(quad, u, 1.0) for u in span])
+        canvas.depth = (foot[0][2] + foot[1][2]) / 2
+        for j, (v0, v1) in enumerate(rows):
+            paint = paint_of(i, j)
+            if paint is not None:
+                canvas.polygon(
+                    [
+                        (u0, low0 + v0 * (high0 - low0)),
+                        (u1, low1 + v0 * (high1 - low1)),
+                        (u1, low1 + v1 * (high1 - low1)),
+                        (u0, low0 + v1 * (high0 - low0)),
+                    ],
+                    paint,
+                )
 
 
 def cast_shadow(canvas: Canvas, frame: Frame, shape: Box) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from fastass.pipelines.toycity.canvas import Canvas, Paint
 from fastass.pipelines.toycity.look import Look
-from fastass.pipelines.toycity.solids import Box, Frame, Quad, box, cast_shadow, part
+from fastass.pipelines.toycity.solids import Box, Frame, Quad, box, cast_shadow, panes, part
 
 DARK = (26.0, 27.0, 30.0)
 GLASS = (52.0, 66.0, 80.0)
@@ -24,8 +24,10 @@ def _windows(
     canvas: Canvas, seen: tuple[Quad, float], count: int, v: tuple[float, float], paint: Paint
 ) -> None:
     """A row of `count` windows between the heights v of a face."""
-    for i in range(count):
-        _decal(canvas, seen, ((i + 0.08) / count, v[0], (i + 0.92) / count, v[1]), paint)
+    quad, brightness = seen
+    columns = [((i + 0.08) / count, (i + 0.92) / count) for i in range(count)]
+    lit = paint.lit(brightness)
+    panes(canvas, quad, columns, [v], lambda i, j: lit)
 
 
 def _wheels(
@@ -37,9 +39,6 @@ def _wheels(
     paint: Paint,
 ) -> None:
     """Wheels on the side that faces the camera, at the given places along the length."""
-    toward = (
-        1 if frame.world(0, 1, 0)[0] * -frame.x + frame.world(0, 1, 0)[2] * -frame.z > 0 else -1
-    )
     # the side whose outward normal points to the camera
     right = (math.cos(frame.yaw), -math.sin(frame.yaw))
     dx = canvas.view.camera_x - frame.x - canvas.view.curve * frame.z**2

@@ -10,7 +10,8 @@ from fastass.pipelines.classes import GTA5, IGNORE, SYNTHIA
 from fastass.pipelines.toycity import camera, png
 from fastass.pipelines.toycity.look import PHOTOGRAPHED, RENDERED
 from fastass.pipelines.toycity.render import Picture, render
-from fastass.pipelines.toycity.scene import GAME, TOWN, build
+from fastass.pipelines.toycity.scene import build
+from fastass.pipelines.toycity.towns import GAME, TOWN
 
 CITIES = {
     "train": ("aldermark", "brunfeld", "castelvo", "dornhaven", "elmsteden", "fiorvalle"),
