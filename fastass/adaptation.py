@@ -85,17 +85,17 @@ def modules_of(method: Method, labelled: int) -> Modules:
 
 def objective(terms: Terms, weights: LossConfig) -> Tensor:
     """Eq. 9 plus Eq. 10: the scalar whose one backward serves G, D_g and D_s."""
-    λ = Terms(
-        seg_source=weights.seg,
-        seg_target=weights.seg,
-        gadv=weights.gadv,
-        sadv=weights.sadv,
-        gd_source=weights.gd,
-        gd_target=weights.gd,
-        sd_source=weights.sd,
-        sd_target=weights.sd,
-    )  # type: ignore[arg-type]
-    weighted = [w * t for w, t in zip(λ, terms, strict=True) if t is not None]
+    λ = {
+        "seg_source": weights.seg,
+        "seg_target": weights.seg,
+        "gadv": weights.gadv,
+        "sadv": weights.sadv or 0.0,
+        "gd_source": weights.gd,
+        "gd_target": weights.gd,
+        "sd_source": weights.sd,
+        "sd_target": weights.sd,
+    }
+    weighted = [λ[name] * t for name, t in terms._asdict().items() if t is not None]
     return torch.stack([t.float() if t.dtype != torch.float64 else t for t in weighted]).sum()
 
 

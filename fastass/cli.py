@@ -123,6 +123,26 @@ def build_parser() -> Parser:
     p.add_argument("--seed", type=int, default=0, help="seed of the generator (0)")
     p.add_argument("--workers", type=int, default=2, help="processes (2)")
 
+    p = command(
+        "pack",
+        commands.pack,
+        "turn a data set into checksummed shards that decode fast",
+        "fastass pack --layout gta5 --root GTA5 --size 1280x720 --out packed/gta5",
+    )
+    p.add_argument("--root", metavar="DIR", help="the data set as its owners ship it")
+    p.add_argument("--layout", default="auto", help="gta5, synthia, cityscapes, folder or auto")
+    p.add_argument("--split", default="train", help="split of the data set (train)")
+    p.add_argument("--size", metavar="WxH", help="training size, e.g. 1280x720")
+    p.add_argument("--out", type=Path, metavar="DIR", help="where the shards are written")
+    p.add_argument("--labels", choices=("required", "optional"), default="required")
+    p.add_argument("--image", choices=("jpeg", "png"), default="jpeg", help="image encoding")
+    p.add_argument("--quality", type=int, default=95, help="of JPEG, 4:4:4 (95)")
+    p.add_argument("--label", choices=("raw", "png"), default="raw", help="label encoding")
+    p.add_argument("--workers", type=int, help="processes (one a core)")
+    p.add_argument("--records-per-shard", type=int, default=256, help="(256)")
+    p.add_argument("--on-bad-sample", choices=("stop", "skip"), default="stop")
+    p.add_argument("--verify", type=Path, metavar="DIR", help="check a packed directory instead")
+
     command("doctor", commands.doctor, "what this machine can run, and why not", "fastass doctor")
     command("presets", commands.presets, "presets and the paper's figures", "fastass presets")
     return parser
@@ -137,8 +157,10 @@ def _execution_flags(parser: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; → exit code: 0 done, 1 training failed, 2 bad input, 130/143 interrupted."""
     parser = build_parser()
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        args = parser.parse_args(arguments)
+        _check_command(parser, words)
+        args = parser.parse_args(words)
         if args.command is None:
             parser.print_help()
             return 2
@@ -158,6 +180,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 1
     return 0
+
+
+def _check_command(parser: Parser, words: Sequence[str]) -> None:
+    known = list(next(a.choices for a in parser._actions if isinstance(a.choices, dict)))
+    if words and not words[0].startswith("-") and words[0] not in known:
+        raise UserError(f"unknown command {words[0]!r}; {neighbours(words[0], known)}")
 
 
 def _one_line(error: BaseException) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from fastass import checkpoint
 from fastass import doctor as diagnosis
 from fastass.config import Config
-from fastass.configfile import from_yaml, leaves, override
+from fastass.configfile import from_yaml, leaves, override, parse
 from fastass.data import open_any
 from fastass.errors import UserError
 from fastass.evaluation import evaluate as evaluate_generator
@@ -15,6 +15,10 @@ from fastass.execution import Execution, choose
 from fastass.models.deeplab import DeepLab, build_deeplab
 from fastass.pipelines.classes import ClassTable
 from fastass.pipelines.evaluation import EvalFeed
+from fastass.pipelines.layouts import open_dataset
+from fastass.pipelines.pack import pack as pack_dataset
+from fastass.pipelines.toycity import generate
+from fastass.pipelines.verify import verify as verify_packed
 from fastass.predict import predict_files
 from fastass.presets import PRESETS, preset
 from fastass.progress import reporter
@@ -101,8 +105,6 @@ def predict(args: Namespace) -> None:
 
 def toycity(args: Namespace) -> None:
     """`fastass toycity`."""
-    from fastass.pipelines.toycity import generate
-
     with reporter() as report:
         report.phase("generate", args.source + args.target + args.val)
         generate(
@@ -115,6 +117,51 @@ def toycity(args: Namespace) -> None:
             progress=lambda done, total: report.advance(done),
         )
     print(f"{args.directory}/gta5 (source), {args.directory}/cityscapes (target)")
+
+
+def pack(args: Namespace) -> None:
+    """`fastass pack`."""
+    if args.verify is not None:
+        return _verify(args.verify, args.workers)
+    if args.root is None or args.size is None or args.out is None:
+        raise UserError("pack needs --root DIR, --size WxH and --out DIR (or --verify DIR)")
+    data = open_dataset(args.root, args.layout, args.split, args.labels)
+    width, height = parse(args.size, tuple[int, int], "--size")
+    with reporter() as report:
+        report.phase("pack", len(data))
+        result = pack_dataset(
+            data,
+            args.out,
+            (width, height),
+            image=args.image,
+            label=args.label,
+            quality=args.quality,
+            workers=args.workers,
+            on_bad_sample=args.on_bad_sample,
+            records_per_shard=args.records_per_shard,
+            progress=lambda done, total: report.advance(done),
+        )
+    for bad in result.bad:
+        print(f"bad sample {bad.name}: {bad.reason}")
+    print(f"{args.out}: {result.written} packed, {result.kept} kept, {len(result.bad)} bad")
+    if not result.complete:
+        raise UserError(
+            f"{args.out}: not finished: {len(result.bad)} bad samples; mend or remove them, or "
+            "pass --on-bad-sample skip, and run the same command again"
+        )
+    return None
+
+
+def _verify(root: Path, workers: int | None) -> None:
+    with reporter() as report:
+        result = verify_packed(
+            root, workers or 1, progress=lambda done, total: report.advance(done)
+        )
+    for damage in result.damages:
+        print(damage)
+    if result.damages:
+        raise UserError(f"{root}: {len(result.damages)} damages; pack again to mend them")
+    print(f"{root}: sound: {result.shards} shards, {result.records} records")
 
 
 def doctor(args: Namespace) -> None:

@@ -4,12 +4,15 @@ A field's flag is its path joined by dashes: `steps` → `--steps`, `data.source
 Reading and writing live in `fastass.configfile`; the presets in `fastass.presets`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from fastass.models.config import ModelConfig
 
 Method = Literal["oracle", "source_only", "ga", "ga+fcsa", "ga+csa"]
+
+# Table 2: the λ_sadv that the paper settled on.
+LAMBDA_SADV = {"ga+fcsa": 0.04, "ga+csa": 0.01}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +81,8 @@ class LossConfig:
     """λ_seg."""
     gadv: float = 0.001
     """λ_gadv."""
-    sadv: float = 0.01
-    """λ_sadv (Table 2: 0.04 for FCSA, 0.01 for CSA)."""
+    sadv: float | None = None
+    """λ_sadv (none: Table 2's, 0.04 for FCSA and 0.01 for CSA)."""
     gd: float = 0.5
     """λ_gd."""
     sd: float = 0.5
@@ -176,6 +179,12 @@ class Config:
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+
+    def resolved(self) -> "Config":
+        """With the values that depend on others filled in: λ_sadv of the method."""
+        if self.loss.sadv is not None:
+            return self
+        return replace(self, loss=replace(self.loss, sadv=LAMBDA_SADV.get(self.method, 0.0)))
 
     @property
     def total_steps(self) -> int:

@@ -51,7 +51,7 @@ def _field_docs(cls: type) -> dict[str, str]:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             text = after.value.value if _is_text(after) else ""  # type: ignore[attr-defined]
             docs[statement.target.id] = " ".join(text.split())
-    return {f.name: docs.get(f.name, "") for f in fields(cls)}  # type: ignore[arg-type]
+    return {f.name: docs.get(f.name, "") for f in fields(cls)}
 
 
 def _is_text(node: ast.stmt) -> bool:

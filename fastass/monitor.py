@@ -43,7 +43,7 @@ class Monitor:
         if not self._steps:
             return {}
         columns = {
-            name: [(s, t[i]) for s, t in self._steps if t[i] is not None]
+            name: [(s, term) for s, terms in self._steps if (term := terms[i]) is not None]
             for i, name in enumerate(Terms._fields)
         }
         means: dict[str, float] = {}

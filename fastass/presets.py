@@ -8,14 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fastass import paper
-from fastass.config import Config, DataConfig, DiscriminatorConfig, LossConfig, OptimConfig
+from fastass.config import Config, DataConfig, DiscriminatorConfig, OptimConfig
 from fastass.configfile import neighbours
 from fastass.errors import UserError
 from fastass.models.config import ModelConfig
 from fastass.pipelines.classes import SYNTHIA_13, SYNTHIA_16
-
-# Table 2: the λ_sadv that the paper settled on.
-LAMBDA_SADV = {"ga+fcsa": 0.04, "ga+csa": 0.01}
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,6 @@ def _toycity() -> Preset:
             source_size=(256, 144), target_size=(256, 128), normalize="imagenet", workers=2
         ),
         discriminator=DiscriminatorConfig(width=16, hidden=256),
-        loss=LossConfig(sadv=0.01),
         optim=OptimConfig(lr=0.02, head_lr=1.0, d_lr=1e-3),
     )
     return Preset(config, "built-in data, two CPU cores", None)
@@ -63,7 +59,6 @@ def _row(source: str, table: str, method: str, labelled: int, miou: float) -> Pr
             classes=SYNTHIA_16 if synthia else (),
             report=SYNTHIA_13 if synthia else (),
         ),
-        loss=LossConfig(sadv=LAMBDA_SADV.get(method, 0.01)),
         optim=OptimConfig(schedule_steps=250_000),
     )
     column = method.upper().replace("ORACLE", "Oracle")

@@ -247,6 +247,7 @@ def train(
     Everything the user gave is checked before anything in `out` is touched. Raises UserError or
     DataError for bad input, TrainingFailure when training can't go on, Interrupted on a signal.
     """
+    config = config.resolved()
     _check(config)
     execution = choose(config)
     resuming = inspect_run(out, resume=resume, overwrite=overwrite)

@@ -60,8 +60,8 @@ def test_section_4_2() -> None:
     assert (o.d_lr, o.d_betas) == (1e-4, (0.9, 0.99))
     assert (config.model.backbone, config.model.heads) == ("resnet101", "single")
     assert config.labelled == 500
-    assert config.loss.sadv == 0.01
-    assert preset("gta5_to_cityscapes_fcsa_500").loss.sadv == 0.04
+    assert config.resolved().loss.sadv == 0.01
+    assert preset("gta5_to_cityscapes_fcsa_500").resolved().loss.sadv == 0.04
     assert preset("gta5_to_cityscapes_ga_0").model.heads == "multi"
     synthia = preset("synthia_to_cityscapes_csa_100").data
     assert (len(synthia.classes), len(synthia.report)) == (16, 13)
