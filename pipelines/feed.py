@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from fastass.pipelines.errors import DataError
 from fastass.pipelines.pillow import PillowFeed
 from fastass.pipelines.streams import Feed, OnBadSample, StreamSpec
 
@@ -34,5 +35,15 @@ def open_feed(
             workers,
             on_bad_sample=on_bad_sample,
             pin_memory=device.startswith("cuda"),
+        )
+    if loader == "dali":
+        try:
+            from fastass.pipelines.dali import DaliFeed
+        except ImportError as error:
+            raise DataError(
+                f"loader dali: {error}; pip install 'fastass[dali]', or use --loader pillow"
+            ) from error
+        return DaliFeed(
+            streams, seed, rank, world, workers, on_bad_sample=on_bad_sample, device=device
         )
     raise ValueError(f"loader {loader!r} is unknown; choose one of {', '.join(LOADERS)}")

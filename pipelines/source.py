@@ -10,7 +10,7 @@ from PIL import Image
 from fastass.pipelines.classes import ClassTable
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.layouts import Dataset
-from fastass.pipelines.png import check_png
+from fastass.pipelines.png import SIGNATURE, check_png
 from fastass.pipelines.read import check_size, decode_label, image_size, open_image, read_file
 from fastass.pipelines.shards import PackedDataset
 
@@ -44,6 +44,7 @@ class FileSource:
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
+        self._verified = bytearray(len(dataset))
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -66,11 +67,14 @@ class FileSource:
     def encoded(self, i: int) -> np.ndarray:
         path = self.dataset.samples[i].image
         data = read_file(path)
-        if path.suffix.lower() == ".png":
+        if data[:8] == SIGNATURE:
             try:
                 check_png(data)
             except ValueError as error:
                 raise DataError(f"{path}: damaged image file: {error}") from error
+        elif not self._verified[i]:  # JPEG has no checksum, and DALI accepts a truncated one
+            open_image(data, str(path))
+            self._verified[i] = 1
         return np.frombuffer(data, np.uint8)
 
     def image(self, i: int) -> Image.Image:

@@ -1,0 +1,245 @@
+"""DALI against the Pillow path, on the CPU; the tests marked gpu run the same graph on one."""
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import dataset_files as files
+import numpy as np
+import pytest
+import torch
+
+from fastass.pipelines.augment import Augment
+from fastass.pipelines.errors import DataError
+from fastass.pipelines.feed import open_feed
+from fastass.pipelines.layouts import Dataset, open_dataset
+from fastass.pipelines.pack import pack
+from fastass.pipelines.pillow import PillowFeed
+from fastass.pipelines.shards import PackedDataset, open_packed
+from fastass.pipelines.streams import NORMALIZATIONS, StepBatch, StreamSpec
+
+pytest.importorskip("nvidia.dali")
+from fastass.pipelines.dali import DaliFeed
+
+SIZE = (48, 32)
+
+
+@pytest.fixture(scope="module")
+def gta5(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return open_dataset(files.gta5(tmp_path_factory.mktemp("gta5"), 5, (97, 63)))
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return open_dataset(files.cityscapes(tmp_path_factory.mktemp("city"), 7, (96, 64)))
+
+
+@pytest.fixture(scope="module")
+def packed(city: Dataset, tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
+    out = tmp_path_factory.mktemp("out") / "packed"
+    pack(city, out, SIZE, workers=1, records_per_shard=3)
+    return open_packed(out)
+
+
+def steps(feed: Any, start: int, count: int) -> list[StepBatch]:
+    with feed:
+        return list(islice(feed.batches(start), count))
+
+
+def levels(images: torch.Tensor, normalize: str) -> np.ndarray:
+    """Normalised images [B,3,H,W] → levels 0–255 as float64 [B,H,W,3]."""
+    how = NORMALIZATIONS[normalize]
+    return images.permute(0, 2, 3, 1).double().numpy() / how.scale + how.mean
+
+
+# Levels from the Pillow path: nearly everywhere, and at most. Pillow rounds to 8 bits between the
+# two passes of its bicubic filter, DALI does not; a colour matrix multiplies what is left.
+AUGMENTS = {
+    "none": (Augment(mirror=False), 1, 2),
+    "mirror": (Augment(), 1, 2),
+    "region": (Augment(scale=(1.0, 2.5)), 1, 2),
+    "jitter": (Augment(jitter=0.4, hue=30), 3, 4),
+    "blur": (Augment(blur=2.0), 1, 2),
+}
+
+
+@pytest.mark.parametrize("data", ["gta5", "packed"])
+@pytest.mark.parametrize("augment", AUGMENTS)
+@pytest.mark.parametrize("normalize", ["bgr", "imagenet"])
+def test_same_batches_as_pillow(
+    data: str, augment: str, normalize: str, request: pytest.FixtureRequest
+) -> None:
+    how, usual, most = AUGMENTS[augment]
+    spec = StreamSpec(request.getfixturevalue(data), 2, SIZE, normalize, how)
+    ours = steps(DaliFeed({"source": spec}, 4), 0, 6)
+    truth = steps(PillowFeed({"source": spec}, 4), 0, 6)
+    above = []
+    for a, b in zip(ours, truth, strict=True):
+        assert a.source is not None
+        assert b.source is not None
+        assert a.source.names == b.source.names
+        assert a.source.labels is not None
+        assert b.source.labels is not None
+        assert torch.equal(a.source.labels, b.source.labels)
+        assert a.source.images.is_contiguous(memory_format=torch.channels_last)
+        assert a.source.images.dtype == torch.float32
+        difference = abs(levels(a.source.images, normalize) - levels(b.source.images, normalize))
+        assert difference.max() < most + 0.01
+        assert difference.mean() < 0.6
+        above.append((difference > usual + 0.01).mean())
+    assert np.mean(above) < 2e-4
+
+
+def three(gta5: Dataset, packed: PackedDataset, batch: int = 2) -> dict[str, StreamSpec]:
+    busy = Augment(scale=(1.0, 2.0), jitter=0.3, hue=10, blur=1.0)
+    return {
+        "source": StreamSpec(gta5, batch, SIZE, augment=busy),
+        "labelled": StreamSpec(packed, 1, SIZE, indices=(1, 4, 6)),
+        "unlabelled": StreamSpec(packed, batch, SIZE, "imagenet", with_labels=False),
+    }
+
+
+@pytest.mark.parametrize("start", [1, 7])
+def test_resume_is_exact(gta5: Dataset, packed: PackedDataset, start: int) -> None:
+    streams = three(gta5, packed)
+    straight = steps(DaliFeed(streams, 5), 0, 10)
+    resumed = steps(DaliFeed(streams, 5, workers=1, prefetch=3), start, 10 - start)
+    for a, b in zip(straight[start:], resumed, strict=True):
+        for one, two in zip(a, b, strict=True):
+            assert one is not None
+            assert two is not None
+            assert one.names == two.names
+            assert torch.equal(one.images, two.images)
+            assert (one.labels is None) == (two.labels is None)
+            assert one.labels is None or torch.equal(one.labels, two.labels)
+
+
+def test_world_size_does_not_change_the_global_batch(packed: PackedDataset) -> None:
+    def run(batch: int, rank: int, world: int) -> list[StepBatch]:
+        return steps(DaliFeed({"source": StreamSpec(packed, batch, SIZE)}, 5, rank, world), 0, 3)
+
+    whole = run(4, 0, 1)
+    parts = [run(2, rank, 2) for rank in (0, 1)]
+    for step in range(3):
+        joined = torch.cat([part[step].source.images for part in parts])  # type: ignore[union-attr]
+        assert torch.equal(joined, whole[step].source.images)  # type: ignore[union-attr]
+
+
+def test_batches_stay_valid(packed: PackedDataset) -> None:
+    """The memory is DALI's own: later steps must not overwrite it."""
+    kept = steps(DaliFeed({"source": StreamSpec(packed, 2, SIZE)}, 0), 0, 12)
+    for step, batch in enumerate(kept):
+        (again,) = steps(DaliFeed({"source": StreamSpec(packed, 2, SIZE)}, 0), step, 1)
+        assert torch.equal(batch.source.images, again.source.images)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_compute_dtype(packed: PackedDataset, dtype: torch.dtype) -> None:
+    streams = {"source": StreamSpec(packed, 2, SIZE, "imagenet")}
+    (got,) = steps(DaliFeed(streams, 0, dtype=dtype), 0, 1)
+    (full,) = steps(DaliFeed(streams, 0), 0, 1)
+    assert got.source is not None
+    assert full.source is not None
+    assert got.source.images.dtype == dtype
+    assert got.source.images.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(got.source.images, full.source.images.to(dtype))
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Dataset:
+    return open_dataset(files.gta5(tmp_path / "gta5", 5, (97, 63)))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+@pytest.mark.parametrize("kind", ["image", "label"])
+def test_bad_file_is_named_and_can_be_skipped(broken: Dataset, kind: str, damage: str) -> None:
+    path = getattr(broken.samples[2], kind)
+    content = bytearray(path.read_bytes())
+    if damage == "truncated":
+        del content[-100:]
+    else:
+        content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+    streams = {"source": StreamSpec(broken, 1, SIZE)}
+    with pytest.raises(DataError, match=f"{path.parent.name}/00003.png: damaged"):
+        steps(DaliFeed(streams, 0), 0, 5)
+    got = steps(DaliFeed(streams, 0, on_bad_sample="skip"), 0, 10)
+    truth = steps(PillowFeed(streams, 0, on_bad_sample="skip"), 0, 10)
+    assert sum(step.skipped for step in got) == 2
+    assert [s.source.names for s in got if s.source] == [s.source.names for s in truth if s.source]
+
+
+def test_bad_sample_is_reported_at_its_step(broken: Dataset) -> None:
+    order = [s.source.names[0] for s in _pillow(broken, 5) if s.source]
+    last = next(s for s in broken.samples if s.name == order[4])
+    last.image.write_bytes(b"gone")
+    seen = []
+    batches = DaliFeed({"source": StreamSpec(broken, 1, SIZE)}, 0).batches()
+    for _ in range(4):
+        seen += next(batches).source.names  # type: ignore[union-attr]
+    with pytest.raises(DataError, match=f"{last.image.name}: damaged"):
+        next(batches)
+    assert seen == order[:4]
+
+
+def _pillow(data: Dataset, count: int) -> list[StepBatch]:
+    return steps(PillowFeed({"source": StreamSpec(data, 1, SIZE)}, 0), 0, count)
+
+
+def test_truncated_jpeg_is_not_accepted(tmp_path: Path) -> None:
+    """DALI alone returns pixels for it."""
+    root = files.folder(tmp_path, 3, (96, 64))
+    path = root / "images/1.jpg"
+    path.write_bytes(path.read_bytes()[:-300])
+    streams = {"source": StreamSpec(open_dataset(root), 1, SIZE)}
+    with pytest.raises(DataError, match=r"images/1.jpg: damaged image file"):
+        steps(DaliFeed(streams, 0), 0, 4)
+
+
+def test_damaged_shard_is_named(city: Dataset, tmp_path: Path) -> None:
+    pack(city, tmp_path / "p", SIZE, workers=1, records_per_shard=3)
+    data = open_packed(tmp_path / "p")
+    victim = data.locations[4][1].image
+    path = tmp_path / "p/shard-00001.tar"
+    content = bytearray(path.read_bytes())
+    content[victim.offset + victim.size // 2] ^= 1
+    path.write_bytes(content)
+    streams = {"source": StreamSpec(open_packed(tmp_path / "p"), 1, SIZE)}
+    with pytest.raises(DataError, match=r"shard-00001.tar: record .*checksum"):
+        steps(DaliFeed(streams, 0), 0, 8)
+    got = steps(DaliFeed(streams, 0, on_bad_sample="skip"), 0, 7)
+    assert sum(step.skipped for step in got) == 1
+
+
+def test_what_only_dali_refuses_is_diagnosed(
+    packed: PackedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = DaliFeed({"source": StreamSpec(packed, 2, SIZE)}, 0)
+    source = feed._readers["source"].source
+    monkeypatch.setattr(source, "encoded", lambda i: np.zeros(99, np.uint8))
+    with pytest.raises(DataError, match=r"DALI cannot decode one of .*aachen"):
+        steps(feed, 0, 1)
+
+
+def test_open_feed_gives_dali(packed: PackedDataset) -> None:
+    feed = open_feed("dali", {"source": StreamSpec(packed, 2, SIZE)}, 0)
+    assert isinstance(feed, DaliFeed)
+    feed.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_gpu_agrees_with_cpu(gta5: Dataset, packed: PackedDataset) -> None:
+    streams = three(gta5, packed)
+    on_gpu = steps(DaliFeed(streams, 5, device="cuda:0"), 0, 4)
+    for a, b in zip(on_gpu, steps(DaliFeed(streams, 5), 0, 4), strict=True):
+        for one, two in zip(a, b, strict=True):
+            assert one is not None
+            assert two is not None
+            assert one.images.is_cuda
+            assert one.names == two.names
+            if one.labels is not None and two.labels is not None:
+                assert one.labels.is_cuda
+                assert torch.equal(one.labels.cpu(), two.labels)
+            difference = (one.images.cpu() - two.images).abs()
+            assert difference.mean() < 1.0  # nvJPEG's inverse DCT is another one
