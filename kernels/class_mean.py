@@ -9,13 +9,20 @@ Labels are nearest-indexed to h×w as F.interpolate(mode="nearest") does. Pixels
 Saved for backward: labels and counts, never the features.
 """
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor
 
 from fastass.kernels import dispatch, native
 from fastass.kernels.aot import Launch
-from fastass.kernels.jit import cdiv, interpreting, jit, power_of_2, tl, triton
-from fastass.kernels.nearest import nearest_index, nearest_labels
+from fastass.kernels.jit import cdiv, interpreting, jit, power_of_2, tl
+from fastass.kernels.nearest import (
+    nearest_arguments,
+    nearest_class,
+    nearest_index,
+    nearest_labels,
+)
 from fastass.kernels.validate import check_classes, check_label_values, check_labels, check_map
 
 # --- reference ------------------------------------------------------------------------------------
@@ -40,29 +47,6 @@ def reference(
 # --- Triton ---------------------------------------------------------------------------------------
 
 PROGRAMS = 512  # about four for each multiprocessor of a large GPU: what a forward is split into
-
-
-@jit
-def _classes(
-    labels,
-    image,
-    pixel,
-    inside,
-    width,
-    label_height,
-    label_width,
-    scale_y,
-    scale_x,
-    num_classes,
-    ignore_index,
-):
-    """Classes of pixels of one image, -1 where ignored. scale_* are float32, as torch's nearest."""
-    y = tl.minimum(((pixel // width).to(tl.float32) * scale_y).to(tl.int32), label_height - 1)
-    x = tl.minimum(((pixel % width).to(tl.float32) * scale_x).to(tl.int32), label_width - 1)
-    base = labels + image.to(tl.int64) * label_height * label_width
-    label = tl.load(base + y * label_width + x, mask=inside, other=ignore_index).to(tl.int32)
-    # A label that is no class counts as ignored: no index leaves its array.
-    return tl.where((label != ignore_index) & (label < num_classes) & inside, label, -1)
 
 
 @jit
@@ -101,7 +85,7 @@ def _forward_kernel(
     counts = tl.zeros((CLASSES,), tl.int32)
     for start in range(first, last, PIXELS):
         p = start + tl.arange(0, PIXELS)
-        label = _classes(
+        label = nearest_class(
             labels,
             image,
             p,
@@ -120,6 +104,8 @@ def _forward_kernel(
             mask=(label >= 0)[:, None] & (n < channels)[None, :],
             other=0.0,
         )
+        # A label that is no class turns the sums into NaN.
+        sums += tl.where(tl.sum((label == -2).to(tl.int32), 0) > 0, float("nan"), 0.0)
         member = label[None, :] == c[:, None]
         counts += tl.sum(member.to(tl.int32), 1)
         if INTERPRET:
@@ -196,7 +182,7 @@ def _backward_kernel(
     n = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     p = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
     image = tl.program_id(2)
-    label = _classes(
+    label = nearest_class(
         labels,
         image,
         p,
@@ -250,27 +236,10 @@ _WARPS = {"forward": 4, "reduce": 4, "backward": 4}
 
 def _strides(channels: int, pixels: int, channels_last: bool) -> dict[str, int]:
     return {
+        "pixels": pixels,
         "image_stride": channels * pixels,
         "channel_stride": 1 if channels_last else pixels,
         "pixel_stride": channels if channels_last else 1,
-    }
-
-
-def _label_arguments(
-    size: tuple[int, int], label_size: tuple[int, int], num_classes: int, ignore_index: int
-) -> dict[str, int | float]:
-    """What both directions need to read labels. A quotient of integers below 2^24 rounds to float32
-    by way of float64 as it does directly."""
-    (h, w), (H, W) = size, label_size
-    return {
-        "pixels": h * w,
-        "width": w,
-        "label_height": H,
-        "label_width": W,
-        "scale_y": H / h,
-        "scale_x": W / w,
-        "num_classes": num_classes,
-        "ignore_index": ignore_index,
     }
 
 
@@ -301,7 +270,9 @@ def triton_forward(
         partial_counts=partial_counts,
         channels=N,
         pixels_per_part=per_part,
-        **_label_arguments((h, w), labels.shape[1:], num_classes, ignore_index),
+        num_classes=num_classes,
+        ignore_index=ignore_index,
+        **nearest_arguments((h, w), (labels.shape[1], labels.shape[2])),
         **_strides(N, h * w, channels_last),
         **tiles,
         num_warps=_WARPS["forward"],
@@ -340,7 +311,9 @@ def triton_backward(
         labels=labels,
         out=out,
         channels=N,
-        **_label_arguments((h, w), labels.shape[1:], C, ignore_index),
+        num_classes=C,
+        ignore_index=ignore_index,
+        **nearest_arguments((h, w), (labels.shape[1], labels.shape[2])),
         **_strides(N, h * w, channels_last),
         **tiles,
         num_warps=_WARPS["backward"],
@@ -381,7 +354,9 @@ def _launches() -> tuple[Launch, ...]:
         common = {
             "labels": torch.uint8,
             "channels": N,
-            **_label_arguments((91, 161), (720, 1280), C, 255),
+            "num_classes": C,
+            "ignore_index": 255,
+            **nearest_arguments((91, 161), (720, 1280)),
             **_strides(N, pixels, channels_last),
         }
         forward = {
@@ -570,7 +545,8 @@ def class_mean(
 
     Raises:
         TypeError, ValueError: an argument's dtype, shape, device or range; on a CPU also a label
-            that is neither a class nor `ignore_index` (on CUDA it counts as ignored).
+            that is neither a class nor `ignore_index` (on CUDA, where looking would stall the
+            queue, the means of its image are NaN).
     """
     implementation = dispatch.resolve(features.device)
     check_map("features", features, implementation)

@@ -17,7 +17,7 @@ except ImportError:
 
 
 def interpreting() -> bool:
-    """Kernels run in Triton's interpreter (TRITON_INTERPRET=1), whose bf16 arithmetic is not usable."""
+    """Kernels run in Triton's interpreter (TRITON_INTERPRET=1), whose bf16 arithmetic is wrong."""
     return bool(triton is not None and triton.knobs.runtime.interpret)
 
 

@@ -23,13 +23,15 @@ _POINTER, _SIZE, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 
 # Arguments in the order of the C++ definition in kernels/native/<name>.cpp.
 SIGNATURES: dict[str, tuple[type, ...]] = {
-    # features, element, channels_last, labels, rows, columns, B, N, h, w, H, W, C, ignore, means, counts, threads
+    # features, element, channels_last, labels, rows, columns, B, N, h, w, H, W, C, ignore,
+    # means, counts, threads
     "class_mean": (
         *(_POINTER, _INT, _INT, _POINTER, _POINTER, _POINTER),
         *(_SIZE,) * 6,
         *(_INT, _INT, _POINTER, _POINTER, _INT),
     ),
-    # gradient, counts, labels, rows, columns, B, N, h, w, H, W, C, ignore, out, element, channels_last, threads
+    # gradient, counts, labels, rows, columns, B, N, h, w, H, W, C, ignore, out, element,
+    # channels_last, threads
     "class_mean_backward": (
         *(_POINTER,) * 5,
         *(_SIZE,) * 6,
@@ -37,6 +39,15 @@ SIGNATURES: dict[str, tuple[type, ...]] = {
     ),
     # scores, element, strides b c h w, labels, counts, B, C, h, w, H, W, align, ignore, threads
     "upsample_confusion": (_POINTER, _INT, *(_SIZE,) * 4, _POINTER, _POINTER, *(_INT,) * 9),
+    # labels, rows, columns, B, h, w, H, W, C, ignore, index, classes, count
+    "valid_pixels": (*(_POINTER,) * 3, *(_SIZE,) * 5, _INT, _INT, *(_POINTER,) * 3),
+    # hidden, classes, R, M, C, bias1, weight2, bias2, slope, domain, weight_gradient, adversarial,
+    # losses, gradients of bias1, weight2, bias2, threads
+    "pixel_discriminator": (
+        *(_POINTER, _POINTER, _SIZE, _SIZE, _INT),
+        *(_POINTER, _POINTER, _POINTER, ctypes.c_float, _INT, _INT, _POINTER),
+        *(*(_POINTER,) * 4, _INT),
+    ),
 }
 
 _STATUS: dict[int, tuple[type[Exception], str]] = {

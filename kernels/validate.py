@@ -1,4 +1,4 @@
-"""Checks that the operators share: each error names the argument, what it got and what it expects."""
+"""Checks that the operators share: an error names the argument, what it got and what it expects."""
 
 import torch
 from torch import Tensor
@@ -43,12 +43,12 @@ def check_classes(num_classes: int, ignore_index: int) -> None:
 
 
 def check_label_values(labels: Tensor, num_classes: int, ignore_index: int) -> None:
-    """For the reference on a CPU; native code checks as it reads. CUDA labels are not read back:
-    there a label that is no class counts as ignored."""
+    """For the reference on a CPU; native code checks as it reads. CUDA labels are not read back."""
     if labels.device.type != "cpu" or torch.compiler.is_compiling():
         return
     wrong = labels[(labels >= num_classes) & (labels != ignore_index)]
     if wrong.numel():
         raise ValueError(
-            f"labels: got {int(wrong[0])}, expected 0 to {num_classes - 1} or {ignore_index} (ignore)"
+            f"labels: got {int(wrong[0])}, expected a class below {num_classes} or ignore_index "
+            f"{ignore_index}"
         )
