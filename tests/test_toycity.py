@@ -11,7 +11,7 @@ from PIL import Image
 from fastass.pipelines.classes import CITYSCAPES, GTA5, IGNORE, NAMES, SYNTHIA
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.toycity import class_shares, dataset, generate, is_complete
-from fastass.pipelines.toycity.write import CITIES, Job, draw
+from fastass.pipelines.toycity.write import CITIES, Job, draw, synthia_ids
 
 SMALL = {"source_size": (120, 66), "target_size": (128, 64)}
 
@@ -106,17 +106,14 @@ def test_synthia_layout(tmp_path: Path) -> None:
         assert not np.asarray(image)[..., 0].any()
     _, picture = draw(Job("", "source", 0, 0, SMALL["source_size"], "synthia"))
     drawn = GTA5.encode(picture.label, "drawn")
-    from fastass.pipelines.toycity.write import _synthia_ids
-
-    assert (SYNTHIA.encode(_synthia_ids()[picture.label], "written") == drawn).all()
+    assert (SYNTHIA.encode(synthia_ids()[picture.label], "written") == drawn).all()
 
 
 def test_every_class_occurs_with_a_long_tail() -> None:
-    """Labels only, at a small size: 100 of the source, 150 of train and 50 of val."""
-    for split, count in (("source", 60), ("train", 60), ("val", 50)):
+    for split, count in (("source", 50), ("train", 50), ("val", 50)):
         counts = np.zeros(256, np.int64)
         for number in range(count):
-            _, picture = draw(Job("", split, number, 0, (256, 128), "gta5"))
+            _, picture = draw(Job("", split, number, 0, (192, 96), "gta5"))
             counts += np.bincount(GTA5.encode(picture.label, "").ravel(), minlength=256)
         assert counts[IGNORE] > 0
         shares = dict(zip(NAMES, counts[:19] / counts[:19].sum(), strict=True))
@@ -154,24 +151,25 @@ def mean_colors(split: str, count: int) -> np.ndarray:
 
 
 def test_the_domain_shift_differs_by_class() -> None:
-    """Label and image agree (sky is bright, source trees are green) and the shifts do not align."""
+    """Label and image agree (the sky is bright, the source's trees are green), and no one affine
+    colour transform of the whole image takes the source's class colours to the target's."""
     source, train = mean_colors("source", 16), mean_colors("train", 16)
     color = {n: (source[i], train[i]) for i, n in enumerate(NAMES)}
     assert color["vegetation"][0].argmax() == 1
+    assert color["vegetation"][1].argmax() == 0
     assert color["sky"][0].argmax() == 2
     assert color["sky"][1].min() > 150
-    shift = {n: t - s for n, (s, t) in color.items()}
-
-    def cosine(a: str, b: str) -> float:
-        x, y = shift[a], shift[b]
-        return float(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
-
-    assert cosine("road", "sidewalk") < 0
-    assert cosine("road", "building") < 0
     # road and pavement change places in part
     warmth = {n: (s[0] - s[2], t[0] - t[2]) for n, (s, t) in color.items()}
     assert warmth["road"][0] < warmth["sidewalk"][0]
     assert warmth["road"][1] > warmth["sidewalk"][1]
+    both = ~np.isnan(source[:, 0] + train[:, 0])
+    assert both.sum() >= 17
+    inputs = np.hstack([source[both], np.ones((both.sum(), 1))])
+    weights = np.linalg.lstsq(inputs, train[both], rcond=None)[0]
+    rest = ((train[both] - inputs @ weights) ** 2).sum()
+    spread = ((train[both] - train[both].mean(0)) ** 2).sum()
+    assert rest > 0.3 * spread
 
 
 def test_interrupted_generation_is_not_complete_and_starts_over(
