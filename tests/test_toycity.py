@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastass.pipelines.classes import CITYSCAPES, GTA5, IGNORE, NAMES, SYNTHIA
+from fastass.pipelines.classes import CITYSCAPES, GTA5, IGNORE, NAMES
 from fastass.pipelines.errors import DataError
+from fastass.pipelines.layouts import open_dataset
+from fastass.pipelines.read import read_image, read_label
 from fastass.pipelines.toycity import class_shares, dataset, generate, is_complete
-from fastass.pipelines.toycity.write import CITIES, Job, draw, synthia_ids
+from fastass.pipelines.toycity.write import CITIES, Job, draw
 
 SMALL = {"source_size": (120, 66), "target_size": (128, 64)}
 
@@ -96,17 +98,34 @@ def test_modes_sizes_and_label_values(city: Path) -> None:
                 assert image.mode == "RGB"
 
 
+def test_the_readers_open_it(city: Path) -> None:
+    for folder, split, count in (
+        ("gta5", "train", 3),
+        ("cityscapes", "train", 4),
+        ("cityscapes", "val", 2),
+    ):
+        dataset_ = open_dataset(city / folder, "auto", split=split)
+        assert (dataset_.layout, len(dataset_.samples)) == (folder, count)
+        for sample in dataset_.samples:
+            image, label = read_image(sample), read_label(dataset_, sample)
+            assert image.shape == (*label.shape, 3)
+    # the reader's train ids are those that were drawn
+    _, picture = draw(Job("", "source", 2, 3, SMALL["source_size"], "gta5"))
+    gta5 = open_dataset(city / "gta5")
+    drawn = GTA5.encode(picture.label, "drawn")
+    np.testing.assert_array_equal(read_label(gta5, gta5.samples[2]), drawn)
+
+
 def test_synthia_layout(tmp_path: Path) -> None:
     generate(tmp_path, 1, 1, workers=1, source_layout="synthia", **SMALL)
     label = tmp_path / "synthia" / "GT" / "LABELS" / "0000000.png"
-    assert (tmp_path / "synthia" / "RGB" / "0000000.png").is_file()
     assert label.read_bytes()[24:26] == b"\x10\x02"  # 16 bits, RGB
-    with Image.open(label) as image:  # Pillow keeps the high bytes only: it must at least decode
-        assert image.size == SMALL["source_size"]
-        assert not np.asarray(image)[..., 0].any()
+    synthia = open_dataset(tmp_path / "synthia")
+    assert synthia.layout == "synthia"
     _, picture = draw(Job("", "source", 0, 0, SMALL["source_size"], "synthia"))
     drawn = GTA5.encode(picture.label, "drawn")
-    assert (SYNTHIA.encode(synthia_ids()[picture.label], "written") == drawn).all()
+    np.testing.assert_array_equal(read_label(synthia, synthia.samples[0]), drawn)
+    assert read_image(synthia.samples[0]).shape == (*drawn.shape, 3)
 
 
 def test_every_class_occurs_with_a_long_tail() -> None:

@@ -66,7 +66,7 @@ def draw(job: Job) -> tuple[np.ndarray, Picture]:
 
 
 @cache
-def synthia_ids() -> np.ndarray:
+def _synthia_ids() -> np.ndarray:
     """GTA5 raw id → SYNTHIA raw id, uint16 [256]."""
     by_train_id = {train: raw for raw, train in SYNTHIA.train_ids.items() if train != IGNORE}
     table = np.full(256, SYNTHIA_VOID, np.uint16)
@@ -85,7 +85,7 @@ def write(job: Job) -> None:
         png.write_palette(label_path, label)
     elif job.layout == "synthia":
         planes = np.zeros((*label.shape, 3), np.uint16)
-        planes[..., 0] = synthia_ids()[label]
+        planes[..., 0] = _synthia_ids()[label]
         planes[..., 1] = picture.instance
         png.write_rgb16(label_path, planes)
     else:
