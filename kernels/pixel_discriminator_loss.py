@@ -20,6 +20,8 @@ ignored pixels; the gradient of weight2, a sum over all pixels, takes a second o
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -91,7 +93,7 @@ def _tail_kernel(
     domain_gradient,
     adversarial_gradient,
     logit_gradient,
-    sums,
+    pixel_losses,
     bias1_partials,
     bias2_partials,
     slope,
@@ -117,8 +119,9 @@ def _tail_kernel(
 ):
     """From F W1ᵀ of PIXELS pixels to both losses and the gradients of the hidden layer.
 
-    sums [tiles, 3]: domain loss, adversarial loss, valid pixels. The hidden rows are read twice,
-    the second time from the L2 cache.
+    pixel_losses [3, P]: domain loss, adversarial loss, 1 where valid. The hidden rows are read
+    twice, the second time from the L2 cache. (A sum of the losses in here is what Triton 3.7 cannot
+    compile for sm_100.)
     """
     tile = tl.program_id(0)
     r = tl.arange(0, PIXELS)
@@ -141,7 +144,8 @@ def _tail_kernel(
     valid = label >= 0
     count = tl.sum(valid.to(tl.int32), 0)
     # A label that is no class makes the losses NaN.
-    poison = tl.where(tl.sum((label == -2).to(tl.int32), 0) > 0, float("nan"), 0.0)
+    poison = tl.where(label == -2, float("nan"), 0.0)
+    tl.store(pixel_losses + 2 * pixels + p, valid.to(tl.float32), mask=p < pixels)
     base = tile.to(tl.int64) * PIXELS * hidden_channels
     hidden += base
     domain_gradient += base
@@ -178,9 +182,9 @@ def _tail_kernel(
         is_domain = o[None, :] == (label + num_classes * DOMAIN)[:, None]
         is_target = o[None, :] == (label + num_classes)[:, None]
         loss = logarithm - tl.sum(tl.where(is_domain, logits, 0.0), 1)
-        tl.store(sums + tile * 3, tl.sum(tl.where(valid, loss, 0.0), 0) + poison)
+        tl.store(pixel_losses + p, tl.where(valid, loss, poison), mask=p < pixels)
         loss = logarithm - tl.sum(tl.where(is_target, logits, 0.0), 1)
-        tl.store(sums + tile * 3 + 1, tl.sum(tl.where(valid, loss, 0.0), 0) + poison)
+        tl.store(pixel_losses + pixels + p, tl.where(valid, loss, poison), mask=p < pixels)
         softmax = exponential / total[:, None]
         gradient = tl.where(valid[:, None], softmax - is_domain.to(tl.float32), 0.0)
         if STORE_WEIGHTS:
@@ -239,8 +243,8 @@ def _tail_kernel(
                         mask=rows & inside,
                     )
     else:
-        tl.store(sums + tile * 3, poison)
-        tl.store(sums + tile * 3 + 1, poison)
+        tl.store(pixel_losses + p, poison, mask=p < pixels)
+        tl.store(pixel_losses + pixels + p, poison, mask=p < pixels)
         zero = tl.zeros((PIXELS, HIDDEN), tl.float32)
         if STORE_WEIGHTS:
             tl.store(
@@ -272,7 +276,6 @@ def _tail_kernel(
                     tl.zeros((HIDDEN,), tl.float32),
                     mask=m < hidden_channels,
                 )
-    tl.store(sums + tile * 3 + 2, count.to(tl.float32))
 
 
 @jit
@@ -326,20 +329,27 @@ def _weight2_kernel(
 _PARTS = 32  # ranges of pixels of the second weight's gradient
 
 
-def _tiles(dtype: torch.dtype, C: int) -> dict[str, int | str | bool]:
-    outputs = power_of_2(2 * C, 16)
-    narrow = dtype == torch.float32
+def _tiles(C: int) -> dict[str, Any]:
     return {
-        "PIXELS": 32 if narrow or outputs > 64 else 64,
-        "OUTPUTS": outputs,
-        "HIDDEN": 32 if narrow else 64,
+        "OUTPUTS": power_of_2(2 * C, 16),
         # float32 keeps its accuracy on tensor cores with three products, unless TF32 is allowed.
         "PRECISION": "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3",
         "INTERPRET": interpreting(),
     }
 
 
-_WARPS = 4
+# As many pixels as the registers hold (the gate shows spills): every tile reads all of weight2.
+def _tail_tiles(dtype: torch.dtype, C: int) -> dict[str, Any]:
+    if dtype == torch.float32:
+        return {"PIXELS": 16, "HIDDEN": 32, **_tiles(C)}
+    return {"PIXELS": 128 if C <= 32 else 64, "HIDDEN": 64, **_tiles(C)}
+
+
+def _weight2_tiles(dtype: torch.dtype, C: int) -> dict[str, Any]:
+    return {"PIXELS": 64, "HIDDEN": 32 if dtype == torch.float32 else 64, **_tiles(C)}
+
+
+_WARPS = 8
 
 
 def triton_forward(
@@ -361,7 +371,7 @@ def triton_forward(
     labels, dtype = labels.contiguous(), features.dtype
     rows = _rows(features)
     hidden = rows @ weight1.t()
-    tiles = _tiles(dtype, C)
+    tiles = _tail_tiles(dtype, C)
     count = cdiv(P, tiles["PIXELS"])
     # In domain 1 both losses are the same, and so are their gradients.
     store_domain = weight_gradient or (feature_gradient and domain == 1)
@@ -374,10 +384,11 @@ def triton_forward(
     domain_gradient = torch.empty_like(hidden) if store_domain else nothing
     adversarial_gradient = torch.empty_like(hidden) if store_adversarial else domain_gradient
     logit_gradient = hidden.new_empty((P, tiles["OUTPUTS"])) if weight_gradient else nothing
-    sums = partial(count, 3)
+    pixel_losses = partial(3, P)
     bias1_partials = partial(count, M) if weight_gradient else nothing
     bias2_partials = partial(count, tiles["OUTPUTS"]) if weight_gradient else nothing
-    bias1, weight2, bias2 = bias1.contiguous(), weight2.contiguous(), bias2.contiguous()
+    bias1, bias2 = bias1.contiguous(), bias2.contiguous()
+    weight2 = weight2.to(dtype).contiguous()  # each tile reads it
     _tail_kernel[(count,)](
         hidden=hidden,
         labels=labels,
@@ -387,7 +398,7 @@ def triton_forward(
         domain_gradient=domain_gradient,
         adversarial_gradient=adversarial_gradient,
         logit_gradient=logit_gradient,
-        sums=sums,
+        pixel_losses=pixel_losses,
         bias1_partials=bias1_partials,
         bias2_partials=bias2_partials,
         slope=negative_slope,
@@ -404,11 +415,12 @@ def triton_forward(
         **tiles,
         num_warps=_WARPS,
     )
-    domain_sum, adversarial_sum, valid = sums.sum(0)
+    domain_sum, adversarial_sum, valid = pixel_losses.sum(1)
     scale = 1 / valid.clamp(min=1)
     gradients = [nothing.float()] * 4
     if weight_gradient:
-        per_part = cdiv(count, _PARTS) * tiles["PIXELS"]
+        tiles = _weight2_tiles(dtype, C)
+        per_part = cdiv(cdiv(P, _PARTS), tiles["PIXELS"]) * tiles["PIXELS"]
         parts = cdiv(P, per_part)
         partials = partial(parts, tiles["OUTPUTS"], M)
         _weight2_kernel[(cdiv(M, tiles["HIDDEN"]), parts)](
@@ -477,13 +489,13 @@ def _launches() -> tuple[Launch, ...]:
         (torch.bfloat16, 64, 0),
         (torch.float32, 64, 0),
     ):
-        tiles = {**_tiles(dtype, C), "INTERPRET": False}
+        tiles = {**_tail_tiles(dtype, C), "INTERPRET": False}
         float32 = torch.float32
         tail = {
             **{"hidden": dtype, "labels": torch.uint8},
-            **{"bias1": float32, "weight2": float32, "bias2": float32},
+            **{"bias1": float32, "weight2": dtype, "bias2": float32},
             **{"domain_gradient": dtype, "adversarial_gradient": dtype, "logit_gradient": dtype},
-            **{"sums": float32, "bias1_partials": float32, "bias2_partials": float32},
+            **{"pixel_losses": float32, "bias1_partials": float32, "bias2_partials": float32},
             **{"slope": 0.2, "pixels": 8 * 91 * 161, "image_pixels": 91 * 161},
             **{"hidden_channels": 1024, "num_classes": C, "ignore_index": 255},
             **nearest_arguments((91, 161), (720, 1280)),
@@ -517,7 +529,7 @@ def _launches() -> tuple[Launch, ...]:
                     f"weight2 {name}",
                     _weight2_kernel,
                     arguments,
-                    tiles,
+                    {**_weight2_tiles(dtype, C), "INTERPRET": False},
                     _WARPS,
                     dot=True,
                     wide=True,
