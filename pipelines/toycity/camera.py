@@ -10,10 +10,12 @@ from fastass.pipelines.toycity.render import Picture
 
 
 def frame(picture: Picture, rng: np.random.Generator) -> np.ndarray:
-    """A clean, saturated frame: a little distance fog and contrast. uint8 [H,W,3]."""
+    """A renderer's clean frame at some time of day and in some weather. uint8 [H,W,3]."""
     rgb = _toward(picture.rgb, (190, 210, 240), 1 - np.exp(-picture.depth / np.float32(600)))
-    rgb = 128 + (rgb - 128) * float(rng.uniform(1.0, 1.1))
-    return np.clip(rgb * float(rng.uniform(0.94, 1.06)) + 0.5, 0, 255).astype(np.uint8)
+    rgb = _saturate(rgb, float(rng.uniform(0.7, 1.05)))
+    warm, exposure = float(rng.normal(0, 0.05)), float(rng.uniform(0.8, 1.15))
+    rgb *= np.array([1 + warm, 1.0, 1 - warm], np.float32) * np.float32(exposure)
+    return np.clip(rgb + 0.5, 0, 255).astype(np.uint8)
 
 
 @cache
@@ -42,13 +44,18 @@ def _toward(rgb: np.ndarray, color: tuple[int, int, int], part: np.ndarray) -> n
     return rgb + (np.array(color, np.float32) - rgb) * part[..., None]
 
 
+def _saturate(rgb: np.ndarray, factor: float) -> np.ndarray:
+    """Colours moved away from grey (factor > 1) or towards it."""
+    grey = ((rgb[..., 0] + rgb[..., 1] + rgb[..., 2]) / 3)[..., None]
+    return grey + (rgb - grey) * np.float32(factor)
+
+
 def photograph(picture: Picture, rng: np.random.Generator) -> np.ndarray:
     """Haze, exposure, white balance, lens, sensor noise and JPEG. uint8 [H,W,3]."""
     height, width = picture.label.shape
-    reach = np.float32(rng.uniform(90, 320))
+    reach = np.float32(rng.uniform(130, 400))
     rgb = _toward(picture.rgb, (196, 198, 198), 1 - np.exp(-picture.depth / reach))
-    grey = ((rgb[..., 0] + rgb[..., 1] + rgb[..., 2]) / 3)[..., None]
-    rgb = grey + (rgb - grey) * np.float32(rng.uniform(0.75, 1.0))
+    rgb = _saturate(rgb, float(rng.uniform(0.75, 1.0)))
     warm = float(rng.normal(0, 0.04))
     exposure = float(rng.uniform(0.95, 1.3))
     rgb *= np.array([1.02 + warm, 1.0, 0.97 - warm], np.float32) * np.float32(exposure)

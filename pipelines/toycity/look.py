@@ -1,9 +1,9 @@
 """What each material looks like in the rendered and in the camera domain.
 
-The two tables differ class by class and in different directions: the target's road has the tone
-of the source's sidewalk and the other way round, its grass that of the source's trees, its walls
-that of the source's brick houses, its trams that of the source's buses. No one colour transform of
-the whole image undoes this.
+The two tables differ class by class and in different directions: the road turns from cool to warm
+and the pavement from warm to cool, trees go olive and grass takes their green, garden walls take
+the tone of the source's brick houses, trams that of its buses. No one colour transform of the whole
+image undoes this.
 """
 
 from collections.abc import Mapping
@@ -119,7 +119,7 @@ def _look(rows: Mapping[str, tuple[str, float, tuple[int, float, float]]]) -> Lo
 
 RENDERED = _look(
     {
-        "sky": ("4a92ee 5aa0f0 3c82e2", 0.04, (CLOUDS, 0.10, 0)),
+        "sky": ("4a92ee 5aa0f0 3c82e2 88b4e8 b0c4da", 0.04, (CLOUDS, 0.10, 0)),
         "road": ("5c6474 545c6e 646c7a", 0.05, (GRAIN, 0.05, 40)),
         "marking": ("f4f4ea", 0.03, (GRAIN, 0.02, 40)),
         "patch": ("4c5464 6a7282", 0.05, (GRAIN, 0.05, 40)),
@@ -134,20 +134,20 @@ RENDERED = _look(
         "roof": ("a04434 60606c", 0.08, (PLANKS, 0.06, 20)),
         "shop": ("24486c 1e3a30 7c2430", 0.1, (GRAIN, 0.02, 10)),
         "wall": ("a8a8b2 9ea0ac b4b4ba", 0.05, (BRICKS, 0.10, 36)),
-        "fence": ("7c5030 8c5c38", 0.08, (PLANKS, 0.10, 40)),
+        "fence": ("7c5030 8c5c38 74706c", 0.08, (PLANKS, 0.10, 40)),
         "pole": ("484c54 3c4048", 0.06, (GRAIN, 0.02, 30)),
-        "light": ("f0be28", 0.04, (GRAIN, 0.02, 30)),
+        "light": ("f0be28 e0b020 40423c", 0.04, (GRAIN, 0.02, 30)),
         "lamp red": ("ff2818", 0, (GRAIN, 0, 30)),
         "lamp green": ("28f078", 0, (GRAIN, 0, 30)),
         "sign": ("e02020 1a50d8 f0f0f0", 0.04, (GRAIN, 0.01, 30)),
         "sign face": ("f8f8f8 f8d820", 0.02, (GRAIN, 0.01, 30)),
-        "leaves": ("2e8c30 46a032 267840 58a83a", 0.10, (LEAVES, 0.22, 30)),
+        "leaves": ("2e8c30 46a032 267840 58a83a 6c9838", 0.10, (LEAVES, 0.22, 30)),
         "trunk": ("5c402c 6c4c34", 0.08, (PLANKS, 0.10, 40)),
         "skin": ("f0c4a0 c08c64 7c5238", 0.05, (GRAIN, 0.01, 30)),
         "hair": ("2c1c10 5c3c1c c89c50", 0.1, (GRAIN, 0.01, 30)),
         "shirt": ("e83c3c f0f0f0 3c78e8 f0c828 30b078 c048b8", 0.10, (GRAIN, 0.03, 30)),
         "trousers": ("28345c 5c4430 303030 7888a8", 0.10, (GRAIN, 0.03, 30)),
-        "car": ("d02020 1e50c8 f0f0f0 f0c01e 181a20 1e9c5c d86c1c", 0.06, (GRAIN, 0.01, 10)),
+        "car": ("d02020 1e50c8 f0f0f0 f0c01e 181a20 1e9c5c d86c1c a4a8ac", 0.06, (GRAIN, 0.01, 10)),
         "truck": ("d83c28 2858c0 f0f0f0", 0.06, (GRAIN, 0.01, 10)),
         "cargo": ("f0f0ec e4e4e0", 0.03, (PLANKS, 0.03, 12)),
         "bus": ("f4b81e eca814", 0.04, (GRAIN, 0.01, 10)),
@@ -163,29 +163,29 @@ RENDERED = _look(
 
 PHOTOGRAPHED = _look(
     {
-        "sky": ("d2d6d8 c6ccd2 dcdcd8 b8c6d6", 0.03, (CLOUDS, 0.05, 0)),
-        "road": ("988c7c 8e8476 a29684", 0.05, (STAINS, 0.07, 12)),
+        "sky": ("b4c4d8 c2ccd6 a4bcdc d0d4d6", 0.03, (CLOUDS, 0.05, 0)),
+        "road": ("82786c 8a7e70 7a7268", 0.05, (STAINS, 0.05, 12)),
         "marking": ("ccc8be", 0.06, (STAINS, 0.10, 30)),
-        "patch": ("7e766a aca090", 0.05, (STAINS, 0.06, 12)),
+        "patch": ("706860 908678", 0.05, (STAINS, 0.05, 12)),
         "rails": ("6c6864", 0.05, (GRAIN, 0.10, 40)),
         "parking": ("847c78", 0.05, (PAVING, 0.10, 40)),
         "ground": ("847e78", 0.06, (PAVING, 0.08, 24)),
-        "sidewalk": ("6c6c76 767278 646872", 0.06, (PAVING, 0.14, 40)),
-        "kerb": ("8c8a8a", 0.05, (GRAIN, 0.06, 40)),
-        "terrain": ("4a6e42 527440 446848", 0.08, (LEAVES, 0.16, 30)),
+        "sidewalk": ("9496a4 8a8c9c 9c9aa6", 0.06, (PAVING, 0.12, 40)),
+        "kerb": ("a8a8ac", 0.05, (GRAIN, 0.06, 40)),
+        "terrain": ("5c7c46 648248 567444", 0.08, (LEAVES, 0.14, 30)),
         "building": ("9a968e aca294 7e7e82 b4aca4 8c7c74 a09a8a", 0.08, (STAINS, 0.08, 12)),
         "window": ("3a3c3e 484c50 5c6468", 0.12, (GRAIN, 0.08, 10)),
         "roof": ("544844 484a4e", 0.08, (BRICKS, 0.10, 30)),
         "shop": ("2c2a28 4c4038 30383c", 0.12, (GRAIN, 0.06, 10)),
         "wall": ("8c5844 7c5040 946450", 0.07, (BRICKS, 0.18, 40)),
         "fence": ("8c9498 7c8488 5c6a64", 0.07, (GRAIN, 0.08, 40)),
-        "pole": ("94907c 868a80 7c6c5c", 0.07, (STAINS, 0.06, 20)),
+        "pole": ("807c70 70746c 6c6258", 0.07, (STAINS, 0.06, 20)),
         "light": ("20221f 282c28", 0.08, (GRAIN, 0.04, 30)),
         "lamp red": ("e84830", 0.04, (GRAIN, 0, 30)),
         "lamp green": ("50d0a0", 0.04, (GRAIN, 0, 30)),
         "sign": ("a83434 34549c d4d2cc 8c9090", 0.08, (STAINS, 0.06, 30)),
         "sign face": ("d4d2ca c8b048", 0.06, (STAINS, 0.06, 30)),
-        "leaves": ("6c6a34 7c6434 5c6038 88703c", 0.10, (LEAVES, 0.28, 40)),
+        "leaves": ("646c36 706c36 566438 7c6e3a", 0.10, (LEAVES, 0.26, 38)),
         "trunk": ("4c4840 5c5850", 0.08, (GRAIN, 0.14, 40)),
         "skin": ("c49c84 94705c 644838", 0.08, (GRAIN, 0.05, 30)),
         "hair": ("241e1a 443830 786450", 0.1, (GRAIN, 0.06, 30)),
