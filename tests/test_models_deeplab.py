@@ -15,7 +15,9 @@ def picture(batch: int = 1, height: int = 65, width: int = 97) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def resnet101() -> DeepLab:
-    return build_deeplab(ModelConfig(heads="multi")).eval()
+    """Shapes only."""
+    with torch.device("meta"):
+        return DeepLab(ModelConfig(heads="multi"))
 
 
 def convs(module: nn.Module) -> dict[str, nn.Conv2d]:
@@ -38,7 +40,6 @@ def test_resnet101_is_the_base_codes(resnet101: DeepLab) -> None:
         if conv.kernel_size == (3, 3):
             assert conv.dilation == conv.padding == (dilations[name.split(".")[0]],) * 2
         assert conv.bias is None
-        assert conv.weight.std().item() == pytest.approx(0.01, rel=0.05)
 
 
 def test_classifiers_are_the_papers(resnet101: DeepLab) -> None:
@@ -47,16 +48,19 @@ def test_classifiers_are_the_papers(resnet101: DeepLab) -> None:
         branches = list(convs(head).values())
         assert [b.dilation for b in branches] == [(6, 6), (12, 12), (18, 18), (24, 24)]
         assert all(b.in_channels == inputs and b.bias is not None for b in branches)
-        assert branches[0].weight.std().item() == pytest.approx(0.01, rel=0.05)
+
+
+def test_random_start_is_the_base_codes() -> None:
+    torch.manual_seed(0)
+    for conv in convs(DeepLab(ModelConfig(backbone="resnet18"))).values():
+        assert conv.weight.std().item() == pytest.approx(0.01, rel=0.05)
 
 
 @pytest.mark.parametrize(("size", "cells"), [((1280, 720), (161, 91)), ((1024, 512), (129, 65))])
 def test_output_size_at_the_papers_resolutions(
-    size: tuple[int, int], cells: tuple[int, int]
+    size: tuple[int, int], cells: tuple[int, int], resnet101: DeepLab
 ) -> None:
-    with torch.device("meta"):
-        model = DeepLab(ModelConfig(heads="multi"))
-        output = model(torch.empty(1, 3, size[1], size[0]))
+    output = resnet101(torch.empty(1, 3, size[1], size[0], device="meta"))
     assert output.features.shape == (1, 2048, cells[1], cells[0])
     assert output.scores.shape == (1, 19, cells[1], cells[0])
     assert output.aux_scores is not None
@@ -81,13 +85,22 @@ def test_backbone_has_torchvisions_parameters(
     assert sum(p.numel() for p in model.classifier.parameters()) == 4 * (9 * features * 19 + 19)
 
 
-@pytest.mark.parametrize("backbone", ["resnet50", "resnet18", "tiny", "vgg16"])
-@pytest.mark.parametrize("norm", ["batch", "frozen", "sync"])
+@pytest.mark.parametrize(
+    ("backbone", "norm"),
+    [
+        ("resnet50", "batch"),
+        ("resnet18", "frozen"),
+        ("tiny", "batch"),
+        ("tiny", "frozen"),
+        ("tiny", "sync"),
+        ("vgg16", "batch"),
+    ],
+)
 def test_every_backbone_trains_a_step(backbone: str, norm: str) -> None:
     torch.manual_seed(0)
     model = build_deeplab(ModelConfig(backbone=backbone, norm=norm, num_classes=5))  # type: ignore[arg-type]
-    output = model(picture(2))
-    cells = (8, 12) if backbone == "vgg16" else (9, 13)
+    output = model(picture(2, 33, 49))
+    cells = (4, 6) if backbone == "vgg16" else (5, 7)
     assert output.scores.shape == (2, 5, *cells)
     assert output.features.shape[2:] == cells
     assert output.aux_scores is None
@@ -134,7 +147,7 @@ def test_tiny_trains_its_affine() -> None:
 
 def test_the_last_block_changes_the_output() -> None:
     torch.manual_seed(0)
-    model = build_deeplab(ModelConfig(backbone="tiny", width=8)).eval()
+    model = build_deeplab(ModelConfig(backbone="tiny", width=16)).eval()
     before = model(picture()).scores
     with torch.no_grad():
         model.backbone.get_submodule("layer4.0.conv2").get_parameter("weight").mul_(2)
@@ -144,7 +157,7 @@ def test_the_last_block_changes_the_output() -> None:
 @pytest.mark.parametrize("norm", ["batch", "frozen"])
 def test_compiles_as_one_graph(norm: str) -> None:
     torch.manual_seed(0)
-    config = ModelConfig(backbone="tiny", width=8, heads="multi", norm=norm)  # type: ignore[arg-type]
+    config = ModelConfig(backbone="tiny", width=16, heads="multi", norm=norm)  # type: ignore[arg-type]
     model = build_deeplab(config).eval()
 
     def levels(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -163,7 +176,7 @@ def test_compiles_as_one_graph(norm: str) -> None:
         {"norm": "group"},
         {"aspp_branches": 3},
         {"num_classes": 1},
-        {"width": 12},
+        {"width": 24},
         {"backbone": "vgg16", "heads": "multi"},
     ],
 )

@@ -14,7 +14,7 @@ from fastass.models import DeepLab, ModelConfig, build_deeplab
 from fastass.models.weights import WeightsError, init_weights, load_weights
 
 State = dict[str, Tensor]
-DEPTHS = {"resnet101": (3, 4, 23, 3), "resnet50": (3, 4, 6, 3)}
+DEPTHS = {"resnet101": (3, 4, 23, 3), "resnet50": (3, 4, 6, 3), "resnet18": (2, 2, 2, 2)}
 WIDTHS = (64, 128, 256, 512)
 VGG_CONVS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 23, 25, 27)
 VGG_CHANNELS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
@@ -45,37 +45,42 @@ class Maker:
         if counter:
             self.state[f"{name}.num_batches_tracked"] = torch.tensor(7)
 
-    def resnet(self, depths: tuple[int, ...], counter: bool = False) -> None:
+    def resnet(self, backbone: str, counter: bool = False) -> int:
+        """Stem and four stages; the channels of the last."""
         self.conv("conv1", 64, 3, 7)
         self.norm("bn1", 64, counter=counter)
         into = 64
-        for stage, (depth, width) in enumerate(zip(depths, WIDTHS, strict=True), 1):
+        for stage, (depth, width) in enumerate(zip(DEPTHS[backbone], WIDTHS, strict=True), 1):
+            out = width if backbone == "resnet18" else 4 * width
             for block in range(depth):
                 name = f"layer{stage}.{block}"
-                self.conv(f"{name}.conv1", width, into, 1)
-                self.norm(f"{name}.bn1", width, counter=counter)
-                self.conv(f"{name}.conv2", width, width, 3)
-                self.norm(f"{name}.bn2", width, counter=counter)
-                self.conv(f"{name}.conv3", 4 * width, width, 1)
-                self.norm(f"{name}.bn3", 4 * width, scale=0.3, counter=counter)
-                if block == 0:
-                    self.conv(f"{name}.downsample.0", 4 * width, into, 1)
-                    self.norm(f"{name}.downsample.1", 4 * width, counter=counter)
-                into = 4 * width
+                if backbone == "resnet18":
+                    convs = [(width, into, 3), (width, width, 3)]
+                else:
+                    convs = [(width, into, 1), (width, width, 3), (out, width, 1)]
+                for i, shape in enumerate(convs, 1):
+                    self.conv(f"{name}.conv{i}", *shape)
+                    scale = 0.3 if i == len(convs) else 1.0
+                    self.norm(f"{name}.bn{i}", shape[0], scale, counter)
+                if block == 0 and out != into:
+                    self.conv(f"{name}.downsample.0", out, into, 1)
+                    self.norm(f"{name}.downsample.1", out, counter=counter)
+                into = out
+        return into
 
     def head(self, name: str, into: int, classes: int = 19) -> None:
         for branch in range(4):
             self.conv(f"{name}.conv2d_list.{branch}", classes, into, 3, bias=True)
 
 
-def adaptsegnet(heads: str, backbone: str = "resnet101", classes: int = 19) -> State:
+def adaptsegnet(heads: str, backbone: str, classes: int = 19) -> State:
     maker = Maker()
-    maker.resnet(DEPTHS[backbone])
+    deep = maker.resnet(backbone)
     if heads == "multi":
-        maker.head("layer5", 1024, classes)
-        maker.head("layer6", 2048, classes)
+        maker.head("layer5", deep // 2, classes)
+        maker.head("layer6", deep, classes)
     else:
-        maker.head("layer5", 2048, classes)
+        maker.head("layer5", deep, classes)
     return maker.state
 
 
@@ -93,8 +98,8 @@ def adaptsegnet_vgg() -> State:
 
 def torchvision_resnet(backbone: str) -> State:
     maker = Maker()
-    maker.resnet(DEPTHS[backbone], counter=True)
-    maker.state["fc.weight"], maker.state["fc.bias"] = maker.random(1000, 2048), maker.random(1000)
+    deep = maker.resnet(backbone, counter=True)
+    maker.state["fc.weight"], maker.state["fc.bias"] = maker.random(1000, deep), maker.random(1000)
     return maker.state
 
 
@@ -176,7 +181,19 @@ def reference_vgg(state: State, x: Tensor) -> Tensor:
 
 
 def picture() -> Tensor:
-    return torch.randn(1, 3, 57, 73, generator=torch.Generator().manual_seed(5))
+    """27 cells wide, so that even the dilation of 24 reads more than padding."""
+    return torch.randn(1, 3, 24, 209, generator=torch.Generator().manual_seed(5))
+
+
+def build(**options: object) -> DeepLab:
+    """A network of zeros: random starts take time, and every test here replaces them."""
+    with torch.device("meta"):
+        model = DeepLab(ModelConfig(**options))  # type: ignore[arg-type]
+    model.to_empty(device="cpu")
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.zero_()
+    return model.eval()
 
 
 def assert_close(scores: Tensor, reference: Tensor) -> None:
@@ -185,36 +202,38 @@ def assert_close(scores: Tensor, reference: Tensor) -> None:
     assert torch.allclose(scores.double(), reference, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("branches", [4, 2])
-@pytest.mark.parametrize("heads", ["single", "multi"])
+@pytest.mark.parametrize(
+    ("heads", "backbone", "count"), [("single", "resnet50", 273), ("multi", "resnet101", 536)]
+)
 def test_adaptsegnet_predicts_as_the_base_code(
-    heads: str, branches: int, save: Callable[..., Path]
+    heads: str, backbone: str, count: int, save: Callable[..., Path]
 ) -> None:
-    state = adaptsegnet(heads)
-    config = ModelConfig(heads=heads, aspp_branches=branches)  # type: ignore[arg-type]
-    model = build_deeplab(config).eval()
-    report = init_weights(model, save(state))
-    assert len(state) == (528 if heads == "single" else 536)
-    assert not report.random
-    assert len(report.loaded) + len(report.skipped) == len(state)
-    assert report.normalize == "bgr"
-    assert len(report.skipped) == (0 if branches == 4 else 4 if heads == "single" else 8)
-
+    state = adaptsegnet(heads, backbone)
+    path = save(state)
+    assert len(state) == count
     exact = {name: tensor.double() for name, tensor in state.items()}
     stages = reference_resnet(exact, picture().double())
-    with torch.no_grad():
-        output = model(picture())
-    if heads == "single":
-        assert_close(output.scores, reference_head(exact, "layer5", stages[4], branches))
-    else:
-        assert_close(output.scores, reference_head(exact, "layer6", stages[4], branches))
-        assert output.aux_scores is not None
-        assert_close(output.aux_scores, reference_head(exact, "layer5", stages[3], branches))
+    for branches in (4, 2):
+        model = build(backbone=backbone, heads=heads, aspp_branches=branches)
+        report = init_weights(model, path)
+        assert not report.random
+        assert len(report.loaded) + len(report.skipped) == len(state)
+        assert report.normalize == "bgr"
+        assert len(report.skipped) == (0 if branches == 4 else 4 if heads == "single" else 8)
+        with torch.no_grad():
+            output = model(picture())
+        if heads == "single":
+            assert_close(output.scores, reference_head(exact, "layer5", stages[4], branches))
+        else:
+            assert_close(output.scores, reference_head(exact, "layer6", stages[4], branches))
+            assert output.aux_scores is not None
+            aux = reference_head(exact, "layer5", stages[3], branches)
+            assert_close(output.aux_scores, aux)
 
 
 def test_frozen_norm_predicts_the_same(save: Callable[..., Path]) -> None:
     state = adaptsegnet("single", "resnet50")
-    model = build_deeplab(ModelConfig(backbone="resnet50", norm="frozen")).train()
+    model = build(backbone="resnet50", norm="frozen").train()
     assert not init_weights(model, save(state)).random
     exact = {name: tensor.double() for name, tensor in state.items()}
     deep = reference_resnet(exact, picture().double())[4]
@@ -222,39 +241,37 @@ def test_frozen_norm_predicts_the_same(save: Callable[..., Path]) -> None:
         assert_close(model(picture()).scores, reference_head(exact, "layer5", deep, 4))
 
 
-@pytest.mark.parametrize("branches", [4, 2])
-def test_adaptsegnet_vgg_predicts_as_the_base_code(
-    branches: int, save: Callable[..., Path]
-) -> None:
+def test_adaptsegnet_vgg_predicts_as_the_base_code(save: Callable[..., Path]) -> None:
     state = adaptsegnet_vgg()
-    config = ModelConfig(backbone="vgg16", aspp_branches=branches)  # type: ignore[arg-type]
-    model = build_deeplab(config).eval()
-    report = init_weights(model, save(state))
-    assert not report.random
-    assert report.kind == "AdaptSegNet, VGG-16"
+    path = save(state)
     exact = {name: tensor.double() for name, tensor in state.items()}
     reference = reference_vgg(exact, picture().double())
-    with torch.no_grad():
-        scores = model(picture()).scores
-    assert_close(scores, reference_head(exact, "classifier", reference, branches))
+    for branches in (4, 2):
+        model = build(backbone="vgg16", aspp_branches=branches)
+        report = init_weights(model, path)
+        assert not report.random
+        assert report.kind == "AdaptSegNet, VGG-16"
+        with torch.no_grad():
+            scores = model(picture()).scores
+        assert_close(scores, reference_head(exact, "classifier", reference, branches))
 
 
 # Formats ----------------------------------------------------------------------------------------
 
 
-def resnet50(**options: object) -> DeepLab:
-    return build_deeplab(ModelConfig(backbone="resnet50", **options))  # type: ignore[arg-type]
+def resnet18(**options: object) -> DeepLab:
+    return build(backbone="resnet18", **options)
 
 
 @pytest.fixture(scope="module")
 def small() -> State:
-    return adaptsegnet("single", "resnet50")
+    return adaptsegnet("single", "resnet18")
 
 
 @pytest.mark.parametrize("norm", ["batch", "frozen"])
 def test_imagenet_resnet_leaves_only_heads_at_random(norm: str, save: Callable[..., Path]) -> None:
-    state = torchvision_resnet("resnet50")
-    model = resnet50(heads="multi", norm=norm)
+    state = torchvision_resnet("resnet18")
+    model = resnet18(heads="multi", norm=norm)
     heads = {n: t.clone() for n, t in model.state_dict().items() if "classifier" in n}
     report = init_weights(model, save(state))
     assert report.kind == "ImageNet ResNet"
@@ -262,7 +279,7 @@ def test_imagenet_resnet_leaves_only_heads_at_random(norm: str, save: Callable[.
     assert report.random.keys() == heads.keys()
     skipped = set(report.skipped)
     assert {"fc.weight", "fc.bias"} <= skipped
-    assert len(skipped) == (2 if norm == "batch" else 2 + 53)
+    assert len(skipped) == (2 if norm == "batch" else 2 + 20)
     own = model.state_dict()
     for name, tensor in state.items():
         if name not in skipped:
@@ -283,7 +300,7 @@ def test_imagenet_vgg_moves_conv5(save: Callable[..., Path]) -> None:
         maker.conv(f"features.{index}", out, into, 3, bias=True)
         into = out
     maker.state["classifier.0.weight"] = torch.zeros(8, 25088)
-    model = build_deeplab(ModelConfig(backbone="vgg16"))
+    model = build(backbone="vgg16")
     report = init_weights(model, save(maker.state))
     assert {name.rsplit(".", 1)[0] for name in report.random} == {
         "backbone.features.29",
@@ -299,7 +316,7 @@ def test_imagenet_vgg_moves_conv5(save: Callable[..., Path]) -> None:
 
 @pytest.mark.parametrize("prefix", ["Scale.", "module.", "module.Scale."])
 def test_wrappers_prefixes(prefix: str, small: State, save: Callable[..., Path]) -> None:
-    model = resnet50()
+    model = resnet18()
     report = init_weights(model, save(prefixed(small, prefix)))
     assert len(report.loaded) == len(small)
     own = model.state_dict()
@@ -311,15 +328,15 @@ def test_checkpoints_that_wrap_a_state_dict(
     wrapper: str, small: State, save: Callable[..., Path]
 ) -> None:
     content = {wrapper: small, "epoch": 3, "optimizer": {"lr": 0.1}}
-    assert len(init_weights(resnet50(), save(content)).loaded) == len(small)
+    assert len(init_weights(resnet18(), save(content)).loaded) == len(small)
 
 
 def test_legacy_files_of_torch_04(small: State, save: Callable[..., Path]) -> None:
-    assert len(init_weights(resnet50(), save(small, legacy=True)).loaded) == len(small)
+    assert len(init_weights(resnet18(), save(small, legacy=True)).loaded) == len(small)
 
 
 def test_fastass_checkpoint_directory(tmp_path: Path) -> None:
-    config = ModelConfig(backbone="tiny", width=8)
+    config = ModelConfig(backbone="tiny", width=16)
     torch.manual_seed(1)
     saved = build_deeplab(config)
     directory = tmp_path / "run" / "last"
@@ -337,7 +354,7 @@ def test_fastass_checkpoint_directory(tmp_path: Path) -> None:
             assert torch.equal(tensor, state[name])
     with pytest.raises(WeightsError, match=r"no model\.safetensors .* give one of: .*last"):
         init_weights(model, tmp_path / "run")
-    frozen = build_deeplab(ModelConfig(backbone="tiny", width=8, norm="frozen"))
+    frozen = build_deeplab(ModelConfig(backbone="tiny", width=16, norm="frozen"))
     assert not init_weights(frozen, directory).random
 
 
@@ -358,8 +375,8 @@ def failure(model: DeepLab, path: Path, allow: tuple[str, ...] = ()) -> str:
 
 def test_heads_of_21_classes_need_an_allowance(save: Callable[..., Path]) -> None:
     """The Caffe initialisation of DeepLab has Pascal's 21 classes."""
-    path = save(prefixed(adaptsegnet("single", "resnet50", classes=21), "Scale."))
-    model = resnet50()
+    path = save(prefixed(adaptsegnet("single", "resnet18", classes=21), "Scale."))
+    model = resnet18()
     message = failure(model, path)
     assert "classifier.branches.0.bias [21] in the file, [19] in the model" in message
     assert message.endswith("allow classifier")
@@ -367,13 +384,13 @@ def test_heads_of_21_classes_need_an_allowance(save: Callable[..., Path]) -> Non
     report = init_weights(model, path, ["classifier"])
     assert report.random.keys() == head.keys()
     assert all(torch.equal(model.state_dict()[n], t) for n, t in head.items())
-    assert "classifier 4: [21, 2048, 3, 3] in the file, [19, 2048, 3, 3] in" in str(report)
+    assert "classifier 4: [21, 512, 3, 3] in the file, [19, 512, 3, 3] in" in str(report)
 
 
 def test_single_level_into_multi_level_lacks_a_head(
     small: State, save: Callable[..., Path]
 ) -> None:
-    model, path = resnet50(heads="multi"), save(small)
+    model, path = resnet18(heads="multi"), save(small)
     message = failure(model, path)
     assert "aux_classifier.branches.0.bias not in the file" in message
     assert message.endswith("allow aux_classifier")
@@ -382,8 +399,8 @@ def test_single_level_into_multi_level_lacks_a_head(
 
 
 def test_multi_level_into_single_level_skips_a_head(save: Callable[..., Path]) -> None:
-    state = adaptsegnet("multi", "resnet50")
-    model = resnet50()
+    state = adaptsegnet("multi", "resnet18")
+    model = resnet18()
     report = init_weights(model, save(state))
     assert {name.split(".")[0] for name in report.skipped} == {"layer5"}
     own = model.state_dict()["classifier.branches.0.weight"]
@@ -392,25 +409,25 @@ def test_multi_level_into_single_level_skips_a_head(save: Callable[..., Path]) -
 
 def test_another_depth_is_a_mismatch(small: State, save: Callable[..., Path]) -> None:
     path = save(small)
-    message = failure(build_deeplab(ModelConfig()), path)
-    assert "does not fit resnet101" in message
-    assert "backbone.layer3.10.bn1.bias not in the file" in message
-    extra = save(small | {"layer3.6.conv1.weight": torch.zeros(256, 1024, 1, 1)})
-    assert "backbone.layer3.6.conv1.weight not in the model" in failure(resnet50(), extra)
-    report = init_weights(resnet50(), extra, ["backbone.layer3"])
+    message = failure(build(backbone="resnet50"), path)
+    assert "does not fit resnet50" in message
+    assert "backbone.layer3.0.bn3.bias not in the file" in message
+    extra = save(small | {"layer3.2.conv1.weight": torch.zeros(256, 256, 3, 3)})
+    assert "backbone.layer3.2.conv1.weight not in the model" in failure(resnet18(), extra)
+    report = init_weights(resnet18(), extra, ["backbone.layer3"])
     assert len(report.loaded) == len(small)
     assert set(report.skipped.values()) == {"not in the model"}
 
 
 def test_missing_statistics_are_a_mismatch(small: State, save: Callable[..., Path]) -> None:
     state = {name: t for name, t in small.items() if name != "layer2.1.bn2.running_var"}
-    message = failure(resnet50(), save(state))
+    message = failure(resnet18(), save(state))
     assert "backbone.layer2.1.bn2.running_var not in the file" in message
 
 
 def test_an_allowance_that_names_nothing(small: State, save: Callable[..., Path]) -> None:
     with pytest.raises(WeightsError, match=r"no module 'clasifier'; there are .*classifier"):
-        init_weights(resnet50(), save(small), ["clasifier"])
+        init_weights(resnet18(), save(small), ["clasifier"])
 
 
 # Unusable files ---------------------------------------------------------------------------------
@@ -487,7 +504,7 @@ def test_contents_that_are_no_weights(
 
 def test_unknown_names_and_missing_files(tmp_path: Path, save: Callable[..., Path]) -> None:
     with pytest.raises(WeightsError, match="not a ResNet, VGG-16, AdaptSegNet or fastass"):
-        init_weights(resnet50(), save({"encoder.weight": torch.zeros(3)}))
+        init_weights(resnet18(), save({"encoder.weight": torch.zeros(3)}))
     with pytest.raises(WeightsError, match="no such file"):
         load_weights(tmp_path / "absent.pth")
     with pytest.raises(WeightsError, match=r"no model\.safetensors in this directory"):

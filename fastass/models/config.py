@@ -48,7 +48,8 @@ class ModelConfig:
             raise UserError(f"model.aspp_branches: {self.aspp_branches!r} is not 4 or 2")
         if self.num_classes < 2:
             raise UserError(f"model.num_classes: {self.num_classes} is less than 2")
-        if self.width < 8 or self.width % 8:
-            raise UserError(f"model.width: {self.width} is not a positive multiple of 8")
+        # oneDNN's AVX-512 strided 1×1 convolution of 8 channels overruns its buffers (torch 2.13).
+        if self.width < 16 or self.width % 16:
+            raise UserError(f"model.width: {self.width} is not a positive multiple of 16")
         if self.backbone == "vgg16" and self.heads == "multi":
             raise UserError("model.heads: vgg16 has a single head; use heads=single")
