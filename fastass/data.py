@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from fastass.adaptation import Modules
 from fastass.config import Config
@@ -50,7 +51,7 @@ class TrainingData:
     def normalize(self) -> str:
         return self.config.data.normalize
 
-    def batches(self, first: int, modules: Modules) -> Iterator[StepBatch]:
+    def batches(self, first: int, modules: Modules, device: torch.device) -> Iterator[StepBatch]:
         """Endless batches from micro-step `first` on, with the streams that `modules` use."""
         c = self.config
         with open_feed(
@@ -59,6 +60,7 @@ class TrainingData:
             seed=c.seed,
             workers=c.data.workers,
             on_bad_sample=c.data.on_bad_sample,
+            device=str(device),
         ) as feed:
             yield from feed.batches(first)
 

@@ -26,6 +26,7 @@ def summarize(
     best_miou: float,
     images_per_second: float,
     seconds: float,
+    skipped: int,
 ) -> dict[str, Any]:
     """The content of summary.json. IoU in percent; `start` is the supervised start's evaluation."""
     return {
@@ -42,6 +43,7 @@ def summarize(
         "start": start,
         "images_per_second": images_per_second,
         "training_seconds": seconds,
+        "skipped_samples": skipped,
         "device": describe(execution.device),
         "kernels": execution.kernels,
         "amp": execution.amp_name,

@@ -38,6 +38,7 @@ class Position:
     last: dict[str, Any] | None = None
     seconds: float = 0.0
     images: int = 0
+    skipped: int = 0  # bad samples that were replaced
 
 
 class Trainer:
@@ -117,7 +118,8 @@ class Trainer:
     def _batches(self, step: int, adapt: bool) -> Iterator[Streams]:
         first = step * self.config.accumulate
         modules = self.modules if adapt else self.modules.start()
-        for batch in self.data.batches(first, modules):
+        for batch in self.data.batches(first, modules, self.execution.device):
+            self.position.skipped += batch.skipped
             yield self.execution.to_device(batch)
 
     def _log(self) -> None:
@@ -128,7 +130,8 @@ class Trainer:
         if not means:
             return
         rate = self.engine.optimizers["generator"].param_groups[0]["lr"]
-        self.run.log({"step": self.position.step, "lr": rate, **means})
+        here = self.position
+        self.run.log({"step": here.step, "lr": rate, "skipped": here.skipped, **means})
         self.reporter.advance(
             self.position.step, terms_note(means["terms"], means["images_per_second"])
         )
@@ -225,6 +228,7 @@ class Trainer:
             best_miou=here.best,
             images_per_second=self.monitor.images_per_second,
             seconds=self.monitor.seconds,
+            skipped=here.skipped,
         )
         sheet = before_and_after(self.run.path, self.engine.generator, self.data, self.execution)
         self.run.write(SUMMARY, json.dumps(summary, indent=2) + "\n")

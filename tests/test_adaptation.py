@@ -51,7 +51,7 @@ def all_streams(modules: Modules) -> Streams:
 def module(modules: Modules, heads: str = "single", gan: str = "vanilla") -> Adaptation:
     loss = LossConfig(**{**vars(WEIGHTS), "gan": gan})
     config = Config(
-        model=ModelConfig(backbone="tiny", width=8, num_classes=CLASSES, heads=heads),  # type: ignore[arg-type]
+        model=ModelConfig(backbone="tiny", width=16, num_classes=CLASSES, heads=heads),  # type: ignore[arg-type]
         discriminator=DiscriminatorConfig(width=4, hidden=16),
         loss=loss,
     )

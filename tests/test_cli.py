@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastass.cli import main
+from fastass.cli import COMMANDS, main
 from fastass.pipelines.toycity import generate
-
-COMMANDS = ("train", "eval", "predict", "toycity", "pack", "doctor", "presets")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -116,8 +114,8 @@ def test_damaged_data_is_named(
     shutil.copytree(city, copy)
     expected = damage(copy, kind)
     words = (
-        "train toycity --method ga --labelled 1 --steps 2 --start-steps 0 --batch 3 --model-width 8 --plain "
-        "--discriminator-width 4 --source-size 64x32 --target-size 64x32"
+        "train toycity --method ga --labelled 1 --steps 2 --start-steps 0 --batch 3 --plain "
+        "--model-width 16 --discriminator-width 4 --source-size 64x32 --target-size 64x32"
     ).split()
     data = ["--data-source", str(copy / "gta5"), "--data-target", str(copy / "cityscapes")]
     assert main([*words, *data, "--out", str(tmp_path / "run")]) == 2

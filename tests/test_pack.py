@@ -80,6 +80,17 @@ def test_a_damaged_shard_is_written_again(tmp_path: Path, dataset: Dataset, dama
     assert content(tmp_path / "out") == before
 
 
+def test_no_bit_of_an_index_may_flip(tmp_path: Path, dataset: Dataset) -> None:
+    run(dataset, tmp_path)
+    before = content(tmp_path / "out")
+    path = tmp_path / "out" / "shard-00001.json"
+    rng = np.random.default_rng(0)
+    for _ in range(15):
+        flip(path, int(rng.integers(path.stat().st_size)), int(rng.integers(8)))
+        assert run(dataset, tmp_path) == PackReport(2, 3, (), 0, True)
+        assert content(tmp_path / "out") == before
+
+
 def test_a_changed_source_is_packed_again(tmp_path: Path, dataset: Dataset) -> None:
     run(dataset, tmp_path)
     image = dataset.samples[2].image

@@ -187,6 +187,8 @@ def test_index_of_another_shard_or_set(tmp_path: Path) -> None:
     shutil.copy(root / "shard-00000.json", index)
     fails(lambda: open_packed(root), "shard-00001.json", "index of shard-00000.tar")
     index.write_bytes(own.replace(b'"00003"', b'"00033"'))
+    fails(lambda: open_packed(root), "shard-00001.json", "damaged")
+    shutil.copy(packed(tmp_path / "other", quality=90) / "shard-00001.json", index)
     fails(lambda: open_packed(root), "shard-00001.json", "not the manifest's")
     index.unlink()
     fails(lambda: open_packed(root), "shard-00001.json", "missing")

@@ -25,7 +25,7 @@ from fastass.progress import Plain
 
 SMALL = (
     "--method ga+csa --labelled 3 --steps 5 --start-steps 3 --batch 2 --accumulate 2 "
-    "--data-source-size 96x56 --data-target-size 96x48 --model-width 8 --discriminator-width 4 "
+    "--data-source-size 96x56 --data-target-size 96x48 --model-width 16 --discriminator-width 4 "
     "--discriminator-hidden 16 --eval-every 3 --save-every 2 --log-every 1 --plain"
 ).split()
 
@@ -194,7 +194,7 @@ def test_a_non_finite_weight_is_not_saved(
         preset("toycity"),
         {
             "data.source": str(toycity / "gta5"), "data.target": str(toycity / "cityscapes"),
-            "data.source_size": "96x56", "data.target_size": "96x48", "model.width": 8,
+            "data.source_size": "96x56", "data.target_size": "96x48", "model.width": 16,
             "labelled": 3, "start_steps": 0, "steps": 1, "batch": 1,
             "discriminator.width": 4, "discriminator.hidden": 16,
         },

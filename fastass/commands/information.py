@@ -1,0 +1,30 @@
+"""`fastass doctor` and `fastass presets`."""
+
+from argparse import ArgumentParser, Namespace
+
+from fastass.commands.command import Command
+from fastass.doctor import report
+from fastass.presets import PRESETS
+
+
+def no_flags(parser: ArgumentParser) -> None:
+    """These commands take none."""
+
+
+def doctor(args: Namespace) -> None:
+    print(report())
+
+
+def presets(args: Namespace) -> None:
+    width = max(map(len, PRESETS))
+    for name, entry in PRESETS.items():
+        reported = f"paper: {entry.miou} mIoU" if entry.miou is not None else ""
+        print(f"{name:<{width}}  {entry.where:<28}{reported}".rstrip())
+
+
+DOCTOR = Command(
+    "doctor", "what this machine can run, and why not", "fastass doctor", no_flags, doctor
+)
+PRESETS_COMMAND = Command(
+    "presets", "presets and the paper's figures", "fastass presets", no_flags, presets
+)
