@@ -117,8 +117,9 @@ class ShardIndex:
     records: tuple[Record, ...]
 
     def encode(self) -> bytes:
-        """Canonical JSON, one record a line."""
+        """JSON, one record a line, with the SHA-256 of everything else in it."""
         head = {"format": FORMAT, "version": VERSION} | asdict(self)
+        head["sha256"] = digest(head)
         del head["records"]
         lines = ",\n".join(json.dumps(record) for record in self.records)
         return f'{json.dumps(head)[:-1]}, "records": [\n{lines}\n]}}\n'.encode()
@@ -190,7 +191,7 @@ class Manifest:
         )
 
     def encode(self) -> bytes:
-        """JSON; its last field is the SHA-256 of the others."""
+        """JSON, with the SHA-256 of everything else in it."""
         tree = {"format": FORMAT, "version": VERSION} | asdict(self)
         tree["settings"] = self.settings.to_json()
         tree["sha256"] = digest(tree)
@@ -201,8 +202,6 @@ class Manifest:
         """Raises DataError for damage and for another version."""
 
         def build(tree: dict[str, Any]) -> Manifest:
-            if tree.pop("sha256") != digest(tree):
-                raise ValueError("its own checksum does not fit")
             return cls(
                 settings=PackSettings.from_json(tree["settings"]),
                 samples=int(tree["samples"]),
@@ -240,8 +239,10 @@ def _decode(data: bytes, path: Path, build: Callable[[dict[str, Any]], T]) -> T:
             raise ValueError(f"its format is {tree['format']!r}")
         version = tree["version"]
         if version == VERSION:
+            if tree.pop("sha256") != digest(tree):
+                raise ValueError("its own checksum does not fit")
             return build(tree)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise DataError(f"{path}: is damaged or no file of a packed data set: {reason}") from None
     raise DataError(
