@@ -3,7 +3,7 @@
     python -m bench.data [--layout gta5|cityscapes] [--images 16] [--rounds 5] [--dir DIR]
 
 Writes full-size PNGs (1/f spectrum: 2–3 MB each, as the real ones), packs them at training size,
-and compares the loaders (`fastass.pipelines.bench_data`). For your own data use `fastass bench data`.
+and compares the loaders (`fastass.pipelines.bench_data`). On your own data: `fastass bench data`.
 """
 
 import argparse
