@@ -4,7 +4,17 @@
 auto; `available` says what this machine can run.
 """
 
+from fastass.kernels.class_mean import class_mean
 from fastass.kernels.dispatch import available, choice, resolve, use
+from fastass.kernels.pixel_discriminator_loss import pixel_discriminator_loss
 from fastass.kernels.upsample_confusion import upsample_confusion
 
-__all__ = ["available", "choice", "resolve", "upsample_confusion", "use"]
+__all__ = [
+    "available",
+    "choice",
+    "class_mean",
+    "pixel_discriminator_loss",
+    "resolve",
+    "upsample_confusion",
+    "use",
+]

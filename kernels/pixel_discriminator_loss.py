@@ -592,7 +592,7 @@ def native_forward(
     shapes = ((M, N), (M,), (2 * C, M), (2 * C,))
     gradients = [torch.zeros(shape) if weight_gradient else nothing.clone() for shape in shapes]
     sums = torch.zeros(2, dtype=torch.float64)
-    block = min(BLOCK, count)
+    block = max(1, min(BLOCK, count))
     gathered = torch.empty((0 if count == len(rows) else block, N), dtype=dtype)
     products = torch.empty((block, M), dtype=dtype)
     for start in range(0, count, block):
@@ -633,6 +633,7 @@ def native_forward(
                 gradients[0] += torch.mm(hidden.t().to(dtype), x)
         if adversarial_gradient is not None and dtype != torch.float32:
             hidden_gradient[start:end] = adversarial_gradient
+    hidden_gradient[count:] = 0  # never read: an output has no undefined values
     scale = 1 / max(count, 1)
     domain_loss, adversarial_loss = (sums * scale).float().unbind()
     return (
@@ -658,7 +659,7 @@ def native_backward(
     factor = float(gradient) * float(scale)
     rows = torch.empty((len(index), weight1.shape[1]), dtype=weight1.dtype)
     rows.index_fill_(0, index[count:], 0)
-    block = min(BLOCK, count)
+    block = max(1, min(BLOCK, count))
     buffer = rows.new_empty((0 if count == len(rows) else block, rows.shape[1]))
     for start in range(0, count, block):
         end = min(start + block, count)
