@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from fastass.commands import bench, evaluate, information, pack, predict, toycity, train
+from fastass.commands import bench, evaluate, information, pack, predict, reproduce, toycity, train
 from fastass.configfile import neighbours
 from fastass.errors import USER_ERRORS, TrainingFailure, UserError
 from fastass.interruption import Interrupted
@@ -19,6 +19,7 @@ COMMANDS = {
         pack.COMMAND,
         toycity.COMMAND,
         bench.COMMAND,
+        reproduce.COMMAND,
         information.DOCTOR,
         information.PRESETS_COMMAND,
     )

@@ -12,7 +12,7 @@ RANKS = [
     {"models"},
     {"config"},
     {"configfile", "losses", "metrics", "paper", "optim", "checkpoint", "picture"},
-    {"presets", "adaptation", "run"},
+    {"presets", "adaptation", "run", "reproduce"},
     {"execution", "monitor", "progress", "interruption"},
     {"engine", "evaluation", "predict", "data", "doctor"},
     {"results"},
