@@ -116,8 +116,22 @@ def _clear(path: Path) -> None:
             entry.unlink(missing_ok=True)
 
 
-def check_same(path: Path, config: Config) -> None:
-    """UserError if a run can't be resumed with this configuration."""
+def has_checkpoint(path: Path) -> bool:
+    """Whether the run was saved at least once."""
+    return (path / "last").exists()
+
+
+def check_same(path: Path, config: Config, labelled: Sequence[str]) -> None:
+    """UserError if a run can't be resumed with this configuration and these labelled images."""
+    try:
+        chosen = (path / LABELLED).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"{path / LABELLED}: can't be read: {error.strerror}") from None
+    if chosen != list(labelled):
+        raise UserError(
+            f"{path}: can't resume: the labelled images are not those of {LABELLED}; "
+            "the target data has changed"
+        )
     saved = from_yaml(path / CONFIG)
     for leaf in leaves():
         if leaf.path in FREE:

@@ -1,30 +1,26 @@
-"""Training from configuration to summary: feed, step, watch, evaluate, save, resume."""
+"""The training loop: feed, step, watch, evaluate, save, resume."""
 
 import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
-
 from fastass import checkpoint
-from fastass.adaptation import Adaptation, Modules, Streams, modules_of
+from fastass.adaptation import Adaptation, Modules, Streams
 from fastass.config import Config
 from fastass.configfile import to_yaml
-from fastass.data import TrainingData, open_training_data
-from fastass.engine import Engine, build
-from fastass.errors import TrainingFailure, UserError
+from fastass.data import TrainingData
+from fastass.engine import Engine
+from fastass.errors import TrainingFailure
 from fastass.evaluation import Scores, evaluate
-from fastass.execution import Execution, choose
+from fastass.execution import Execution
 from fastass.interruption import Interrupted, Interruption
-from fastass.models.weights import init_weights
 from fastass.monitor import Monitor
 from fastass.optim import decay, set_rates
 from fastass.progress import Reporter, terms_note
 from fastass.results import before_and_after, summarize, table
-from fastass.run import SUMMARY, Run, check_same, inspect_run, make_run
+from fastass.run import SUMMARY, Run, has_checkpoint
 
 
 @dataclass
@@ -63,7 +59,8 @@ class Trainer:
 
     def restore(self) -> None:
         """Continue from the last checkpoint, where there is one."""
-        if not (self.run.path / "last").exists():
+        if not has_checkpoint(self.run.path):
+            self.run.forget_after(0)
             return
         path = checkpoint.find(self.run.path / "last")
         checkpoint.load_into(self.engine.module, checkpoint.read_weights(path), path)
@@ -235,61 +232,3 @@ class Trainer:
         self.reporter.line(table(summary))
         self.reporter.line(f"contact sheet: {sheet}")
         return summary
-
-
-def train(
-    config: Config,
-    out: Path,
-    reporter: Reporter,
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-    stop_at: int | None = None,
-) -> dict[str, Any]:
-    """Run a configuration in the directory `out` and return its summary.
-
-    Everything the user gave is checked before anything in `out` is touched. Raises UserError or
-    DataError for bad input, TrainingFailure when training can't go on, Interrupted on a signal.
-    """
-    config = config.resolved()
-    _check(config)
-    execution = choose(config)
-    resuming = inspect_run(out, resume=resume, overwrite=overwrite)
-    data, config = open_training_data(config, reporter)
-    modules = modules_of(config.method, len(data.labelled_names))
-    if resuming:
-        check_same(out, config)
-        if (done := _finished(out)) is not None:
-            reporter.line(f"{out} is complete")
-            reporter.line(table(done))
-            return done
-    reporter.line(execution.line)
-    reporter.line(data.describe(modules))
-    module = build(config, modules)
-    if config.init and not resuming:
-        report = init_weights(module.generator, config.init, config.allow_mismatch)
-        reporter.line(str(report))
-    run = Run(out) if resuming else make_run(out, config, data.labelled_names)
-    trainer = Trainer(module, config, data, modules, execution, run, reporter)
-    if resuming:
-        trainer.restore()
-    with reporter:
-        return trainer.fit(stop_at)
-
-
-def _finished(out: Path) -> dict[str, Any] | None:
-    path = out / SUMMARY
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
-def _check(config: Config) -> None:
-    """Values that no run can have."""
-    for name in ("steps", "batch", "accumulate", "save_every", "log_every"):
-        if getattr(config, name) < 1:
-            raise UserError(f"{name}: expected at least 1, got {getattr(config, name)}")
-    for name in ("start_steps", "labelled", "eval_every"):
-        if getattr(config, name) < 0:
-            raise UserError(f"{name}: expected 0 or more, got {getattr(config, name)}")
-    if config.method == "oracle" and config.labelled == 0 and config.labelled_list is None:
-        raise UserError("method oracle trains on labelled target images; give --labelled N")
-    torch.manual_seed(config.seed)

@@ -17,6 +17,7 @@ RANKS = [
     {"engine", "evaluation", "predict", "data", "doctor"},
     {"results"},
     {"trainer"},
+    {"training"},
     {"commands"},
     {"cli"},
     {"__main__"},

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastass import checkpoint, trainer
+from fastass import checkpoint, training
 from fastass.cli import main
 from fastass.configfile import override
 from fastass.engine import Engine
@@ -128,6 +128,26 @@ def test_sigterm_saves_and_the_run_goes_on(straight: Path, toycity: Path, tmp_pa
     assert_same_run(straight, run)
 
 
+def test_a_run_killed_before_its_first_checkpoint_starts_over(
+    straight: Path, toycity: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert main(arguments(toycity, run, "--stop-at", "1")) == 0
+    (run / "last").unlink()
+    assert main(["train", "--out", str(run), "--resume", "--plain"]) == 0
+    assert_same_run(straight, run)
+
+
+def test_other_data_under_a_resumed_run_is_refused(
+    toycity: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main(arguments(toycity, run, "--stop-at", "1")) == 0
+    (run / "labelled.txt").write_text("another\n")
+    assert main(["train", "--out", str(run), "--resume", "--plain"]) == 2
+    assert "the target data has changed" in capsys.readouterr().err
+
+
 def test_the_same_from_the_saved_configuration(straight: Path, tmp_path: Path) -> None:
     run = tmp_path / "again"
     assert main(["train", "--config", str(straight / "config.yaml"), "--out", str(run)]) == 0
@@ -200,7 +220,7 @@ def test_a_non_finite_weight_is_not_saved(
         },
     )  # fmt: skip
     with pytest.raises(TrainingFailure, match=r"weight generator\..* is not finite"):
-        trainer.train(config, tmp_path / "run", Plain())
+        training.train(config, tmp_path / "run", Plain())
     assert not (tmp_path / "run" / "last").exists()
 
 

@@ -9,7 +9,7 @@ from fastass.errors import UserError
 from fastass.presets import preset
 from fastass.progress import reporter
 from fastass.run import CONFIG
-from fastass.trainer import train
+from fastass.training import train
 
 DERIVED = {"preset", "model.num_classes"}  # set by the preset and by the data
 
