@@ -1,1 +1,1 @@
-"""Benchmarks of the operators: `pytest bench/ --benchmark-json=r.json && python -m bench.table r.json`."""
+"""Benchmarks of the operators; `conftest` says how they measure, `table` prints the results."""

@@ -104,16 +104,7 @@ def compile_one(module: str, position: int, arch: int) -> Report:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         return Report(name, arch, verdict=f"does not compile: {type(error).__name__}: {first_line}")
     code, usage = _disassemble(compiled.asm["cubin"])
-    spills = len(_SPILL.findall(code))
-    matrix = len(_MATRIX.findall(code))
-    loads16 = len(_LOAD16.findall(code))
-    problems = []
-    if spills:
-        problems.append("spills")
-    if launch.dot and not matrix:
-        problems.append("dot without matrix instructions")
-    if launch.wide and not loads16:
-        problems.append("no 16-byte loads")
+    spills, matrix, loads16, words = verdict(dot=launch.dot, wide=launch.wide, code=code)
     registers = int(re.search(r"REG:(\d+)", usage)[1])  # type: ignore[index]
     return Report(
         name,
@@ -123,8 +114,21 @@ def compile_one(module: str, position: int, arch: int) -> Report:
         compiled.metadata.shared,
         matrix,
         loads16,
-        ", ".join(problems) or "ok",
+        words,
     )
+
+
+def verdict(*, dot: bool, wide: bool, code: str) -> tuple[int, int, int, str]:
+    """Spill instructions, matrix instructions, 16-byte loads of machine code, and what is wrong."""
+    spills, matrix, loads16 = (len(p.findall(code)) for p in (_SPILL, _MATRIX, _LOAD16))
+    problems = []
+    if spills:
+        problems.append("spills")
+    if dot and not matrix:
+        problems.append("dot without matrix instructions")
+    if wide and not loads16:
+        problems.append("no 16-byte loads")
+    return spills, matrix, loads16, ", ".join(problems) or "ok"
 
 
 def run(

@@ -1,0 +1,48 @@
+"""The ahead-of-time gate: every Triton launch compiles for every architecture, without spills."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from fastass.kernels import gate
+
+triton = pytest.importorskip("triton")
+
+
+def test_every_launch_passes() -> None:
+    """In a process of its own: an interpreting session must not change the kernels."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    ran = subprocess.run(
+        [sys.executable, "-m", "fastass.kernels.gate", "--json"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode in (0, 1), ran.stderr
+    reports = [gate.Report(**row) for row in json.loads(ran.stdout)]
+    assert {report.sm for report in reports} == {80, 90, 100}
+    assert len(reports) == 3 * len(gate.launches())
+    failed = [report for report in reports if report.verdict != "ok"]
+    assert not failed, "\n" + gate.table(failed)
+
+
+def test_verdicts() -> None:
+    launch = gate.launches(["class_mean"])
+    assert launch[0] == ("class_mean", 0)
+    code = "LDG.E.128 R4, [R2.64] ; HMMA.16816.F32 R4 ; STL [R1], R2 ; LDL R3, [R1] ; LDG.E R1"
+    assert gate.verdict(dot=True, wide=True, code=code) == (2, 1, 1, "spills")
+    clean = "LDGSTS.E.BYPASS.128 [R1] ; HGMMA.64x64x16.F32.BF16 R24 ; LDGDEPBAR"
+    assert gate.verdict(dot=True, wide=True, code=clean) == (0, 1, 1, "ok")
+    assert gate.verdict(dot=True, wide=True, code="FFMA R1 ; LDG.E.64 R1")[3] == (
+        "dot without matrix instructions, no 16-byte loads"
+    )
+    assert gate.verdict(dot=False, wide=False, code="FFMA R1")[3] == "ok"
+
+
+def test_interpreting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(RuntimeError, match="unset TRITON_INTERPRET"):
+        gate.run(["class_mean"])
