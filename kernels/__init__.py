@@ -8,6 +8,8 @@ from fastass.kernels.class_mean import class_mean
 from fastass.kernels.dispatch import available, choice, resolve, use
 from fastass.kernels.pixel_discriminator_loss import pixel_discriminator_loss
 from fastass.kernels.upsample_confusion import upsample_confusion
+from fastass.kernels.upsample_cross_entropy import upsample_cross_entropy
+from fastass.kernels.upsample_softmax import upsample_softmax
 
 __all__ = [
     "available",
@@ -16,5 +18,7 @@ __all__ = [
     "pixel_discriminator_loss",
     "resolve",
     "upsample_confusion",
+    "upsample_cross_entropy",
+    "upsample_softmax",
     "use",
 ]

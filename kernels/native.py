@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -39,6 +40,18 @@ SIGNATURES: dict[str, tuple[type, ...]] = {
     ),
     # scores, element, strides b c h w, labels, counts, B, C, h, w, H, W, align, ignore, threads
     "upsample_confusion": (_POINTER, _INT, *(_SIZE,) * 4, _POINTER, _POINTER, *(_INT,) * 9),
+    # scores…strides, labels, P, its strides, gradient, loss, valid, B…W, align, ignore, threads
+    "upsample_softmax_forward": (
+        *(_POINTER, _INT, *(_SIZE,) * 4, _POINTER),
+        *(_POINTER, *(_SIZE,) * 4, _POINTER, _POINTER, _POINTER),
+        *(_INT,) * 9,
+    ),
+    # scores…strides, gradient of P, its strides, gradient, B, C, h, w, H, W, align, threads
+    "upsample_softmax_backward": (
+        *(_POINTER, _INT, *(_SIZE,) * 4),
+        *(_POINTER, *(_SIZE,) * 4, _POINTER),
+        *(_INT,) * 8,
+    ),
     # labels, rows, columns, B, h, w, H, W, C, ignore, index, classes, count
     "valid_pixels": (*(_POINTER,) * 3, *(_SIZE,) * 5, _INT, _INT, *(_POINTER,) * 3),
     # hidden, classes, R, M, C, bias1, weight2, bias2, slope, domain, weight_gradient, adversarial,
@@ -115,7 +128,7 @@ def isa() -> str:
 
 
 @functools.cache
-def _routine(name: str, instruction_set: str) -> ctypes._CFuncPtr:
+def _routine(name: str, instruction_set: str) -> Callable[..., int]:
     routine = getattr(library(), f"fastass_{name}_{instruction_set}")
     routine.argtypes = SIGNATURES[name]
     routine.restype = ctypes.c_int

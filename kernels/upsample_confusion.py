@@ -89,6 +89,11 @@ def _constants(classes: int, ignore_index: int, align_corners: bool) -> dict[str
     }
 
 
+def _warps(constants: dict[str, int]) -> int:
+    """The counts of a program stay in registers: 8192 of them (64 classes) take 16 warps."""
+    return 4 if constants["BINS"] <= 1024 else 16
+
+
 def launch(scores: Tensor, labels: Tensor, align_corners: bool, ignore_index: int) -> Tensor:
     """The Triton implementation. A label out of range turns every count into -1 (no host sync)."""
     batch, classes, in_height, in_width = scores.shape
@@ -98,7 +103,7 @@ def launch(scores: Tensor, labels: Tensor, align_corners: bool, ignore_index: in
     grid = (cdiv(height * width, constants["PIXELS"] * constants["CHUNKS"]), batch)
     _count[grid](
         scores, labels, bins, *scores.stride(), in_height, in_width, height, width,
-        **constants, num_warps=4,
+        **constants, num_warps=_warps(constants),
     )  # fmt: skip
     counts = bins[: classes * classes].view(classes, classes)
     return torch.where(bins[classes * classes + 1] > 0, -1, counts)
@@ -114,7 +119,8 @@ def _aot(name: str, dtype: torch.dtype, classes: int, align_corners: bool) -> La
     }
     pointers = {"scores": dtype, "labels": torch.uint8, "bins": torch.int64}
     constants = _constants(classes, 255, align_corners)
-    return Launch(name, _count, {**pointers, **strides, **sizes}, constants, num_warps=4)
+    given = {**pointers, **strides, **sizes}
+    return Launch(name, _count, given, constants, num_warps=_warps(constants))
 
 
 AOT = (

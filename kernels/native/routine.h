@@ -52,6 +52,35 @@ typedef uint32_t Vu __attribute__((vector_size(4 * FASTASS_LANES)));
 }
 [[maybe_unused]] inline void store(float* to, Vf value) { __builtin_memcpy(to, &value, sizeof value); }
 
+#if defined(__clang__)
+#define FASTASS_BLEND(a, b, take)                                                                     \
+    [](Vf first, Vf second, Vi which) {                                                               \
+        Vf result;                                                                                    \
+        for (int i = 0; i < kLanes; ++i)                                                              \
+            result[i] = which[i] < kLanes ? first[which[i]] : second[which[i] - kLanes];              \
+        return result;                                                                                \
+    }(a, b, take)
+#else
+#define FASTASS_BLEND(a, b, take) __builtin_shuffle(a, b, take)
+#endif
+
+// Transposes kLanes vectors in place: in log2(kLanes) steps, each swaps the off-diagonal blocks of width D.
+template <int D = kLanes / 2>
+inline void transpose(Vf* rows) {
+    Vi upper, lower;  // from the concatenation of a pair
+    for (int j = 0; j < kLanes; ++j) {
+        upper[j] = j & D ? kLanes + j - D : j;
+        lower[j] = j & D ? kLanes + j : j + D;
+    }
+    for (int i = 0; i < kLanes; ++i) {
+        if (i & D) continue;
+        const Vf a = rows[i], b = rows[i + D];
+        rows[i] = FASTASS_BLEND(a, b, upper);
+        rows[i + D] = FASTASS_BLEND(a, b, lower);
+    }
+    if constexpr (D > 1) transpose<D / 2>(rows);
+}
+
 [[maybe_unused]] inline float float_of_bits(uint32_t bits) {
     float value;
     std::memcpy(&value, &bits, 4);
@@ -106,6 +135,14 @@ typedef uint32_t Vu __attribute__((vector_size(4 * FASTASS_LANES)));
     if (type == kFloat32) return static_cast<const float*>(base)[index];
     const uint16_t bits = static_cast<const uint16_t*>(base)[index];
     return type == kFloat16 ? float_of_float16(bits) : float_of_bfloat16(bits);
+}
+
+[[maybe_unused]] inline void set_element(void* base, Element type, int64_t index, float value) {
+    if (type == kFloat32)
+        static_cast<float*>(base)[index] = value;
+    else
+        static_cast<uint16_t*>(base)[index] =
+            type == kFloat16 ? float16_of_float(value) : bfloat16_of_float(value);
 }
 
 // Scratch memory, aligned for the widest vectors; released at the end of the scope.

@@ -104,25 +104,25 @@ struct Scores {
     int batch, classes, height, width;
     int64_t stride_b, stride_c, stride_h, stride_w;
 
-    // Row y of image b as float [classes][padded], times `factor`, the last column repeated into the padding.
+    // Row y of image b as float [classes][padded], the last column repeated into the padding.
     // Minus infinity becomes a large finite number: between two such corners the difference must be 0, not NaN.
-    void read_row(float* row, int padded, int b, int y, float factor) const {
+    void read_row(float* row, int padded, int b, int y) const {
         const int64_t base = b * stride_b + y * stride_h;
         if (type == kFloat32)
-            read<float>(row, padded, base, factor, [](float value) { return value; });
+            read<float>(row, padded, base, [](float value) { return value; });
         else if (type == kFloat16)
-            read<uint16_t>(row, padded, base, factor, [](uint16_t bits) { return float_of_float16(bits); });
+            read<uint16_t>(row, padded, base, [](uint16_t bits) { return float_of_float16(bits); });
         else
-            read<uint16_t>(row, padded, base, factor, [](uint16_t bits) { return float_of_bfloat16(bits); });
+            read<uint16_t>(row, padded, base, [](uint16_t bits) { return float_of_bfloat16(bits); });
     }
 
     template <typename T, typename Convert>
-    void read(float* row, int padded, int64_t base, float factor, Convert convert) const {
+    void read(float* row, int padded, int64_t base, Convert convert) const {
         const T* from = static_cast<const T*>(data) + base;
         for (int c = 0; c < classes; ++c, from += stride_c) {
             float* to = row + static_cast<size_t>(c) * padded;
             for (int x = 0; x < width; ++x) to[x] = convert(from[x * stride_w]);
-            for (int x = 0; x < width; ++x) to[x] = to[x] * factor < -1e38f ? -1e38f : to[x] * factor;
+            for (int x = 0; x < width; ++x) to[x] = to[x] < -1e38f ? -1e38f : to[x];
             for (int x = width; x < padded; ++x) to[x] = to[width - 1];
         }
     }
@@ -144,6 +144,6 @@ inline void read_corners(float* corners, const float* top, const float* bottom, 
 // Cell rows that one task does: independent of the number of threads, so that the order of every sum is too.
 constexpr int kBand = 8;
 
-inline int64_t bands_of(const Axis& rows) { return (rows.cells + kBand - 1) / kBand; }
+inline int64_t bands_of(int cell_rows) { return (cell_rows + kBand - 1) / kBand; }
 
 }  // namespace

@@ -98,7 +98,7 @@ bool count_line(const Job& job, const uint8_t* labels, const uint8_t* prediction
 
 void count_band(void* context, int64_t index, int worker) {
     const Job& job = *static_cast<const Job*>(context);
-    const int64_t bands = bands_of(job.rows);
+    const int64_t bands = bands_of(job.rows.cells);
     const int image = static_cast<int>(index / bands);
     const int begin = static_cast<int>(index % bands) * kBand;
     const int end = begin + kBand < job.rows.cells ? begin + kBand : job.rows.cells;
@@ -111,10 +111,10 @@ void count_band(void* context, int64_t index, int worker) {
     uint8_t* lines = memory + 2 * job.row_bytes + job.corner_bytes + job.edge_bytes;
     uint32_t* histogram = reinterpret_cast<uint32_t*>(lines + job.line_bytes);
     const uint8_t* labels = job.labels + static_cast<size_t>(image) * job.rows.out * width;
-    job.scores.read_row(top, job.blocks.padded, image, begin, 1.0f);
+    job.scores.read_row(top, job.blocks.padded, image, begin);
     for (int cell_row = begin; cell_row < end; ++cell_row) {
         const int below = cell_row + 1 < job.rows.in ? cell_row + 1 : cell_row;
-        job.scores.read_row(bottom, job.blocks.padded, image, below, 1.0f);
+        job.scores.read_row(bottom, job.blocks.padded, image, below);
         for (int block = 0; block < job.blocks.count; ++block) {
             read_corners(corners, top + block * kLanes, bottom + block * kLanes, job.scores.classes,
                          job.blocks.padded);
@@ -155,7 +155,7 @@ FASTASS_ROUTINE(upsample_confusion)
     if (!block_memory.memory) return kNoMemory;
     job.blocks.build(block_memory.memory, job.columns);
 
-    const int64_t tasks = batch * bands_of(job.rows);
+    const int64_t tasks = batch * bands_of(job.rows.cells);
     threads = threads < 1 ? 1 : threads > tasks ? static_cast<int>(tasks) : threads;
     for (job.shift = 0; 1 << job.shift < classes;) ++job.shift;
     job.bins = static_cast<size_t>(classes + 1) << job.shift;
