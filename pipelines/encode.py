@@ -49,8 +49,8 @@ def encode_sample(dataset: Dataset, sample: Sample, settings: PackSettings) -> E
 def resize_bicubic(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """uint8 [H,W,3] → uint8 [h,w,3], bicubic with antialiasing, size = (w,h).
 
-    torch's kernel is Pillow's algorithm with SIMD instructions: five times faster, and equal but
-    for a last bit in about one value of 60,000.
+    torch's kernel is Pillow's algorithm with SIMD instructions: five times faster; it differs by 1
+    in 0.002 % of the values at a ratio of two, in 0.3 % at odd ratios.
     """
     height, width = image.shape[:2]
     if (width, height) == size:

@@ -1,14 +1,12 @@
 """Encode samples in worker processes and hand them back in order."""
 
 import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 
 import torch
 
@@ -17,6 +15,7 @@ from fastass.pipelines.errors import DataError
 from fastass.pipelines.layouts import Dataset, Sample
 from fastass.pipelines.manifest import BadSample, PackSettings
 from fastass.pipelines.tarwriter import EncodedSample
+from fastass.pipelines.workerprocess import become_worker
 
 WINDOW = 8  # samples in flight per worker: hides the pause of an fsync, bounds the memory
 
@@ -67,17 +66,8 @@ def _encode(dataset: Dataset, sample: Sample, settings: PackSettings) -> Encoded
 def _start_worker(dataset: Dataset, settings: PackSettings) -> None:
     global _job
     _job = (dataset, settings)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the pool
+    become_worker()
     torch.set_num_threads(1)
-    threading.Thread(target=_follow_parent, daemon=True).start()
-
-
-def _follow_parent() -> None:
-    """End this worker when its parent is killed: a pool's workers would wait for ever."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _work(sample: Sample) -> EncodedSample | BadSample:

@@ -15,6 +15,7 @@ from fastass.pipelines.errors import DataError
 from fastass.pipelines.manifest import MANIFEST, Manifest, ShardIndex, index_name, shard_name
 from fastass.pipelines.shardcheck import Damage, check_shard, reason
 from fastass.pipelines.shards import PackedDataset, read_index, read_manifest
+from fastass.pipelines.workerprocess import become_worker
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ def verify(
     job = partial(_verify_shard, root, manifest)
     with ExitStack() as stack:
         if workers > 1:
-            pool = stack.enter_context(ProcessPoolExecutor(workers, get_context("spawn")))
+            pool = ProcessPoolExecutor(workers, get_context("spawn"), become_worker)
+            stack.enter_context(pool)
             results = pool.map(job, numbers)
         else:
             results = map(job, numbers)
