@@ -291,7 +291,7 @@ def test_resumes_after_sigkill_at_any_moment(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_resumes_after_many_kills(tmp_path: Path) -> None:
-    pack_under_fire(tmp_path, 400)
+    pack_under_fire(tmp_path, 200)
 
 
 PARENT = """
