@@ -23,7 +23,7 @@ from safetensors.torch import load as safetensors_load
 from safetensors.torch import save as safetensors_save
 from torch import nn
 
-from fastass.errors import TrainingFailure, UserError
+from fastass.errors import UserError
 
 MODEL, STATE, CONFIG, CLASSES = "model.safetensors", "state.pt", "config.yaml", "classes.json"
 
@@ -40,7 +40,7 @@ def save(
 
     texts: file name → content of the small files beside the weights.
 
-    Raises TrainingFailure when the disk refuses; the previous checkpoint then stays as it is.
+    Raises UserError when the disk refuses; the previous checkpoint then stays as it is.
     """
     final = run / "checkpoints" / f"step-{step:08d}"
     temporary = final.with_name(f".{final.name}.tmp")
@@ -63,7 +63,7 @@ def save(
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         kept = _target(run / "last")
-        raise TrainingFailure(
+        raise UserError(
             f"{final}: can't save at step {step}: {error.strerror or error}; "
             + (f"kept: {kept}" if kept else "no earlier checkpoint exists")
         ) from error

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+import torch
+
 from fastass.commands import bench, evaluate, information, pack, predict, reproduce, toycity, train
 from fastass.configfile import neighbours
 from fastass.errors import USER_ERRORS, TrainingFailure, UserError
@@ -24,6 +26,12 @@ COMMANDS = {
         information.PRESETS_COMMAND,
     )
 }
+
+
+LESS_MEMORY = (
+    "lower it with --batch and --accumulate, smaller --source-size and --target-size, --amp, "
+    "--model-norm frozen"
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -84,6 +92,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("fastass: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
+        return 1
+    except OSError as error:
+        print(f"fastass: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        print(f"fastass: out of memory: {_one_line(error)}; {LESS_MEMORY}", file=sys.stderr)
         return 1
     return 0
 

@@ -8,7 +8,7 @@ class UserError(Exception):
 
 
 class TrainingFailure(Exception):
-    """Training can't go on (a non-finite loss, a full disk); the message names what is kept."""
+    """Training can't go on (a non-finite loss); the message names what is kept."""
 
 
 # fastass.models raises UserError and its subclass WeightsError.

@@ -18,7 +18,7 @@ from typing import Any
 
 from fastass.config import Config
 from fastass.configfile import from_yaml, leaves, to_yaml
-from fastass.errors import TrainingFailure, UserError
+from fastass.errors import UserError
 
 CONFIG, LABELLED, METRICS, SUMMARY = "config.yaml", "labelled.txt", "metrics.jsonl", "summary.json"
 _OURS = (CONFIG, LABELLED, METRICS, SUMMARY, "checkpoints", "last", "best", "start")
@@ -43,7 +43,7 @@ class Run:
             temporary.replace(self.path / name)
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            raise TrainingFailure(
+            raise UserError(
                 f"{self.path / name}: can't write: {error.strerror or error}"
             ) from error
 
@@ -53,7 +53,7 @@ class Run:
             with open(self.path / METRICS, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
-            raise TrainingFailure(
+            raise UserError(
                 f"{self.path / METRICS}: can't write: {error.strerror or error}"
             ) from error
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fastass import checkpoint
-from fastass.errors import TrainingFailure, UserError
+from fastass.errors import UserError
 
 
 def module(width: int = 3) -> nn.Module:
@@ -61,7 +61,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(
         write(path, data)
 
     monkeypatch.setattr(checkpoint, "_write", full)
-    with pytest.raises(TrainingFailure, match=r"step 2: No space left on device; kept: .*00000001"):
+    with pytest.raises(UserError, match=r"step 2: No space left on device; kept: .*00000001"):
         save(tmp_path, 2)
     assert checkpoint.read_state(checkpoint.find(tmp_path / "last"))["step"] == 1
     checkpoint.read_weights(checkpoint.find(tmp_path / "last"))
