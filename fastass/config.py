@@ -41,6 +41,8 @@ class DataConfig:
     """`gta5`, `synthia`, `cityscapes`, `folder` or `auto`."""
     target: str | None = None
     """Target data set with train and val splits."""
+    val: str | None = None
+    """Validation set, unpacked: labels at full size (none: the val split of `target`)."""
     target_layout: str = "auto"
     """`gta5`, `synthia`, `cityscapes`, `folder` or `auto`."""
     source_size: tuple[int, int] = (1280, 720)

@@ -128,7 +128,12 @@ def open_training_data(config: Config, reporter: Reporter) -> tuple[TrainingData
         source = _subset(open_any(_given(d.source, "source"), d.source_layout, "train"), config)
     root = _given(d.target, "target")
     target = _subset(open_any(root, d.target_layout, "train", labels="optional"), config)
-    val = _subset(open_any(root, d.target_layout, "val"), config)
+    if d.val is None and isinstance(target, PackedDataset):
+        raise UserError(
+            f"{root} is packed, and packed labels have training size: give the data set as shipped "
+            "for validation, --data-val DIR"
+        )
+    val = _subset(open_any(d.val or root, d.target_layout, "val"), config)
     if source is not None and source.classes.names != val.classes.names:
         raise UserError(
             f"data.source has classes {', '.join(source.classes.names[:3])}, …, data.target "

@@ -57,6 +57,8 @@ def _pack(args: Namespace) -> None:
     for bad in result.bad:
         print(f"bad sample {bad.name}: {bad.reason}")
     print(f"{args.out}: {result.written} packed, {result.kept} kept, {len(result.bad)} bad")
+    if result.unseen:
+        print(f"{result.unseen} samples were not looked at any more")
     if not result.complete:
         raise UserError(
             f"{args.out}: not finished: {len(result.bad)} bad samples; mend or remove them, or "
