@@ -1,5 +1,6 @@
 """Reads the sample of a position: replacement of bad samples, and a cache for small sets."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -100,5 +101,9 @@ def decoded_bytes(spec: StreamSpec) -> int:
     size = spec.size
     if spec.augment.scale is not None:
         source = open_source(spec.dataset)
-        size = source.size(0 if spec.indices is None else spec.indices[0])
+        first = 0 if spec.indices is None else spec.indices[0]
+        try:
+            size = source.size(first)
+        except DataError:  # damaged: reported, or skipped, when its turn comes
+            return sys.maxsize
     return len(spec) * size[0] * size[1] * 5

@@ -125,7 +125,7 @@ class Feed(Protocol):
         """Endless batches from a step on. Raises DataError for a bad sample that is not skipped."""
 
     def close(self) -> None:
-        """Ends threads and frees buffers; the iterators of `batches` end too."""
+        """Ends the threads. The iterators of `batches` must not be used any more."""
 
     def __enter__(self) -> "Feed": ...
     def __exit__(self, *exception: object) -> None: ...

@@ -164,6 +164,13 @@ def test_bad_sample_is_replaced_and_counted(gta5: Dataset) -> None:
     assert sorted(names) == sorted(["00001", "00002", "00004", "00004", "00005"] * 2)
 
 
+def test_a_damaged_first_file_is_skipped_with_random_scale(gta5: Dataset) -> None:
+    gta5.samples[0].image.write_bytes(b"")
+    streams = {"source": StreamSpec(gta5, 5, (24, 16), augment=BUSY)}
+    (got,) = steps(PillowFeed(streams, 0, on_bad_sample="skip"), 0, 1)
+    assert got.skipped == 1
+
+
 def test_no_good_sample_at_all(gta5: Dataset) -> None:
     for sample in gta5.samples:
         sample.image.write_bytes(b"")

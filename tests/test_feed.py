@@ -1,0 +1,56 @@
+import sys
+from itertools import islice
+from pathlib import Path
+
+import dataset_files as files
+import pytest
+
+import fastass.pipelines
+from fastass.pipelines.augment import Augment
+from fastass.pipelines.errors import DataError
+from fastass.pipelines.feed import LOADERS, open_feed
+from fastass.pipelines.layouts import open_dataset
+from fastass.pipelines.pack import pack
+from fastass.pipelines.shards import open_packed
+from fastass.pipelines.streams import StreamSpec
+
+
+def streams(root: Path) -> dict[str, StreamSpec]:
+    data = open_dataset(files.gta5(root / "gta5", 40, (97, 63)))
+    pack(data, root / "packed", (48, 32), workers=1)
+    packed = open_packed(root / "packed")
+    augment = Augment(scale=(1.0, 2.0), jitter=0.2)
+    return {
+        "source": StreamSpec(packed, 2, (48, 32), augment=augment),
+        "labelled": StreamSpec(packed, 2, (48, 32), indices=(0, 1, 2)),
+        "unlabelled": StreamSpec(packed, 2, (48, 32), with_labels=False),
+    }
+
+
+def test_missing_dali_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    for name in ("dali", "dali_graph"):
+        monkeypatch.delitem(sys.modules, f"fastass.pipelines.{name}", raising=False)
+        monkeypatch.delattr(fastass.pipelines, name, raising=False)
+    with pytest.raises(DataError, match=r"pip install 'fastass\[dali\]', or use --loader pillow"):
+        open_feed("dali", streams(tmp_path), 0)
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loader", LOADERS)
+def test_memory_stays_flat(loader: str, tmp_path: Path) -> None:
+    if loader == "dali":
+        pytest.importorskip("nvidia.dali")
+    with open_feed(loader, streams(tmp_path), 0) as feed:
+        batches = feed.batches()
+        for _ in islice(batches, 2000):
+            pass
+        before = resident()
+        for _ in islice(batches, 18000):
+            pass
+        assert resident() - before < 4 << 20
