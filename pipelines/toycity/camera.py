@@ -13,7 +13,7 @@ def frame(picture: Picture, rng: np.random.Generator) -> np.ndarray:
     """A renderer's clean frame at some time of day and in some weather. uint8 [H,W,3]."""
     rgb = _toward(picture.rgb, (190, 210, 240), 1 - np.exp(-picture.depth / np.float32(600)))
     rgb = _saturate(rgb, float(rng.uniform(0.7, 1.05)))
-    warm, exposure = float(rng.normal(0, 0.05)), float(rng.uniform(0.8, 1.15))
+    warm, exposure = float(rng.normal(0, 0.05)), float(rng.uniform(0.72, 1.25))
     rgb *= np.array([1 + warm, 1.0, 1 - warm], np.float32) * np.float32(exposure)
     return np.clip(rgb + 0.5, 0, 255).astype(np.uint8)
 
@@ -57,7 +57,7 @@ def photograph(picture: Picture, rng: np.random.Generator) -> np.ndarray:
     rgb = _toward(picture.rgb, (196, 198, 198), 1 - np.exp(-picture.depth / reach))
     rgb = _saturate(rgb, float(rng.uniform(0.75, 1.0)))
     warm = float(rng.normal(0, 0.04))
-    exposure = float(rng.uniform(0.95, 1.3))
+    exposure = float(rng.uniform(0.85, 1.2))
     rgb *= np.array([1.02 + warm, 1.0, 0.97 - warm], np.float32) * np.float32(exposure)
     rgb *= _vignette(width, height)
     image = Image.fromarray(np.clip(rgb + 0.5, 0, 255).astype(np.uint8))
@@ -68,7 +68,7 @@ def photograph(picture: Picture, rng: np.random.Generator) -> np.ndarray:
     image = Image.merge("RGB", (_fringe(red, 1.0015), green, _fringe(blue, 0.9985)))
     rgb = np.asarray(image)
     # shot noise grows with the root of the signal
-    sigma = rng.uniform(1.5, 4.0) * np.sqrt(0.3 + np.arange(256) / 255)
+    sigma = rng.uniform(1.2, 3.2) * np.sqrt(0.3 + np.arange(256) / 255)
     noise = rng.standard_normal(rgb.shape, np.float32) * np.take(sigma.astype(np.float32), rgb)
     noise += rgb
     buffer = io.BytesIO()
