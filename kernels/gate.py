@@ -21,6 +21,8 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 MODULES = (
@@ -87,8 +89,6 @@ def compile_one(module: str, position: int, arch: int) -> Report:
     launch = importlib.import_module(f"fastass.kernels.{module}").AOT[position]
     name = f"{module}: {launch.name}"
     triton.runtime.driver.set_active(_StubDriver(arch))
-    # The compiler prints whole modules when it fails; the report has one line.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     try:
         compiled = launch.kernel.warmup(
             grid=(1,),
@@ -103,9 +103,9 @@ def compile_one(module: str, position: int, arch: int) -> Report:
     except Exception as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         return Report(name, arch, verdict=f"does not compile: {type(error).__name__}: {first_line}")
-    code, usage = _disassemble(compiled.asm["cubin"])
+    code = _disassemble(compiled.asm["cubin"])
     spills, matrix, loads16, words = verdict(dot=launch.dot, wide=launch.wide, code=code)
-    registers = int(re.search(r"REG:(\d+)", usage)[1])  # type: ignore[index]
+    registers = int(re.search(r"REG:(\d+)", code)[1])  # type: ignore[index]
     return Report(
         name,
         arch,
@@ -138,11 +138,41 @@ def run(
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise RuntimeError("the gate compiles: unset TRITON_INTERPRET")
     tasks = [(*launch, arch) for launch in launches(modules) for arch in archs]
-    # The fork server has imported torch and Triton once; each compile is then a fresh fork of it.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["triton", *(f"fastass.kernels.{name}" for name in modules)])
-    with context.Pool(jobs, maxtasksperchild=1) as pool:
-        return pool.starmap(compile_one, tasks, chunksize=1)
+    # Each compile is a fork of this process, which has imported torch and Triton and, which takes
+    # half a second, hashed Triton's own files; nothing here has started a thread.
+    importlib.import_module("triton.runtime.cache").triton_key()
+    context = multiprocessing.get_context("fork")
+    reports: list[Report | None] = [None] * len(tasks)
+    running: dict[Connection, tuple[int, ForkProcess]] = {}
+    waiting = list(enumerate(tasks))[::-1]
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            number, task = waiting.pop()
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=_child, args=(sender, *task))
+            process.start()
+            sender.close()
+            running[receiver] = number, process
+        ready = wait(list(running))
+        for receiver in [receiver for receiver in running if receiver in ready]:
+            number, process = running.pop(receiver)
+            try:
+                reports[number] = receiver.recv()
+            except EOFError:
+                process.join()
+                module, position, arch = tasks[number]
+                reason = f"does not compile: the compiler died (exit code {process.exitcode})"
+                name = importlib.import_module(f"fastass.kernels.{module}").AOT[position].name
+                reports[number] = Report(f"{module}: {name}", arch, verdict=reason)
+            process.join()
+            receiver.close()
+    return [report for report in reports if report is not None]
+
+
+def _child(sender: Connection, module: str, position: int, arch: int) -> None:
+    # The compiler prints whole modules when it fails; the report has one line.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    sender.send(compile_one(module, position, arch))
 
 
 def table(reports: Sequence[Report]) -> str:
@@ -158,7 +188,7 @@ def _is_dtype(value: object) -> bool:
     return isinstance(value, torch.dtype)
 
 
-def _disassemble(cubin: bytes) -> tuple[str, str]:
+def _disassemble(cubin: bytes) -> str:
     import triton
 
     # Triton's wheel brings the tool, as it brings ptxas.
@@ -166,13 +196,8 @@ def _disassemble(cubin: bytes) -> tuple[str, str]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        code, usage = (
-            subprocess.run(
-                [tool, option, file.name], check=True, capture_output=True, text=True
-            ).stdout
-            for option in ("-sass", "-res-usage")
-        )
-    return code, usage
+        command = [str(tool), "-sass", "-res-usage", file.name]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -30,8 +30,6 @@ def test_every_launch_passes() -> None:
 
 
 def test_verdicts() -> None:
-    launch = gate.launches(["class_mean"])
-    assert launch[0] == ("class_mean", 0)
     code = "LDG.E.128 R4, [R2.64] ; HMMA.16816.F32 R4 ; STL [R1], R2 ; LDL R3, [R1] ; LDG.E R1"
     assert gate.verdict(dot=True, wide=True, code=code) == (2, 1, 1, "spills")
     clean = "LDGSTS.E.BYPASS.128 [R1] ; HGMMA.64x64x16.F32.BF16 R24 ; LDGDEPBAR"
@@ -40,6 +38,15 @@ def test_verdicts() -> None:
         "dot without matrix instructions, no 16-byte loads"
     )
     assert gate.verdict(dot=False, wide=False, code="FFMA R1")[3] == "ok"
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_compiler_that_dies_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(gate, "compile_one", lambda *task: os._exit(9))
+    reports = gate.run(["class_mean"], [90])
+    assert len(reports) == len(gate.launches(["class_mean"]))
+    assert {r.verdict for r in reports} == {"does not compile: the compiler died (exit code 9)"}
 
 
 def test_interpreting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
