@@ -169,6 +169,8 @@ class Config:
     """Operators."""
     compile: bool = False
     """Compile the step with `torch.compile`."""
+    backward: Literal["fused", "streamed"] = "fused"
+    """`streamed`: one backward a stream; peak memory is the largest stream, not the sum."""
     eval_every: int = 2000
     """Steps between evaluations on target val (0: only at the end)."""
     save_every: int = 1000

@@ -1,6 +1,6 @@
 """The networks, their optimizers and one optimizer step."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -67,7 +67,7 @@ class Engine:
         """
         self.module.train()
         sums: list[Tensor | None] = [None] * len(Terms._fields)
-        for streams in batches:
+        for streams in self._parts(batches):
             with self.execution.autocast():
                 terms = self.forward(streams, adapt=adapt)
                 total = objective(terms, self.config.loss) / len(batches)
@@ -82,6 +82,18 @@ class Engine:
                 optimizer.zero_grad(set_to_none=True)
         self.scaler.update()
         return Terms(*sums)
+
+    def _parts(self, batches: Sequence[Streams]) -> Iterator[Streams]:
+        """What one forward and backward takes: a whole batch, or (`streamed`) each of its streams.
+
+        The streams' terms share no activations, so the gradients are the same.
+        """
+        for streams in batches:
+            if self.config.backward == "fused":
+                yield streams
+            else:
+                named = streams._asdict().items()
+                yield from (Streams(**{n: s}) for n, s in named if s is not None)
 
     def state(self) -> dict[str, Any]:
         """Everything beside the weights that the next step depends on."""

@@ -58,6 +58,10 @@ def lines(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+def losses(run: Path) -> list[dict[str, float]]:
+    return [line["terms"] for line in lines(run) if "terms" in line]
+
+
 def assert_same_run(a: Path, b: Path) -> None:
     first, second = weights(a), weights(b)
     assert first.keys() == second.keys()
@@ -126,6 +130,29 @@ def test_sigterm_saves_and_the_run_goes_on(straight: Path, toycity: Path, tmp_pa
     assert (run / "last").exists()
     assert main(["train", "--out", str(run), "--resume", "--plain"]) == 0
     assert_same_run(straight, run)
+
+
+def test_a_backward_for_each_stream_gives_the_same_losses(
+    straight: Path, toycity: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert main(arguments(toycity, run, "--backward", "streamed")) == 0
+    for a, b in zip(losses(straight), losses(run), strict=True):
+        assert a == pytest.approx(b, rel=1e-3)
+
+
+@pytest.mark.parametrize("more", [["--kernels", "reference"], ["--loader", "dali"]])
+def test_other_operators_and_loaders_train_alike(
+    straight: Path, toycity: Path, tmp_path: Path, more: list[str]
+) -> None:
+    """Equal within rounding: the first steps closely, the rest as far as training amplifies it."""
+    if "dali" in more:
+        pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+    run = tmp_path / "run"
+    assert main(arguments(toycity, run, *more)) == 0
+    tolerance = 1e-4 if "reference" in more else 2e-2
+    for a, b in zip(losses(straight)[:4], losses(run)[:4], strict=True):
+        assert a == pytest.approx(b, rel=tolerance)
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_over(
