@@ -417,7 +417,7 @@ def triton_forward(
     )
     domain_sum, adversarial_sum, valid = pixel_losses.sum(1)
     scale = 1 / valid.clamp(min=1)
-    gradients = [nothing.float()] * 4
+    gradients = [partial(0) for _ in range(4)]
     if weight_gradient:
         tiles = _weight2_tiles(dtype, C)
         per_part = cdiv(cdiv(P, _PARTS), tiles["PIXELS"]) * tiles["PIXELS"]
@@ -441,7 +441,7 @@ def triton_forward(
             partials.sum(0)[: 2 * C] * scale,
             bias2_partials.sum(0)[: 2 * C] * scale,
         ]
-    hidden_gradient = adversarial_gradient if feature_gradient else nothing
+    hidden_gradient = adversarial_gradient if feature_gradient else hidden.new_empty((0, M))
     return (
         domain_sum * scale,
         adversarial_sum * scale if adversarial else torch.zeros_like(scale),
@@ -847,7 +847,7 @@ def pixel_discriminator_loss(
         *weights,
         domain,
         adversarial,
-        negative_slope,
+        float(negative_slope),
         ignore_index,
         tracked and any(weight.requires_grad for weight in weights),
         tracked and adversarial and features.requires_grad,
