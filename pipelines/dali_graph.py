@@ -6,6 +6,7 @@ the graph has no state, and resuming needs none.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -125,6 +126,6 @@ def resizes(spec: StreamSpec) -> bool:
     return spec.augment.scale is not None or not packed
 
 
-def _input(name: str, ndim: int, dtype: types.DALIDataType) -> object:
+def _input(name: str, ndim: int, dtype: types.DALIDataType) -> Any:
     layout = "HWC"[:ndim] if name == "labels" else None
     return fn.external_source(name=name, ndim=ndim, dtype=dtype, layout=layout)

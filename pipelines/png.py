@@ -31,7 +31,7 @@ class PngInfo:
     pixels: tuple[tuple[int, int], ...]
 
 
-def check_png(data: bytes) -> PngInfo:
+def check_png(data: bytes | memoryview) -> PngInfo:
     """Walks over all chunks of a PNG file and verifies their checksums.
 
     Raises ValueError with the reason: not a PNG, truncated, or a wrong checksum.
@@ -46,7 +46,7 @@ def check_png(data: bytes) -> PngInfo:
         if at + 12 > len(data):
             raise ValueError(f"truncated after {len(data)} bytes")
         (length,) = struct.unpack_from(">I", data, at)
-        kind = data[at + 4 : at + 8]
+        kind = bytes(view[at + 4 : at + 8])
         start, stop = at + 8, at + 8 + length
         if stop + 4 > len(data):
             raise ValueError(f"truncated in its {kind.decode('latin-1')!r} chunk")

@@ -58,7 +58,7 @@ def read_file(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def open_image(data: bytes, where: str) -> Image.Image:
+def open_image(data: bytes | memoryview, where: str) -> Image.Image:
     """Decodes an image file → RGB. Raises DataError naming `where`."""
     try:
         if data[:8] == SIGNATURE:
