@@ -150,7 +150,8 @@ def call(name: str, *arguments: torch.Tensor | float | None) -> None:
 def tune_allocator() -> bool:
     """Makes this process's malloc keep large blocks instead of returning them to the system.
 
-    Fresh large tensors then cost no page faults after the first step; the process keeps its peak
-    memory. False where malloc is not glibc's. It affects the whole process, so no import does it.
+    Fresh large tensors then cost no page faults after the first few steps; the process keeps its
+    peak memory, and some more, since freed blocks are cut up. False where malloc is not glibc's. It
+    affects the whole process, so no import does it.
     """
     return bool(library().fastass_tune_allocator())
