@@ -186,3 +186,11 @@ def test_a_wrong_configuration_is_named(wrong: dict[str, object]) -> None:
         ModelConfig(**wrong)  # type: ignore[arg-type]
     assert key == "heads" or str(value) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_tiny_at_toycitys_size() -> None:
+    with torch.device("meta"):
+        model = DeepLab(ModelConfig(backbone="tiny", heads="multi"))
+        output = model(torch.empty(1, 3, 128, 256))
+    assert output.features.shape == (1, 96, 17, 33)
+    assert [scores.shape for scores in output.levels] == [(1, 19, 17, 33)] * 2

@@ -34,8 +34,8 @@ class ModelConfig:
     """`batch`: running statistics update. `frozen`: statistics and affine never change, folded into
     the convolutions. `sync`: `batch` with statistics over all processes."""
 
-    width: int = 32
-    """Channels of the first stage of `tiny`; the other backbones ignore it."""
+    width: int = 16
+    """Channels of the first stage of `tiny` (six times as many features); others ignore it."""
 
     def __post_init__(self) -> None:
         for field, kind in (("backbone", Backbone), ("heads", Heads), ("norm", NormKind)):

@@ -11,7 +11,7 @@ from fastass.models.tiny import TinyResNet
 from fastass.models.vgg import VGG16
 
 ASPP_DILATIONS = (6, 12, 18, 24)
-# A ToyCity map has 16×32 cells: the paper's dilations would mostly read padding.
+# A ToyCity map has 17×33 cells: the paper's dilations would mostly read padding.
 TINY_DILATIONS = (1, 2, 4, 6)
 
 

@@ -9,18 +9,20 @@ from fastass.models.resnet import BasicBlock, make_stage
 
 
 class TinyResNet(nn.Module):
-    """images [B,3,H,W] → (deep features, features of stage 3), both at ⌈H/8⌉×⌈W/8⌉.
+    """images [B,3,H,W] → (features of stage 4, features of stage 3), at 17×33 for 256×128.
 
-    Unlike the pretrained backbones its norms' affine trains, and its convolutions start from He's
-    initialisation, since there are no weights to start from.
+    One residual block a stage. Pooling rounds up as in the large networks, which is what
+    `align_corners` fits. Unlike theirs, its norms' affine trains and its convolutions start from
+    He's initialisation, since there are no weights to start from.
     """
 
     def __init__(self, width: int, norm: NormKind) -> None:
         super().__init__()
         w = width
-        self.out_channels, self.aux_channels = 4 * w, 4 * w
+        self.out_channels, self.aux_channels = 6 * w, 6 * w
         self.conv1 = nn.Conv2d(3, w, 3, stride=2, padding=1, bias=False)
         self.bn1 = make_norm(norm, w, train_affine=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
 
         def stage(inputs: int, outputs: int, stride: int, dilation: int) -> nn.Sequential:
             return make_stage(
@@ -34,15 +36,16 @@ class TinyResNet(nn.Module):
                 affine=True,
             )
 
-        self.layer1 = stage(w, w, 2, 1)
+        self.layer1 = stage(w, w, 1, 1)
         self.layer2 = stage(w, 2 * w, 2, 1)
-        self.layer3 = stage(2 * w, 4 * w, 1, 2)
-        self.layer4 = stage(4 * w, 4 * w, 1, 4)
+        self.layer3 = stage(2 * w, 6 * w, 1, 2)
+        self.layer4 = stage(6 * w, 6 * w, 1, 4)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x = F.relu(conv_norm(images, self.conv1, self.bn1), inplace=True)
+        x = self.maxpool(x)
         middle = self.layer3(self.layer2(self.layer1(x)))
         return self.layer4(middle), middle
