@@ -11,6 +11,8 @@ Saved for backward: labels and counts, never the features.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -151,10 +153,8 @@ def _reduce_kernel(
         total += tl.load(partials + row * channels + n, mask=n < channels, other=0.0)
         count += tl.load(partial_counts + row)
     row = image * num_classes + c
-    tl.store(
-        means + row * channels + n, total / tl.maximum(count, 1).to(tl.float32), mask=n < channels
-    )
-    tl.store(counts + row, count.to(tl.int64), mask=block == 0)
+    tl.store(means + row * channels + n, total / tl.maximum(count, 1), mask=n < channels)
+    tl.store(counts + row, count, mask=block == 0)
 
 
 @jit
@@ -505,7 +505,7 @@ def _(
     return _empty_map(gradient, size, dtype, channels_last)
 
 
-def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     features, labels, _, ignore_index = inputs
     ctx.save_for_backward(labels, output[1])
     ctx.size = list(features.shape[2:])
@@ -514,7 +514,7 @@ def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     ctx.mark_non_differentiable(output[1])
 
 
-def _differentiate(ctx, gradient, _):  # type: ignore[no-untyped-def]
+def _differentiate(ctx: Any, gradient: Tensor, _: Tensor | None) -> tuple[Tensor, None, None, None]:
     labels, counts = ctx.saved_tensors
     result = _backward(
         gradient, counts, labels, ctx.size, ctx.ignore_index, ctx.dtype, ctx.channels_last

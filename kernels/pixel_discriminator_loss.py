@@ -641,7 +641,10 @@ def native_forward(
         adversarial_loss.clone() if adversarial else torch.zeros(()),
         torch.tensor(scale, dtype=torch.float32),
         hidden_gradient,
-        *(gradient.mul_(scale) for gradient in gradients),
+        gradients[0].mul_(scale),
+        gradients[1].mul_(scale),
+        gradients[2].mul_(scale),
+        gradients[3].mul_(scale),
     )
 
 
@@ -717,10 +720,12 @@ def _(
     def float32(*shape: int) -> Tensor:
         return features.new_empty(shape, dtype=torch.float32)
 
-    weights = (weight1, bias1, weight2, bias2)
     hidden = features.new_empty((B * h * w if feature_gradient else 0, M))
-    gradients = [float32(*(weight.shape if weight_gradient else (0,))) for weight in weights]
-    return float32(), float32(), float32(), hidden, *gradients
+    g1, h1, g2, h2 = (
+        float32(*(weight.shape if weight_gradient else (0,)))
+        for weight in (weight1, bias1, weight2, bias2)
+    )
+    return float32(), float32(), float32(), hidden, g1, h1, g2, h2
 
 
 @_backward.register_fake
@@ -739,7 +744,7 @@ def _(
     return _map(rows, labels.shape[0], size)
 
 
-def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     features, labels, weight1, bias1, weight2, bias2 = inputs[:6]
     ctx.save_for_backward(labels, weight1, *output[2:])
     ctx.size, ctx.classes = list(features.shape[2:]), weight2.shape[0] // 2
@@ -748,10 +753,12 @@ def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     ctx.mark_non_differentiable(*output[2:])
 
 
-def _differentiate(ctx, domain_gradient, adversarial_gradient, *_):  # type: ignore[no-untyped-def]
+def _differentiate(
+    ctx: Any, domain_gradient: Tensor, adversarial_gradient: Tensor, *_: Tensor | None
+) -> tuple[Tensor | None, ...]:
     labels, weight1, scale, hidden_gradient, *gradients = ctx.saved_tensors
     features = None
-    weights = [None] * 4
+    weights: list[Tensor | None] = [None] * 4
     if ctx.feature_gradient:
         features = _backward(
             adversarial_gradient,
