@@ -221,11 +221,15 @@ def test_no_routine_reads_or_writes_out_of_bounds(tmp_path: Path) -> None:
         ["cmake", "--build", str(tmp_path), "--parallel", "2"],
     ):
         subprocess.run(step, check=True, capture_output=True)
-    asan = subprocess.run(
-        ["c++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    # The sanitizer intercepts C++ exceptions, so libstdc++ must be there when it starts.
+    preloaded = [
+        subprocess.run(
+            ["c++", f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in ("libasan.so", "libstdc++.so")
+    ]
     environment = {
-        "LD_PRELOAD": asan,
+        "LD_PRELOAD": " ".join(preloaded),
         "ASAN_OPTIONS": "detect_leaks=0",
         "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
         "FASTASS_NATIVE_LIBRARY": str(tmp_path / native.LIBRARY),
