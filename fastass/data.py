@@ -18,7 +18,7 @@ from fastass.pipelines.layouts import Dataset, open_dataset
 from fastass.pipelines.shards import PackedDataset, is_packed, open_packed
 from fastass.pipelines.source import open_source
 from fastass.pipelines.streams import StepBatch, StreamSpec
-from fastass.pipelines.toycity import generate
+from fastass.pipelines.toycity import generate, is_complete
 from fastass.progress import Reporter
 
 AnyDataset = Dataset | PackedDataset
@@ -209,14 +209,17 @@ def _with_toycity(config: Config, reporter: Reporter) -> Config:
     d, toy = config.data, config.toycity
     if config.preset != "toycity" or (d.source and d.target):
         return config
-    generate(
-        toy.directory,
-        source=toy.source,
-        target=toy.target,
-        val=toy.val,
-        seed=toy.seed,
-        progress=lambda done, total: reporter.advance(done),
-    )
     root = Path(toy.directory)
+    if not is_complete(root, toy.source, toy.target, toy.seed, toy.val):
+        reporter.line(f"generating ToyCity in {root}")
+        reporter.phase("generate", toy.source + toy.target + toy.val)
+        generate(
+            root,
+            toy.source,
+            toy.target,
+            toy.seed,
+            toy.val,
+            progress=lambda done, total: reporter.advance(done),
+        )
     source, target = d.source or str(root / "gta5"), d.target or str(root / "cityscapes")
     return replace(config, data=replace(d, source=source, target=target))

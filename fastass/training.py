@@ -37,25 +37,25 @@ def train(
     _check(config)
     execution = choose(config)
     resuming = inspect_run(out, resume=resume, overwrite=overwrite)
-    data, config = open_training_data(config, reporter)
-    modules = modules_of(config.method, len(data.labelled_names))
-    if resuming:
-        check_same(out, config, data.labelled_names)
-        if (done := _finished(out)) is not None:
-            reporter.line(f"{out} is complete")
-            reporter.line(table(done))
-            return done
-    reporter.line(execution.line)
-    reporter.line(data.describe(modules))
-    module = build(config, modules)
-    if config.init and not (resuming and has_checkpoint(out)):
-        report = init_weights(module.generator, config.init, config.allow_mismatch)
-        reporter.line(str(report))
-    run = Run(out) if resuming else make_run(out, config, data.labelled_names)
-    trainer = Trainer(module, config, data, modules, execution, run, reporter)
-    if resuming:
-        trainer.restore()
     with reporter:
+        data, config = open_training_data(config, reporter)
+        modules = modules_of(config.method, len(data.labelled_names))
+        if resuming:
+            check_same(out, config, data.labelled_names)
+            if (done := _finished(out)) is not None:
+                reporter.line(f"{out} is complete")
+                reporter.line(table(done))
+                return done
+        reporter.line(execution.line)
+        reporter.line(data.describe(modules))
+        module = build(config, modules)
+        if config.init and not (resuming and has_checkpoint(out)):
+            report = init_weights(module.generator, config.init, config.allow_mismatch)
+            reporter.line(str(report))
+        run = Run(out) if resuming else make_run(out, config, data.labelled_names)
+        trainer = Trainer(module, config, data, modules, execution, run, reporter)
+        if resuming:
+            trainer.restore()
         return trainer.fit(stop_at)
 
 
