@@ -52,6 +52,11 @@ def train(
         if config.init and not (resuming and has_checkpoint(out)):
             report = init_weights(module.generator, config.init, config.allow_mismatch)
             reporter.line(str(report))
+            if report.normalize not in (None, config.data.normalize):
+                reporter.line(
+                    f"these weights were made with --data-normalize {report.normalize}, "
+                    f"this run uses {config.data.normalize}"
+                )
         run = Run(out) if resuming else make_run(out, config, data.labelled_names)
         trainer = Trainer(module, config, data, modules, execution, run, reporter)
         if resuming:
