@@ -72,7 +72,8 @@ def _run(
     if cell.sadv is not None:
         words += ["--loss-sadv", str(cell.sadv)]
     base = "toycity" if args.toycity else _preset_name(args.table, cell)
-    environment = dict(os.environ)
+    threads = max(1, len(os.sched_getaffinity(0)) // args.jobs)
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
     if torch.cuda.device_count() > 1:
         environment["CUDA_VISIBLE_DEVICES"] = str(i % torch.cuda.device_count())
     out.mkdir(parents=True, exist_ok=True)
