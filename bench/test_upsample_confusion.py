@@ -50,5 +50,5 @@ def test_upsample_confusion(contest: Contest, device: torch.device, dtype: torch
         make_inputs=make_inputs,
         bytes_moved=B * LABEL_SIZE[0] * LABEL_SIZE[1],
         rtol=0,
-        atol=1e-4,  # of the largest count: equal maxima after rounding
+        atol=1e-3,  # of the largest count: maxima that are equal but for rounding
     )

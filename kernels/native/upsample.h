@@ -45,7 +45,6 @@ struct Axis {
 // The columns' axis cut into blocks of kLanes cells. Phase k of a block is the k-th pixel of each of its cells.
 struct Blocks {
     int count, padded;  // blocks; columns of a row buffer: count * kLanes + 1 and some alignment
-    int widest;         // pixels of the widest block
     int* phase;         // [count + 1]: block b has the phases phase[b] .. phase[b + 1] - 1
     int* first;         // [count + 1]: block b has the output columns first[b] .. first[b + 1] - 1
     int* slot;          // [phases][kLanes]: the output column less first[b], or -1 where the cell has no such pixel
@@ -72,7 +71,6 @@ struct Blocks {
     void build(void* memory, const Axis& axis) {
         count = blocks_of(axis);
         padded = (count + 1) * kLanes;
-        widest = 0;
         phase = static_cast<int*>(memory);
         first = phase + count + 1;
         slot = first + count + 1;
@@ -81,8 +79,6 @@ struct Blocks {
             const int end = (block + 1) * kLanes < axis.cells ? (block + 1) * kLanes : axis.cells;
             phase[block + 1] = phase[block] + phases_of(axis, block);
             first[block + 1] = axis.first[end];
-            const int pixels = first[block + 1] - first[block];
-            widest = pixels > widest ? pixels : widest;
         }
         weight = reinterpret_cast<float*>(slot + static_cast<size_t>(phase[count]) * kLanes);
         for (int block = 0; block < count; ++block)

@@ -17,7 +17,7 @@ struct Job {
     int ignore_index;
     int shift;         // a histogram's row is 2^shift bins: bin = truth << shift | prediction
     size_t bins;       // of one histogram: (classes + 1) << shift; the last row counts what is ignored
-    size_t line;       // bytes of one row's predictions in a block, with slack
+    size_t line;       // bytes of one row's predictions, with slack
     size_t row_bytes, corner_bytes, edge_bytes, line_bytes, histogram_bytes;  // of one worker; multiples of 64
     uint8_t* memory;
     int* refused;      // [workers]: labels out of range
@@ -27,7 +27,7 @@ struct Job {
 
 size_t rounded(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
-// The winning class of every pixel of one block of cells, as lines of bytes.
+// The winning class of every pixel of one block of cells, into lines of bytes.
 void predict_block(const Job& job, const float* corners, float* edge, uint8_t* lines, int cell_row, int block) {
     const int classes = job.scores.classes;
     const int y_begin = job.rows.first[cell_row], rows = job.rows.first[cell_row + 1] - y_begin;
@@ -59,7 +59,7 @@ void predict_block(const Job& job, const float* corners, float* edge, uint8_t* l
             }
             for (int i = 0; i < kRows && y + i < rows; ++i) {
                 const Bytes narrow = __builtin_convertvector(winner[i], Bytes);
-                uint8_t* line = lines + (y + i) * job.line + kSlack;
+                uint8_t* line = lines + (y + i) * job.line + kSlack + job.blocks.first[block];
                 for (int lane = 0; lane < kLanes; ++lane) line[slot[lane]] = narrow[lane];
             }
         }
@@ -115,16 +115,16 @@ void count_band(void* context, int64_t index, int worker) {
     for (int cell_row = begin; cell_row < end; ++cell_row) {
         const int below = cell_row + 1 < job.rows.in ? cell_row + 1 : cell_row;
         job.scores.read_row(bottom, job.blocks.padded, image, below);
-        for (int block = 0; block < job.blocks.count; ++block) {
+        // From right to left: what a block writes to slot -1, its left neighbour then overwrites.
+        for (int block = job.blocks.count - 1; block >= 0; --block) {
             read_corners(corners, top + block * kLanes, bottom + block * kLanes, job.scores.classes,
                          job.blocks.padded);
             predict_block(job, corners, edge, lines, cell_row, block);
-            const int x = job.blocks.first[block], pixels = job.blocks.first[block + 1] - x;
-            for (int y = job.rows.first[cell_row]; y < job.rows.first[cell_row + 1]; ++y) {
-                const uint8_t* line = lines + (y - job.rows.first[cell_row]) * job.line + kSlack;
-                const uint8_t* truth = labels + static_cast<size_t>(y) * width + x;
-                if (count_line(job, truth, line, pixels, histogram)) job.refused[worker] = 1;
-            }
+        }
+        for (int y = job.rows.first[cell_row]; y < job.rows.first[cell_row + 1]; ++y) {
+            const uint8_t* line = lines + (y - job.rows.first[cell_row]) * job.line + kSlack;
+            const uint8_t* truth = labels + static_cast<size_t>(y) * width;
+            if (count_line(job, truth, line, width, histogram)) job.refused[worker] = 1;
         }
         float* spare = top;
         top = bottom, bottom = spare;
@@ -159,7 +159,7 @@ FASTASS_ROUTINE(upsample_confusion)
     threads = threads < 1 ? 1 : threads > tasks ? static_cast<int>(tasks) : threads;
     for (job.shift = 0; 1 << job.shift < classes;) ++job.shift;
     job.bins = static_cast<size_t>(classes + 1) << job.shift;
-    job.line = rounded(job.blocks.widest) + 2 * kSlack;
+    job.line = rounded(job.columns.out) + 2 * kSlack;
     job.row_bytes = rounded(sizeof(float) * classes * job.blocks.padded);
     job.corner_bytes = rounded(sizeof(float) * 4 * classes * kLanes);
     job.edge_bytes = rounded(sizeof(float) * 2 * classes * kLanes);
