@@ -27,10 +27,11 @@ slow: install
 install: $(VENV)/.installed
 
 $(VENV)/.installed: $(SOURCES)
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fastass needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)")'
-	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fastass needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)")'
+	@echo "installing fastass into $(VENV) (once, a minute or two)"
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build

@@ -169,6 +169,8 @@ class Config:
     """Operators."""
     compile: bool = False
     """Compile the step with `torch.compile`."""
+    tune_allocator: bool = True
+    """On a CPU, malloc keeps freed blocks: fewer page faults, more memory held."""
     backward: Literal["fused", "streamed"] = "fused"
     """`streamed`: one backward a stream; peak memory is the largest stream, not the sum."""
     eval_every: int = 2000

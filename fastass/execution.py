@@ -8,6 +8,7 @@ from fastass import kernels
 from fastass.adaptation import Images, Streams
 from fastass.config import Config
 from fastass.errors import UserError
+from fastass.kernels import native
 from fastass.pipelines.streams import Batch, StepBatch
 
 
@@ -52,15 +53,19 @@ class Execution:
 def choose(config: Config) -> Execution:
     """Device, precision and operators of a configuration.
 
-    Raises UserError for a device or an operator implementation that is not there.
+    On a CPU it also tunes this process's allocator. Raises UserError for a device or an operator
+    implementation that is not there.
     """
     device = choose_device(config.device)
     amp_dtype, why = _amp(device) if config.amp else (None, "not asked for")
     implementation = use_kernels(config.kernels, device)
+    tune = config.tune_allocator and device.type == "cpu" and native.unavailable() is None
+    tuned = tune and native.tune_allocator()
     precision = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(amp_dtype, "fp32")  # type: ignore[arg-type]
     line = (
         f"device {describe(device)} · precision {precision} (amp {why}) · "
-        f"kernels {implementation} · compile {'on' if config.compile else 'off'}"
+        f"kernels {implementation} · compile {'on' if config.compile else 'off'} · "
+        f"allocator {'tuned' if tuned else 'default'}"
     )
     return Execution(device, amp_dtype, implementation, line)
 

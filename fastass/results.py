@@ -1,8 +1,11 @@
 """What a run ends with: summary, table of IoU, contact sheet."""
 
+import resource
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from fastass import checkpoint
 from fastass.config import Config
@@ -44,11 +47,19 @@ def summarize(
         "images_per_second": images_per_second,
         "training_seconds": seconds,
         "skipped_samples": skipped,
+        "peak_memory_mib": peak_memory_mib(execution.device),
         "device": describe(execution.device),
         "kernels": execution.kernels,
         "amp": execution.amp_name,
         "versions": versions(),
     }
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Peak of the GPU's allocated memory, or of this process's resident memory on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def table(summary: dict[str, Any]) -> str:

@@ -25,7 +25,8 @@ _OURS = (CONFIG, LABELLED, METRICS, SUMMARY, "checkpoints", "last", "best", "sta
 
 # What may differ when a run is resumed: where and how fast it runs, not what is computed.
 FREE = {
-    "device", "kernels", "compile", "eval_every", "save_every", "log_every", "data.workers",
+    "device", "kernels", "compile", "tune_allocator", "eval_every", "save_every", "log_every",
+    "data.workers",
 }  # fmt: skip
 
 
