@@ -31,8 +31,11 @@ size_t rounded(size_t bytes) { return (bytes + 63) / 64 * 64; }
 void predict_block(const Job& job, const float* corners, float* edge, uint8_t* lines, int cell_row, int block) {
     const int classes = job.scores.classes;
     const int y_begin = job.rows.first[cell_row], rows = job.rows.first[cell_row + 1] - y_begin;
+    const size_t line = job.line;
+    uint8_t* const out = lines + kSlack + job.blocks.first[block];
     for (int phase = job.blocks.phase[block]; phase < job.blocks.phase[block + 1]; ++phase) {
-        const int* slot = job.blocks.slot + static_cast<size_t>(phase) * kLanes;
+        int slot[kLanes];  // a copy: bytes that are stored may alias anything that is not local
+        std::memcpy(slot, job.blocks.slot + static_cast<size_t>(phase) * kLanes, sizeof slot);
         const Vf tx = load(job.blocks.weight + static_cast<size_t>(phase) * kLanes);
         for (int c = 0; c < classes; ++c) {  // this column of pixels: value(ty) = edge[c][0] + ty edge[c][1]
             const float* p = corners + 4 * c * kLanes;
@@ -59,8 +62,7 @@ void predict_block(const Job& job, const float* corners, float* edge, uint8_t* l
             }
             for (int i = 0; i < kRows && y + i < rows; ++i) {
                 const Bytes narrow = __builtin_convertvector(winner[i], Bytes);
-                uint8_t* line = lines + (y + i) * job.line + kSlack + job.blocks.first[block];
-                for (int lane = 0; lane < kLanes; ++lane) line[slot[lane]] = narrow[lane];
+                for (int lane = 0; lane < kLanes; ++lane) out[(y + i) * line + slot[lane]] = narrow[lane];
             }
         }
     }
