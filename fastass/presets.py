@@ -63,7 +63,15 @@ def _row(source: str, table: str, method: str, labelled: int, miou: float) -> Pr
         optim=OptimConfig(schedule_steps=250_000),
     )
     column = method.upper().replace("ORACLE", "Oracle")
-    return Preset(config, f"{table}, row {labelled}, {column}", miou)
+    where = f"{table}, row {labelled}, {column}{_per_class(table, method, labelled)}"
+    return Preset(config, where, miou)
+
+
+def _per_class(table: str, method: str, labelled: int) -> str:
+    """The row of Table 4 or 5 that gives the same model class by class, where there is one."""
+    number, rows = ("4", paper.TABLE_4) if table == "Table 1" else ("5", paper.TABLE_5)
+    row = {"oracle": f"oracle {labelled}", "ga+csa": f"ours {labelled}"}.get(method, "")
+    return f"; Table {number}, {row}" if row in rows else ""
 
 
 def _rows() -> Iterator[Preset]:

@@ -17,9 +17,10 @@ def doctor(args: Namespace) -> None:
 
 def presets(args: Namespace) -> None:
     width = max(map(len, PRESETS))
+    wide = max(len(entry.where) for entry in PRESETS.values())
     for name, entry in PRESETS.items():
         reported = f"paper: {entry.miou} mIoU" if entry.miou is not None else ""
-        print(f"{name:<{width}}  {entry.where:<28}{reported}".rstrip())
+        print(f"{name:<{width}}  {entry.where:<{wide}}  {reported}".rstrip())
 
 
 DOCTOR = Command(

@@ -1,0 +1,41 @@
+"""What the README and the docs say exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fastass.cli import COMMANDS, build_parser
+from fastass.presets import PRESETS
+
+ROOT = Path(__file__).parent.parent
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_folder_map_is_complete() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\| `(\w+)/` \|", readme, flags=re.MULTILINE))
+    hidden = ("build", "dist", "runs", "data")
+    folders = {p.name for p in ROOT.iterdir() if p.is_dir() and p.name[0] not in "._"}
+    assert listed == {name for name in folders if name not in hidden}
+    assert set(re.findall(r"^\| `fastass (\w+)", readme, flags=re.MULTILINE)) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[p.name for p in PAGES])
+def test_links_and_commands(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (page.parent / target).exists(), target
+    parser = build_parser()
+    subparsers = next(a.choices for a in parser._actions if isinstance(a.choices, dict))
+    code = text.replace("\\\n", " ")
+    for block in re.findall(r"^```\n(.*?)^```", code, flags=re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            words = line.partition("#")[0].split()
+            if len(words) < 2 or words[0] != "fastass":
+                continue
+            known = subparsers[words[1]]._option_string_actions
+            assert {w for w in words if w.startswith("--")} <= set(known), line
+            if words[1] == "train" and not words[2].startswith("-"):
+                assert words[2] in PRESETS, line
+    assert "@@" not in text, "a placeholder was left"
