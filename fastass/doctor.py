@@ -7,7 +7,7 @@ import shutil
 import torch
 
 from fastass import kernels
-from fastass.execution import cpu_has_bf16, describe
+from fastass.execution import PRECISIONS, choose_amp, choose_device, describe
 from fastass.run import versions
 
 
@@ -36,11 +36,8 @@ def _cuda() -> str:
 
 
 def _amp() -> str:
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if cpu_has_bf16():
-        return "bf16, by the CPU's bf16 instructions"
-    return "keeps fp32: this CPU has no bf16 instructions"
+    dtype, why = choose_amp(choose_device("auto"))
+    return f"{PRECISIONS[dtype]}, {why}"
 
 
 def _importable(module: str, remedy: str) -> str:

@@ -11,6 +11,9 @@ from fastass.errors import UserError
 from fastass.kernels import native
 from fastass.pipelines.streams import Batch, StepBatch
 
+# What a forward pass computes in, by the autocast dtype; None is no autocast.
+PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "fp32"}
+
 
 @dataclass(frozen=True)
 class Execution:
@@ -46,8 +49,7 @@ class Execution:
     @property
     def amp_name(self) -> str:
         """`bf16`, `fp16` or `off`."""
-        names = {torch.bfloat16: "bf16", torch.float16: "fp16"}
-        return names[self.amp_dtype] if self.amp_dtype else "off"
+        return PRECISIONS[self.amp_dtype] if self.amp_dtype else "off"
 
 
 def choose(config: Config) -> Execution:
@@ -57,13 +59,12 @@ def choose(config: Config) -> Execution:
     implementation that is not there.
     """
     device = choose_device(config.device)
-    amp_dtype, why = _amp(device) if config.amp else (None, "not asked for")
+    amp_dtype, why = choose_amp(device) if config.amp else (None, "not asked for")
     implementation = use_kernels(config.kernels, device)
     tune = config.tune_allocator and device.type == "cpu" and native.unavailable() is None
     tuned = tune and native.tune_allocator()
-    precision = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(amp_dtype, "fp32")  # type: ignore[arg-type]
     line = (
-        f"device {describe(device)} · precision {precision} (amp {why}) · "
+        f"device {describe(device)} · precision {PRECISIONS[amp_dtype]} (amp {why}) · "
         f"kernels {implementation} · compile {'on' if config.compile else 'off'} · "
         f"allocator {'tuned' if tuned else 'default'}"
     )
@@ -105,7 +106,8 @@ def describe(device: torch.device) -> str:
     return f"cpu ({torch.get_num_threads()} threads, {isa})"
 
 
-def _amp(device: torch.device) -> tuple[torch.dtype | None, str]:
+def choose_amp(device: torch.device) -> tuple[torch.dtype | None, str]:
+    """What mixed precision computes in on a device (None: fp32 is kept), and why."""
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.bfloat16, "by the GPU's bf16 units"

@@ -134,10 +134,9 @@ class Trainer:
         )
 
     def _kept(self) -> str:
-        last = self.run.path / "last"
-        if not last.exists():
+        if not has_checkpoint(self.run.path):
             return "no checkpoint was saved yet"
-        return f"the last good checkpoint is {last.resolve()}"
+        return f"the last good checkpoint is {(self.run.path / 'last').resolve()}"
 
     def _evaluate_if_due(self, final: bool = False) -> None:
         every, step = self.config.eval_every, self.position.step
