@@ -5,6 +5,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
+LINKED = ("kernels", "pipelines", "bench")  # folders that fastass/ links to
+
 # A module may import modules of its own rank or lower, never of a higher one.
 RANKS = [
     {"pipelines", "kernels"},
@@ -18,6 +20,7 @@ RANKS = [
     {"results"},
     {"trainer"},
     {"training"},
+    {"bench"},
     {"commands"},
     {"cli"},
     {"__main__"},
@@ -28,11 +31,14 @@ RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 def modules() -> dict[str, Path]:
     """Dotted name under `fastass` → file."""
     found = {}
-    for folder, prefix in (("fastass", ""), ("kernels", "kernels."), ("pipelines", "pipelines.")):
+    for folder in ("fastass", *LINKED):
+        prefix = "" if folder == "fastass" else f"{folder}."
         for path in (ROOT / folder).rglob("*.py"):
             relative = path.relative_to(ROOT / folder)
-            if relative.parts[0] in ("kernels", "pipelines") and not prefix:
+            if relative.parts[0] in LINKED and not prefix:
                 continue  # the links, followed by no rglob of this Python but of later ones
+            if path.name.startswith(("test_", "conftest")):
+                continue  # of bench/, not in the wheel
             found[prefix + ".".join(relative.with_suffix("").parts)] = path
     return found
 

@@ -1,5 +1,6 @@
 """What the README and the docs say exists."""
 
+import argparse
 import re
 from pathlib import Path
 
@@ -21,6 +22,14 @@ def test_the_folder_map_is_complete() -> None:
     assert set(re.findall(r"^\| `fastass (\w+)", readme, flags=re.MULTILINE)) == set(COMMANDS)
 
 
+def flags_of(command: argparse.ArgumentParser, words: list[str]) -> dict[str, argparse.Action]:
+    """The flags of a command, or of its part: `fastass bench step`."""
+    for action in command._actions:
+        if isinstance(action.choices, dict):
+            return flags_of(action.choices[words[2]], words)
+    return command._option_string_actions
+
+
 @pytest.mark.parametrize("page", PAGES, ids=[p.name for p in PAGES])
 def test_links_and_commands(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
@@ -34,7 +43,7 @@ def test_links_and_commands(page: Path) -> None:
             words = line.partition("#")[0].split()
             if len(words) < 2 or words[0] != "fastass":
                 continue
-            known = subparsers[words[1]]._option_string_actions
+            known = flags_of(subparsers[words[1]], words)
             assert {w for w in words if w.startswith("--")} <= set(known), line
             if words[1] == "train" and not words[2].startswith("-"):
                 assert words[2] in PRESETS, line
