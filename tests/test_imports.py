@@ -16,7 +16,7 @@ RANKS = [
     {"configfile", "losses", "metrics", "paper", "optim", "checkpoint", "picture"},
     {"presets", "adaptation", "run", "reproduce"},
     {"execution", "monitor", "progress", "interruption"},
-    {"engine", "evaluation", "predict", "data", "doctor"},
+    {"engine", "evaluation", "predict", "data", "doctor", "class_means"},
     {"results"},
     {"trainer"},
     {"training"},

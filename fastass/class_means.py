@@ -1,0 +1,117 @@
+"""Mean feature vector of every class in each domain, how far apart they are, and a picture of them.
+
+The semantic module of the method pulls the class means of source and target together (Eq. 3–8);
+this measures it. Shapes: C classes, N feature channels.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastass import kernels
+from fastass.execution import Execution
+from fastass.models.deeplab import DeepLab
+from fastass.pipelines.evaluation import EvalBatch, EvalFeed
+from fastass.pipelines.layouts import Dataset
+from fastass.pipelines.shards import PackedDataset
+
+IMAGES = 64  # of each domain: enough for a mean, and seconds on a GPU at full size
+
+
+class ClassMeans(NamedTuple):
+    """One domain's. means: float64 [C,N], NaN for an absent class. counts: feature pixels, [C]."""
+
+    means: Tensor
+    counts: Tensor
+
+
+def spread_feed(
+    dataset: Dataset | PackedDataset,
+    size: tuple[int, int],
+    normalize: str,
+    workers: int,
+    images: int = IMAGES,
+) -> EvalFeed:
+    """About `images` samples (never fewer where there are as many), evenly spread over the set."""
+    stride = max(1, len(dataset) // images)
+    return EvalFeed(dataset, size, normalize, world=stride, workers=workers)
+
+
+@torch.inference_mode()
+def class_means(
+    generator: DeepLab, batches: Iterable[EvalBatch], execution: Execution
+) -> ClassMeans:
+    """Mean of F over all pixels of a class in all images (Eq. 4 over a set instead of an image).
+
+    Labels are read where the features are, nearest. The generator is left in the mode it was in.
+    """
+    training = generator.training
+    generator.eval()
+    C, N = generator.config.num_classes, generator.features
+    sums = torch.zeros(C, N, dtype=torch.float64, device=execution.device)
+    counts = torch.zeros(C, dtype=torch.int64, device=execution.device)
+    try:
+        for batch in batches:
+            assert batch.labels is not None
+            with execution.autocast():
+                features = generator(batch.images.to(execution.device)).features
+            V, n = kernels.class_mean(features, batch.labels.to(execution.device), C)
+            sums += (V.double() * n[..., None]).sum(0)
+            counts += n.sum(0)
+    finally:
+        generator.train(training)
+    means = torch.where(counts[:, None] > 0, sums / counts[:, None], torch.nan)
+    return ClassMeans(means.cpu(), counts.cpu())
+
+
+def distances(source: ClassMeans, target: ClassMeans) -> Tensor:
+    """‖source − target‖₂ of every class [C], relative to the distance between different classes.
+
+    The unit is the mean distance of two different classes' means within a domain, so that networks
+    with features of another scale compare: 0 is aligned, 1 is as far as another class. NaN for a
+    class that a domain lacks.
+    """
+    unit = torch.stack([between_classes(domain.means) for domain in (source, target)]).mean()
+    return (source.means - target.means).norm(dim=1) / unit
+
+
+def between_classes(means: Tensor) -> Tensor:
+    """Mean distance of two different classes' means [C,N]; absent classes are left out."""
+    present = means[~means.isnan().any(dim=1)]
+    return torch.pdist(present).mean()
+
+
+def project(*domains: ClassMeans) -> tuple[list[Tensor], float]:
+    """The plane of the two largest principal components of all means given.
+
+    → (coordinates [C,2] of each domain, the share of the variance that the plane shows).
+    """
+    stacked = torch.cat([domain.means for domain in domains])
+    present = stacked[~stacked.isnan().any(dim=1)]
+    center = present.mean(dim=0)
+    _, singular, axes = torch.linalg.svd(present - center, full_matrices=False)
+    share = float((singular[:2] ** 2).sum() / (singular**2).sum())
+    return [(domain.means - center) @ axes[:2].T for domain in domains], share
+
+
+def record(names: Sequence[str], source: ClassMeans, target: ClassMeans) -> dict[str, Any]:
+    """As JSON, classes by name; those that a domain lacks are left out."""
+    far = distances(source, target)
+    (at_source, at_target), share = project(source, target)
+    known = [i for i in range(len(names)) if not far[i].isnan()]
+    return {
+        "explained": share,
+        "mean_distance": float(far[known].mean()) if known else None,
+        "classes": {
+            names[i]: {
+                "distance": float(far[i]),
+                "source": at_source[i].tolist(),
+                "target": at_target[i].tolist(),
+                "source_pixels": int(source.counts[i]),
+                "target_pixels": int(target.counts[i]),
+            }
+            for i in known
+        },
+    }
