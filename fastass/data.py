@@ -26,13 +26,19 @@ AnyDataset = Dataset | PackedDataset
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Everything a run reads. labelled: indices into the target's training images."""
+    """Everything a run reads. labelled: indices into the target's training images.
+
+    rank, world: of this process among those that train together; each reads its own part of every
+    global batch, and of the validation images.
+    """
 
     config: Config
     source: AnyDataset | None
     target: AnyDataset
     val: AnyDataset
     labelled: tuple[int, ...]
+    rank: int = 0
+    world: int = 1
 
     @property
     def classes(self) -> ClassTable:
@@ -52,12 +58,17 @@ class TrainingData:
         return self.config.data.normalize
 
     def batches(self, first: int, modules: Modules, device: torch.device) -> Iterator[StepBatch]:
-        """Endless batches from micro-step `first` on, with the streams that `modules` use."""
+        """Endless batches of this rank from micro-step `first` on, with the streams of `modules`.
+
+        Ranks × batch is what counts: 1 × 4, 2 × 2 and 4 × 1 see the same images, equally augmented.
+        """
         c = self.config
         with open_feed(
             c.data.loader,
             self._streams(modules),
             seed=c.seed,
+            rank=self.rank,
+            world=self.world,
             workers=c.data.workers,
             on_bad_sample=c.data.on_bad_sample,
             device=str(device),
@@ -65,9 +76,21 @@ class TrainingData:
             yield from feed.batches(first)
 
     def val_batches(self) -> Iterator[EvalBatch]:
-        """Every validation image once, at training size, with its label at full size."""
+        """This rank's validation images, each once, at training size, its label at full size.
+
+        All ranks together read every image exactly once; their numbers may differ by one.
+        """
         d = self.config.data
-        return iter(EvalFeed(self.val, d.target_size, d.normalize, workers=d.workers))
+        return iter(
+            EvalFeed(
+                self.val,
+                d.target_size,
+                d.normalize,
+                rank=self.rank,
+                world=self.world,
+                workers=d.workers,
+            )
+        )
 
     def val_examples(self, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """`count` validation images uint8 [H,W,3] and labels [H,W], spread over the set."""
