@@ -24,6 +24,8 @@ class Scores:
     reported_classes: int
     reported_miou: float
     """Mean over the classes that the configuration reports (SYNTHIA: 13), or over all."""
+    confusion: list[list[int]]
+    """Pixels [C][C]: rows truth, columns prediction, in the order of `per_class_iou`."""
 
     def record(self) -> dict[str, Any]:
         """As JSON."""
@@ -46,6 +48,7 @@ def evaluate(
         per_class_iou=per_class,
         reported_classes=len(report or per_class),
         reported_miou=mean_iou(per_class, report),
+        confusion=counts.tolist(),
     )
 
 

@@ -1,6 +1,6 @@
-"""Pictures of results: colour labels, overlays, contact sheets."""
+"""Pictures of results: colour labels, overlays, contact sheets, examples."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,3 +51,25 @@ def contact_sheet(
             sheet.paste(scaled, (gap + column * (width + gap), top))
         top += height + gap
     sheet.save(path)
+
+
+def save_example(
+    folder: Path,
+    number: int,
+    image: np.ndarray,
+    labels: Mapping[str, np.ndarray],
+    classes: ClassTable,
+    width: int = 640,
+) -> None:
+    """FOLDER/<number>.jpg and, by name, <number>-<name>.png: small enough to be put into a page.
+
+    image: RGB uint8 [H,W,3]. labels: train ids [H,W], scaled by nearest, saved with their colours.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    scale = min(1.0, width / image.shape[1])
+    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+    small = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
+    small.save(folder / f"{number}.jpg", quality=88)
+    for name, label in labels.items():
+        ids = Image.fromarray(label).resize(size, Image.Resampling.NEAREST)
+        save_train_ids(np.asarray(ids), classes, folder / f"{number}-{name}.png")

@@ -1,5 +1,6 @@
-"""What a run ends with: summary, table of IoU, contact sheet."""
+"""What a run ends with: summary, table of IoU, contact sheet, examples, class means."""
 
+import json
 import resource
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -7,16 +8,17 @@ from typing import Any
 
 import torch
 
-from fastass import checkpoint
+from fastass import checkpoint, class_means
 from fastass.config import Config
 from fastass.data import TrainingData
 from fastass.execution import Execution, describe
 from fastass.models.deeplab import DeepLab, build_deeplab
-from fastass.picture import colorize, contact_sheet
+from fastass.picture import colorize, contact_sheet, save_example
 from fastass.predict import predict
-from fastass.run import versions
+from fastass.run import CLASS_MEANS, EXAMPLES, SHEET, Run, versions
 
-SHEET, ROWS = "contact_sheet.png", 6
+ROWS = 6  # of the contact sheet
+_FILE = {"source only": "start", "adapted": "last"}  # a network's word in file names
 
 
 def summarize(
@@ -42,6 +44,7 @@ def summarize(
         "per_class_iou": last["per_class_iou"],
         "reported_classes": last["reported_classes"],
         "reported_miou": last["reported_miou"],
+        "confusion": last["confusion"],
         "best_miou": best_miou,
         "start": start,
         "images_per_second": images_per_second,
@@ -95,21 +98,48 @@ def iou_table(columns: Sequence[tuple[str, dict[str, Any]]]) -> str:
 def before_and_after(
     run: Path, generator: DeepLab, data: TrainingData, execution: Execution
 ) -> Path:
-    """Write RUN/contact_sheet.png: image, truth, the start's prediction where kept, the last's."""
-    columns = [("adapted", generator)]
+    """Write what shows the finished run beside its start, where one was kept; → contact sheet.
+
+    RUN/contact_sheet.png for a quick look; RUN/examples and RUN/class_means.json for the report.
+    """
+    networks = {"adapted": generator}
     if (run / "start").exists():
-        columns.insert(0, ("source only", _generator_of(run / "start", generator, execution)))
-    rows = []
-    for image, truth in data.val_examples(ROWS):
-        predictions = [
-            predict(network, image, data.target_size, data.normalize, execution)
-            for _, network in columns
-        ]
-        pictures = [colorize(p, data.classes) for p in (truth, *predictions)]
-        rows.append([image, *pictures])
-    path = run / SHEET
-    contact_sheet(rows, ["image", "truth", *(title for title, _ in columns)], path)
+        start = _generator_of(run / "start", generator, execution)
+        networks = {"source only": start, **networks}
+    path = _examples(run, networks, data, execution)
+    if data.source is not None:
+        means = {_FILE[t]: _class_means(n, data, execution) for t, n in networks.items()}
+        text = json.dumps({"images": class_means.IMAGES, **means}, indent=2)
+        Run(run).write(CLASS_MEANS, text + "\n")
     return path
+
+
+def _examples(
+    run: Path, networks: dict[str, DeepLab], data: TrainingData, execution: Execution
+) -> Path:
+    rows = []
+    for i, (image, truth) in enumerate(data.val_examples(ROWS)):
+        labels = {"truth": truth}
+        for title, network in networks.items():
+            labels[title] = predict(network, image, data.target_size, data.normalize, execution)
+        named = {_FILE.get(title, title): label for title, label in labels.items()}
+        save_example(run / EXAMPLES, i, image, named, data.classes)
+        rows.append([image, *(colorize(label, data.classes) for label in labels.values())])
+    contact_sheet(rows, ["image", "truth", *networks], run / SHEET)
+    return run / SHEET
+
+
+def _class_means(generator: DeepLab, data: TrainingData, execution: Execution) -> dict[str, Any]:
+    """Source images and target validation images, at training size, without augmentation."""
+    d = data.config.data
+    assert data.source is not None
+    source, target = (
+        class_means.class_means(
+            generator, class_means.spread_feed(each, size, d.normalize, d.workers), execution
+        )
+        for each, size in ((data.source, d.source_size), (data.val, d.target_size))
+    )
+    return class_means.record(data.classes.names, source, target)
 
 
 def _generator_of(path: Path, like: DeepLab, execution: Execution) -> DeepLab:

@@ -4,6 +4,7 @@ RUN/config.yaml      the configuration
 RUN/labelled.txt     names of the labelled target images
 RUN/metrics.jsonl    one line every `log_every` steps, one an evaluation
 RUN/summary.json     the result
+RUN/contact_sheet.png, RUN/examples, RUN/class_means.json: what shows it (`fastass report`)
 RUN/checkpoints, RUN/last, RUN/best: see `fastass.checkpoint`
 """
 
@@ -21,7 +22,11 @@ from fastass.configfile import from_yaml, leaves, to_yaml
 from fastass.errors import UserError
 
 CONFIG, LABELLED, METRICS, SUMMARY = "config.yaml", "labelled.txt", "metrics.jsonl", "summary.json"
-_OURS = (CONFIG, LABELLED, METRICS, SUMMARY, "checkpoints", "last", "best", "start")
+SHEET, EXAMPLES, CLASS_MEANS = "contact_sheet.png", "examples", "class_means.json"
+_OURS = (
+    CONFIG, LABELLED, METRICS, SUMMARY, SHEET, EXAMPLES, CLASS_MEANS,
+    "checkpoints", "last", "best", "start",
+)  # fmt: skip
 
 # What may differ when a run is resumed: where and how fast it runs, not what is computed.
 FREE = {

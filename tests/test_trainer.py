@@ -28,6 +28,7 @@ SMALL = (
     "--data-source-size 96x56 --data-target-size 96x48 --model-width 16 --discriminator-width 4 "
     "--discriminator-hidden 16 --eval-every 3 --save-every 2 --log-every 1 --plain"
 ).split()
+PREDICTIONS = ("-truth.png", "-start.png", "-last.png")
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,11 @@ def test_a_run_leaves_what_it_promises(straight: Path) -> None:
     assert summary["start"]["miou"] >= 0
     assert len((straight / "labelled.txt").read_text().splitlines()) == 3
     assert (straight / "contact_sheet.png").stat().st_size > 1000
+    assert sum(map(sum, summary["confusion"])) > 0
+    means = json.loads((straight / "class_means.json").read_text())
+    assert 0 < means["last"]["classes"]["road"]["distance"] != means["start"]["mean_distance"]
+    examples = {path.name for path in (straight / "examples").iterdir()}
+    assert examples == {f"{i}{kind}" for i in (0, 1) for kind in (".jpg", *PREDICTIONS)}
     logged = [line["step"] for line in lines(straight) if "terms" in line]
     assert logged == list(range(1, 9))
     assert set(lines(straight)[-2]["terms"]) == {
