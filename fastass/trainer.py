@@ -21,6 +21,7 @@ from fastass.optim import decay, set_rates
 from fastass.progress import Reporter, terms_note
 from fastass.results import before_and_after, summarize, table
 from fastass.run import SUMMARY, Run, has_checkpoint
+from fastass.selection import selection
 
 
 @dataclass
@@ -222,6 +223,7 @@ class Trainer:
             start=here.start,
             last=here.last,
             best_miou=here.best,
+            selection=selection(self.run.path, self.config.start_steps),
             images_per_second=self.monitor.images_per_second,
             seconds=self.monitor.seconds,
             skipped=here.skipped,

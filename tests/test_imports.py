@@ -14,7 +14,7 @@ RANKS = [
     {"models"},
     {"config"},
     {"configfile", "losses", "metrics", "paper", "optim", "checkpoint", "picture"},
-    {"presets", "adaptation", "run", "reproduce"},
+    {"presets", "adaptation", "run", "reproduce", "selection"},
     {"execution", "monitor", "progress", "interruption"},
     {"engine", "evaluation", "predict", "data", "doctor", "class_means"},
     {"results"},
