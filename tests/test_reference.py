@@ -1,0 +1,85 @@
+"""The reference path of the benchmarks computes what the engine does: the comparison is fair."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from fastass import kernels
+from fastass.adaptation import Images, Streams, modules_of
+from fastass.bench.reference import ReferencePath
+from fastass.config import Config, DiscriminatorConfig, OptimConfig
+from fastass.engine import Engine, build
+from fastass.execution import Execution
+from fastass.models.config import ModelConfig
+from fastass.optim import decay, set_rates
+
+CLASSES, STEPS = 5, 3
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def reference_kernels() -> Iterator[None]:
+    before = kernels.choice()
+    kernels.use("reference")
+    yield
+    kernels.use(before)
+
+
+def batch(seed: int) -> Streams:
+    g = torch.Generator().manual_seed(seed)
+
+    def images(height: int, width: int, labelled: bool = True) -> Images:
+        pixels = torch.randn(2, 3, height, width, generator=g, dtype=torch.float64)
+        labels = torch.randint(0, CLASSES, (2, height, width), generator=g)
+        labels[:, :8] = 255
+        pixels = pixels.to(memory_format=torch.channels_last)
+        return Images(pixels, labels.to(torch.uint8) if labelled else None)
+
+    return Streams(images(70, 90), images(64, 80), images(64, 80, labelled=False))
+
+
+@pytest.mark.parametrize(
+    ("method", "backbone", "heads", "backward", "norm"),
+    [
+        ("ga", "tiny", "multi", "fused", "batch"),
+        ("ga", "tiny", "multi", "streamed", "frozen"),
+        ("ga+fcsa", "tiny", "single", "fused", "frozen"),
+        ("ga+fcsa", "tiny", "single", "streamed", "batch"),
+        ("ga+csa", "tiny", "single", "fused", "batch"),
+        ("ga+csa", "tiny", "single", "streamed", "frozen"),
+        ("ga+csa", "resnet50", "single", "streamed", "frozen"),
+    ],
+)
+def test_losses_and_weights_of_some_steps(
+    method: str, backbone: str, heads: str, backward: str, norm: str
+) -> None:
+    config = Config(
+        method=method,  # type: ignore[arg-type]
+        steps=STEPS + 2,
+        backward=backward,  # type: ignore[arg-type]
+        model=ModelConfig(backbone=backbone, heads=heads, norm=norm, num_classes=CLASSES),  # type: ignore[arg-type]
+        discriminator=DiscriminatorConfig(width=4, hidden=16),
+        optim=OptimConfig(lr=1e-3, d_lr=1e-3),
+    ).resolved()
+    module = build(config, modules_of(config.method, labelled=4)).double()
+    reference = ReferencePath(module, config, CPU)
+    engine = Engine(module, config, Execution(CPU, None, "reference", ""))
+    start = {name: value.clone() for name, value in module.state_dict().items()}
+    for step in range(STEPS if backbone == "tiny" else 2):
+        streams = batch(step)
+        set_rates(list(engine.optimizers.values()), decay(step, config))
+        ours, theirs = engine.step([streams], adapt=True), reference.step(streams, step)
+        for name, term in ours._asdict().items():
+            expected = getattr(theirs, name)
+            assert (term is None) == (expected is None), name
+            if term is not None:
+                torch.testing.assert_close(term, expected, rtol=1e-9, atol=0, msg=name)
+    weights = reference.networks.state_dict()
+    for name, value in engine.module.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, weights[name], rtol=1e-7, atol=1e-9, msg=name)
+    moved = sum(
+        not torch.equal(start[name], value) for name, value in weights.items() if name in start
+    )
+    assert moved > 10
