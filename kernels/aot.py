@@ -1,6 +1,6 @@
 """What a Triton kernel launches with, as data: the launch and the ahead-of-time gate read the same.
 
-Each op file lists its launches in a module constant `AOT: tuple[Launch, ...]`, one entry for every
+Each module of `gpu` lists its launches in a constant `AOT: tuple[Launch, ...]`, one entry for every
 combination of dtypes and constexprs that training and evaluation use, built from the same
 functions and tables that the real launch takes its constexprs and warps from. `gate` compiles
 them for GPUs that are not there.

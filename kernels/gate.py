@@ -2,12 +2,12 @@
 
     python -m fastass.kernels.gate [--arch 80 90 100] [--jobs 2] [--json] [MODULE ...]
 
-Each op file exposes its launches as `AOT` (see `aot.Launch`). Every launch is compiled for every
-architecture, each in a process of its own (a compiler crash must not take the gate along), with a
-stub driver that stands in for the GPU. Reported from the machine code: registers a thread, spills,
-shared memory, matrix instructions, 16-byte global loads. Exit status 1 when a launch does not
-compile, spills registers, has a dot without matrix instructions, or has no 16-byte loads where
-they are asked for.
+Each module of `fastass.kernels.gpu` exposes its launches as `AOT` (see `aot.Launch`). Every launch
+is compiled for every architecture, each in a process of its own (a compiler crash must not take the
+gate along), with a stub driver that stands in for the GPU. Reported from the machine code:
+registers a thread, spills, shared memory, matrix instructions, 16-byte global loads. Exit status 1
+when a launch does not compile, spills registers, has a dot without matrix instructions, or has no
+16-byte loads where they are asked for.
 """
 
 import argparse
@@ -28,7 +28,6 @@ from pathlib import Path
 MODULES = (
     "class_mean",
     "pixel_discriminator_loss",
-    "upsample_cross_entropy",
     "upsample_softmax",
     "upsample_confusion",
 )
@@ -78,7 +77,7 @@ def launches(modules: Sequence[str] = MODULES) -> list[tuple[str, int]]:
     return [
         (module, position)
         for module in modules
-        for position in range(len(importlib.import_module(f"fastass.kernels.{module}").AOT))
+        for position in range(len(importlib.import_module(f"fastass.kernels.gpu.{module}").AOT))
     ]
 
 
@@ -86,7 +85,7 @@ def compile_one(module: str, position: int, arch: int) -> Report:
     """Compiles one launch in this process and reads its machine code."""
     import triton
 
-    launch = importlib.import_module(f"fastass.kernels.{module}").AOT[position]
+    launch = importlib.import_module(f"fastass.kernels.gpu.{module}").AOT[position]
     name = f"{module}: {launch.name}"
     triton.runtime.driver.set_active(_StubDriver(arch))
     try:
@@ -162,7 +161,7 @@ def run(
                 process.join()
                 module, position, arch = tasks[number]
                 reason = f"does not compile: the compiler died (exit code {process.exitcode})"
-                name = importlib.import_module(f"fastass.kernels.{module}").AOT[position].name
+                name = importlib.import_module(f"fastass.kernels.gpu.{module}").AOT[position].name
                 reports[number] = Report(f"{module}: {name}", arch, verdict=reason)
             process.join()
             receiver.close()

@@ -27,6 +27,24 @@ def upsampled(scores: Tensor, size: tuple[int, int], align_corners: bool) -> Ten
     return functional.interpolate(wide, size=size, mode="bilinear", align_corners=align_corners)
 
 
+def empty_gradient(scores: Tensor) -> Tensor:
+    return torch.empty(
+        scores.shape,
+        dtype=torch.float32,
+        device=scores.device,
+        memory_format=torch.channels_last,
+    )
+
+
+def empty_probabilities(scores: Tensor, size: tuple[int, int]) -> Tensor:
+    return torch.empty(
+        (*scores.shape[:2], *size),
+        dtype=scores.dtype,
+        device=scores.device,
+        memory_format=torch.channels_last,
+    )
+
+
 @jit
 def source(position, inputs, outputs, ALIGN: tl.constexpr):
     """⌊x⌋ and the weight of its successor for output positions; exact but for the last division."""

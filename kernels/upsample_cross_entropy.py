@@ -8,7 +8,7 @@ float64 above. No valid pixel: the loss and its gradient are 0.
 
 The gradient of the summed loss, ∂/∂S = bilinearᵀ(P - onehot(Y)), is gathered in the forward pass
 and saved at the size of S; backward scales it. The upsampled scores never exist; P exists only
-where it is asked for. Kernels: `upsample_softmax`.
+where it is asked for.
 """
 
 from __future__ import annotations
@@ -21,16 +21,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from fastass.kernels import dispatch
-from fastass.kernels.upsample import check_grid, check_ignore, check_scores, upsampled
-from fastass.kernels.upsample_softmax import (
-    aot_forward,
+from fastass.kernels.cpu import upsample_softmax as cpu
+from fastass.kernels.gpu import upsample_softmax as gpu
+from fastass.kernels.registration import operator
+from fastass.kernels.upsample import (
+    check_grid,
+    check_ignore,
+    check_scores,
     empty_gradient,
     empty_probabilities,
-    launch_forward,
-    native_forward,
-    softmax_backward,
+    upsampled,
 )
-from fastass.kernels.validate import check_label_values, check_labels
+from fastass.kernels.upsample_softmax import softmax_backward
+from fastass.kernels.validate import check_label_values, check_labels, unknown_labels
 
 # --- reference ------------------------------------------------------------------------------------
 
@@ -43,27 +46,15 @@ def reference(
     ignore_index: int = 255,
     return_probabilities: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """The definition. Labels are in range (the public function looks)."""
+    """The definition."""
     wide = upsampled(scores, (labels.shape[1], labels.shape[2]), align_corners)
-    valid = (labels != ignore_index).sum().clamp(min=1)
-    total = functional.cross_entropy(
-        wide, labels.long(), ignore_index=ignore_index, reduction="sum"
-    )
-    loss = total / valid
+    unknown = unknown_labels(labels, scores.shape[1], ignore_index)
+    target = torch.where(unknown, ignore_index, labels).long()
+    total = functional.cross_entropy(wide, target, ignore_index=ignore_index, reduction="sum")
+    loss = total / (target != ignore_index).sum().clamp(min=1)
+    loss = loss + torch.where(unknown.any(), torch.nan, 0.0)
     return (loss, wide.softmax(1).to(scores.dtype)) if return_probabilities else loss
 
-
-# --- Triton ---------------------------------------------------------------------------------------
-
-_LOSS = ("labels", "losses", "valid")
-AOT = (
-    aot_forward("forward fp32", torch.float32, 19, True, (*_LOSS, "sums")),
-    aot_forward("forward bf16", torch.bfloat16, 19, True, (*_LOSS, "sums")),
-    aot_forward("forward fp16 half-pixel", torch.float16, 19, False, (*_LOSS, "sums")),
-    aot_forward("forward bf16 64 classes", torch.bfloat16, 64, True, (*_LOSS, "sums")),
-    aot_forward("forward with P bf16", torch.bfloat16, 19, True, (*_LOSS, "sums", "probabilities")),
-    aot_forward("evaluation bf16", torch.bfloat16, 19, True, _LOSS),
-)
 
 # --- registration ---------------------------------------------------------------------------------
 
@@ -89,8 +80,7 @@ def _forward(
     return loss, valid, saved, p if p is not None else scores.new_empty(0)
 
 
-@torch.library.custom_op("fastass::upsample_cross_entropy", mutates_args=(), device_types="cuda")
-def _operator(
+def _cuda(
     scores: Tensor,
     labels: Tensor,
     align_corners: bool,
@@ -98,19 +88,11 @@ def _operator(
     need_gradient: bool,
     need_probabilities: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _forward(
-        launch_forward,
-        scores,
-        labels,
-        align_corners,
-        ignore_index,
-        need_gradient,
-        need_probabilities,
-    )
+    arguments = (scores, labels, align_corners, ignore_index, need_gradient, need_probabilities)
+    return _forward(gpu.forward, *arguments)
 
 
-@_operator.register_kernel("cpu")
-def _native(
+def _cpu(
     scores: Tensor,
     labels: Tensor,
     align_corners: bool,
@@ -118,18 +100,10 @@ def _native(
     need_gradient: bool,
     need_probabilities: bool,
 ) -> Outputs:
-    return _forward(
-        native_forward,
-        scores,
-        labels,
-        align_corners,
-        ignore_index,
-        need_gradient,
-        need_probabilities,
-    )
+    arguments = (scores, labels, align_corners, ignore_index, need_gradient, need_probabilities)
+    return _forward(cpu.forward, *arguments)
 
 
-@_operator.register_fake
 def _fake(
     scores: Tensor,
     labels: Tensor,
@@ -145,6 +119,9 @@ def _fake(
         empty_gradient(scores) if need_gradient else scores.new_empty(0, dtype=torch.float32),
         empty_probabilities(scores, size) if need_probabilities else scores.new_empty(0),
     )
+
+
+_operator = operator("upsample_cross_entropy", cuda=_cuda, cpu=_cpu, fake=_fake)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
@@ -173,6 +150,8 @@ def _backward(
 
 
 _operator.register_autograd(_backward, setup_context=_save)
+
+# --- public ---------------------------------------------------------------------------------------
 
 
 @overload
@@ -215,8 +194,8 @@ def upsample_cross_entropy(
     Autocast leaves the scores' dtype alone; inside, everything is float32.
 
     Raises TypeError or ValueError for arguments that do not fit. A label that is no class and not
-    `ignore_index` is a ValueError on the CPU; on CUDA, where looking would stall the queue, the
-    loss is then NaN.
+    `ignore_index` is a ValueError on the CPU; on CUDA, where looking would stall the queue, its
+    pixel is left out as if ignored, and the loss is NaN.
     """
     implementation = dispatch.resolve(scores.device)
     check_scores(scores, implementation)
@@ -233,7 +212,7 @@ def upsample_cross_entropy(
             return_probabilities=return_probabilities,
         )
     need_gradient = scores.requires_grad and torch.is_grad_enabled()
-    loss, _, _, p = torch.ops.fastass.upsample_cross_entropy(
+    loss, _, _, p = _operator(
         scores,
         labels.contiguous(),
         align_corners,

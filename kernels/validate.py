@@ -42,11 +42,21 @@ def check_classes(num_classes: int, ignore_index: int) -> None:
         raise ValueError(f"ignore_index: got {ignore_index}, expected 0 to 255")
 
 
+def unknown_labels(labels: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+    """bool: where a label is neither a class nor `ignore_index`.
+
+    One rule for every operator. On a CPU such a label is a ValueError. On CUDA, where reading it
+    back would stall the queue, its pixel is left out of sums, counts and gradients as if ignored,
+    and what it belongs to becomes NaN (counts: -1), which no later sum can hide.
+    """
+    return (labels >= num_classes) & (labels != ignore_index)
+
+
 def check_label_values(labels: Tensor, num_classes: int, ignore_index: int) -> None:
     """For the reference on a CPU; native code checks as it reads. CUDA labels are not read back."""
     if labels.device.type != "cpu" or torch.compiler.is_compiling():
         return
-    wrong = labels[(labels >= num_classes) & (labels != ignore_index)]
+    wrong = labels[unknown_labels(labels, num_classes, ignore_index)]
     if wrong.numel():
         raise ValueError(
             f"labels: got {int(wrong[0])}, expected a class below {num_classes} or ignore_index "

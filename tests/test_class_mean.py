@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastass import kernels
 from fastass.kernels import native
+from fastass.kernels.gpu import class_mean as gpu
 from fastass.kernels.nearest import nearest_index, nearest_labels
 
 op = importlib.import_module("fastass.kernels.class_mean")  # the operator shadows its module's name
@@ -246,18 +247,27 @@ def check_triton() -> None:
             features, labels = inputs(shape, dtype)
             features = features.contiguous(memory_format=layout)
             truth, true_counts, true_gradient = run(features.double(), labels, 7, "reference")
-            means, counts = op.triton_forward(features, labels, 7, 255)
+            means, counts = gpu.forward(features, labels, 7, 255)
             weight = torch.linspace(-1, 1, means.numel()).view(means.shape)
             last = layout == torch.channels_last
-            gradient = op.triton_backward(weight, counts, labels, [9, 13], 255, dtype, last)
+            gradient = gpu.backward(weight, counts, labels, [9, 13], 255, dtype, last)
             assert torch.equal(counts, true_counts)
             assert error(means, truth) < 1e-6
             tolerance = 1e-6 if dtype == torch.float32 else 8e-3
             assert error(gradient, true_gradient) <= tolerance * float(true_gradient.abs().max())
-    labels[1] = 7  # no class, nor ignored: the image's means say so
-    means, _ = op.triton_forward(features, labels, 7, 255)
-    assert means[1].isnan().all()
-    assert not means[0].isnan().any()
+    # No class, nor ignored: out of the sums, the image's means say so, as the reference's do.
+    labels[1, :25] = 7
+    features = features.float().requires_grad_()
+    expected, expected_counts = op.reference(features, labels, 7)
+    assert expected[1].isnan().all()
+    assert not expected[0].isnan().any()
+    means, counts = gpu.forward(features.detach(), labels, 7, 255)
+    torch.testing.assert_close(means, expected.detach(), equal_nan=True)
+    assert torch.equal(counts, expected_counts)
+    weight = torch.linspace(-1, 1, means.numel()).view(means.shape)
+    (expected_gradient,) = torch.autograd.grad(expected, features, weight)
+    gradient = gpu.backward(weight, counts, labels, [9, 13], 255, torch.float32, True)
+    torch.testing.assert_close(gradient, expected_gradient)
 
 
 def test_triton_in_the_interpreter() -> None:

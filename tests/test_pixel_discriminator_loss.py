@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from fastass import kernels
 from fastass.kernels import native
+from fastass.kernels.cpu import pixel_discriminator_loss as cpu
+from fastass.kernels.gpu import pixel_discriminator_loss as gpu
 
 op = importlib.import_module("fastass.kernels.pixel_discriminator_loss")
 
@@ -144,7 +146,7 @@ def test_blocks_strides_and_threads_do_not_matter(monkeypatch: pytest.MonkeyPatc
     turned = tuple(w.t().contiguous().t() if w.dim() == 2 else w for w in weights)
     for a, b in zip(run(wide, tall, turned, domain=0, adversarial=True), expected, strict=True):  # type: ignore[arg-type]
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
-    monkeypatch.setattr(op, "BLOCK", 50)
+    monkeypatch.setattr(cpu, "BLOCK", 50)
     for a, b in zip(
         run(features, labels, weights, domain=0, adversarial=True), expected, strict=True
     ):
@@ -355,7 +357,7 @@ def check_triton() -> None:
         for dtype in (torch.float32, torch.bfloat16):
             features, labels, weights = inputs(SMALL, dtype)
             labels[1] = 255  # whole tiles are ignored
-            out = op.triton_forward(
+            out = gpu.forward(
                 *(features, labels, *weights),
                 *(domain, adversarial, 0.2, 255, True, adversarial),
             )
@@ -372,7 +374,7 @@ def check_triton() -> None:
             expected = [*truth[:2], *(gradient / 1.7 for gradient in truth[3:])]
             if adversarial:
                 ours.append(
-                    op.triton_backward(
+                    gpu.backward(
                         torch.tensor(0.3), scale, hidden, labels, weights[0], [9, 13], 7, 255
                     )
                 )
@@ -380,14 +382,29 @@ def check_triton() -> None:
             tolerance = 1e-6 if dtype == torch.float32 else 1e-2
             for a, t in zip(ours, expected, strict=True):
                 assert error(a, t) <= tolerance * max(float(t.abs().max()), 1e-30)
-    frozen = op.triton_forward(features, labels, *weights, 0, True, 0.2, 255, False, True)
-    both = op.triton_forward(features, labels, *weights, 0, True, 0.2, 255, True, True)
+    frozen = gpu.forward(features, labels, *weights, 0, True, 0.2, 255, False, True)
+    both = gpu.forward(features, labels, *weights, 0, True, 0.2, 255, True, True)
     assert all(torch.equal(a, b) for a, b in zip(frozen[:4], both[:4], strict=True))
     assert all(tensor.numel() == 0 for tensor in frozen[4:])
-    labels[0] = 7  # no class, nor ignored: the losses say so
-    out = op.triton_forward(features, labels, *weights, 0, True, 0.2, 255, True, True)
-    assert out[0].isnan()
-    assert out[1].isnan()
+    # No class, nor ignored: out of the gradients, and the losses say so, as the reference's do.
+    features, labels, weights = inputs(SMALL, torch.float32)
+    labels[1, :25] = 7
+    for domain, adversarial in MODES:
+        given = [tensor.clone().requires_grad_() for tensor in (features, *weights)]
+        losses = op.reference(given[0], labels, *given[1:], domain=domain, adversarial=adversarial)
+        expected = torch.autograd.grad(losses[0], given[1:])
+        out = gpu.forward(
+            features, labels, *weights, domain, adversarial, 0.2, 255, True, adversarial
+        )
+        assert losses[0].isnan()
+        torch.testing.assert_close(torch.stack(out[:2]), torch.stack(losses), equal_nan=True)
+        for a, t in zip(out[4:], expected, strict=True):
+            torch.testing.assert_close(a, t, rtol=1e-5, atol=1e-6)
+        if adversarial:
+            (expected_features,) = torch.autograd.grad(losses[1], given[:1])
+            one, size = torch.tensor(1.0), [9, 13]
+            a = gpu.backward(one, out[2], out[3], labels, weights[0], size, 7, 255)
+            torch.testing.assert_close(a, expected_features, rtol=1e-5, atol=1e-6)
 
 
 def test_triton_in_the_interpreter() -> None:

@@ -300,7 +300,7 @@ INTERPRETED = """
 import sys
 import torch
 import fastass.kernels
-softmax = sys.modules["fastass.kernels.upsample_softmax"]
+from fastass.kernels.gpu import upsample_softmax as softmax
 entropy = sys.modules["fastass.kernels.upsample_cross_entropy"]
 
 for shape in ((2, 5, 3, 7, 9, 22), (1, 3, 1, 1, 3, 4), (1, 19, 4, 2, 3, 9), (1, 2, 3, 20, 1, 41)):
@@ -319,7 +319,7 @@ for shape in ((2, 5, 3, 7, 9, 22), (1, 3, 1, 1, 3, 4), (1, 19, 4, 2, 3, 9), (1, 
             (of_loss,) = torch.autograd.grad(truth * valid, exact, retain_graph=True)
             cotangent = torch.randn(P.shape).to(dtype)
             (of_p,) = torch.autograd.grad(P, exact, cotangent.double())
-            loss, count, gradient, p = softmax.launch_forward(
+            loss, count, gradient, p = softmax.forward(
                 scores, labels, (height, width), align, 255, True, True
             )
             assert count == valid
@@ -329,10 +329,23 @@ for shape in ((2, 5, 3, 7, 9, 22), (1, 3, 1, 1, 3, 4), (1, 19, 4, 2, 3, 9), (1, 
             rough = dict(rtol=1e-2, atol=1e-3) if dtype == torch.bfloat16 else close
             torch.testing.assert_close(p.double(), P.detach(), **rough)
             torch.testing.assert_close(
-                softmax.launch_backward(scores, cotangent, align).double(), of_p, **close
+                softmax.backward(scores, cotangent, align).double(), of_p, **close
             )
-labels[0, 0, 0] = 200
-assert softmax.launch_forward(scores, labels, (height, width), True, 255, True, False)[0].isnan()
+
+# No class, nor ignored: out of the gradient and P, and the loss says so, as the reference's does.
+labels[0, 0, :5], labels[0, 0, 5:9] = 200, 255
+given = scores.float().requires_grad_()
+for ignore_index in (255, 1):
+    truth, P = entropy.reference(
+        given, labels, align_corners=True, ignore_index=ignore_index, return_probabilities=True
+    )
+    (of_loss,) = torch.autograd.grad(truth, given)
+    loss, valid, gradient, p = softmax.forward(
+        given.detach(), labels, (height, width), True, ignore_index, True, True
+    )
+    assert truth.isnan() and loss.isnan()
+    torch.testing.assert_close(gradient / valid, of_loss, **close)
+    torch.testing.assert_close(p, P, **close)
 """
 
 

@@ -1,0 +1,1 @@
+"""Each operator's calls of the native library: scratch tensors, layouts, and what comes back."""
