@@ -242,6 +242,7 @@ def _with_toycity(config: Config, reporter: Reporter) -> Config:
             toy.target,
             toy.seed,
             toy.val,
+            workers=max(1, d.workers),
             progress=lambda done, total: reporter.advance(done),
         )
     source, target = d.source or str(root / "gta5"), d.target or str(root / "cityscapes")

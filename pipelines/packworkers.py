@@ -3,10 +3,8 @@
 import os
 from collections import deque
 from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
 from dataclasses import replace
-from multiprocessing import get_context
 
 import torch
 
@@ -15,7 +13,7 @@ from fastass.pipelines.errors import DataError
 from fastass.pipelines.layouts import Dataset, Sample
 from fastass.pipelines.manifest import BadSample, PackSettings
 from fastass.pipelines.tarwriter import EncodedSample
-from fastass.pipelines.workerprocess import become_worker
+from fastass.pipelines.workerprocess import become_worker, worker_pool
 
 WINDOW = 8  # samples in flight per worker: hides the pause of an fsync, bounds the memory
 
@@ -36,23 +34,15 @@ def encode_all(
             yield _encode(bare, sample, settings)
         return
     waiting: deque[Future[EncodedSample | BadSample]] = deque()
-    pool = ProcessPoolExecutor(
-        min(workers, len(samples)), get_context("spawn"), _start_worker, (bare, settings)
-    )
-    try:
+    with worker_pool(
+        min(workers, len(samples)), "packing", _start_worker, (bare, settings)
+    ) as pool:
         for sample in samples:
             waiting.append(pool.submit(_work, sample))
             if len(waiting) == WINDOW * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    except BrokenProcessPool:
-        raise DataError(
-            "a packing worker was killed, perhaps for want of memory; run the same command again, "
-            "with fewer --workers"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _encode(dataset: Dataset, sample: Sample, settings: PackSettings) -> EncodedSample | BadSample:

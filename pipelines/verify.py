@@ -1,11 +1,9 @@
 """Check a packed directory whole and list what is damaged."""
 
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,7 @@ from fastass.pipelines.errors import DataError
 from fastass.pipelines.manifest import MANIFEST, Manifest, ShardIndex, index_name, shard_name
 from fastass.pipelines.shardcheck import Damage, check_shard, reason
 from fastass.pipelines.shards import PackedDataset, read_index, read_manifest
-from fastass.pipelines.workerprocess import become_worker
+from fastass.pipelines.workerprocess import worker_pool
 
 
 @dataclass(frozen=True)
@@ -43,9 +41,7 @@ def verify(
     job = partial(_verify_shard, root, manifest)
     with ExitStack() as stack:
         if workers > 1:
-            pool = ProcessPoolExecutor(workers, get_context("spawn"), become_worker)
-            stack.enter_context(pool)
-            results = pool.map(job, numbers)
+            results = stack.enter_context(worker_pool(workers, "verifying")).map(job, numbers)
         else:
             results = map(job, numbers)
         for number, (index, found) in enumerate(results):

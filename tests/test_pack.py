@@ -10,6 +10,7 @@ from typing import Any
 
 import dataset_files as files
 import numpy as np
+import processes
 import pytest
 from packed_files import SIZE, content, fails, flip, index_of, packed
 
@@ -307,25 +308,16 @@ if __name__ == "__main__":
 
 def test_killed_processes_leave_no_others_behind(tmp_path: Path) -> None:
     source = files.gta5(tmp_path / "source", 300, (48, 28))
-    script = tmp_path / "parent.py"
-    script.write_text(PARENT)
-    command = [sys.executable, str(script), str(source), str(tmp_path / "out")]
 
     def start() -> tuple[subprocess.Popen[str], list[int]]:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        process = processes.start(PARENT, tmp_path, source, tmp_path / "out")
         assert process.stdout is not None
         for _ in range(10):  # samples done: some shards are finished, and much is to be done
             process.stdout.readline()
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        return process, [int(child) for child in children]
-
-    def workers(children: list[int]) -> list[int]:
-        return [c for c in children if b"spawn_main" in command_line(c)]
+        return process, processes.children(process.pid)
 
     process, children = start()
-    os.kill(workers(children)[0], signal.SIGKILL)
+    os.kill(processes.spawned(children)[0], signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "a packing worker was killed" in errors.splitlines()[-1]
@@ -333,17 +325,6 @@ def test_killed_processes_leave_no_others_behind(tmp_path: Path) -> None:
     process, children = start()
     process.kill()
     process.communicate()
-    end = time.monotonic() + 20
-    while any(command_line(child) for child in children) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not any(command_line(child) for child in children)
+    assert processes.ended(children, within=20)
     fails(lambda: open_packed(tmp_path / "out"), "still being packed")
     assert index_of(tmp_path / "out", 0).records
-
-
-def command_line(process: int) -> bytes:
-    """Empty once the process has ended."""
-    try:
-        return Path(f"/proc/{process}/cmdline").read_bytes()
-    except FileNotFoundError:
-        return b""

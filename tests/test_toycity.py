@@ -2,9 +2,13 @@
 
 import hashlib
 import json
+import os
+import signal
+import subprocess
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 from PIL import Image
 
@@ -269,3 +273,32 @@ def test_bad_requests(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=text):
             generate(tmp_path / "new", **{"source": 1, "target": 1, **bad})
     assert not (tmp_path / "new").exists()
+
+
+PARENT = """
+import sys
+from fastass.pipelines.toycity import generate
+
+if __name__ == "__main__":
+    generate(sys.argv[1], 400, 400, workers=2, source_size=(120, 66), target_size=(128, 64),
+             progress=lambda done, of: print(done, flush=True))
+"""
+
+
+def test_killed_processes_leave_no_others_behind(tmp_path: Path) -> None:
+    def start() -> tuple[subprocess.Popen[str], list[int]]:
+        process = processes.start(PARENT, tmp_path, tmp_path / "city")
+        assert process.stdout is not None
+        process.stdout.readline()
+        return process, processes.children(process.pid)
+
+    process, children = start()
+    os.kill(processes.spawned(children)[0], signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "a ToyCity worker was killed" in errors.splitlines()[-1]
+
+    process, children = start()
+    process.kill()
+    process.communicate()
+    assert processes.ended(children, within=20)

@@ -1,16 +1,16 @@
 """Writing the whole data set: who draws what, and when it is complete."""
 
 import json
-import multiprocessing
 import os
 import shutil
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.toycity.write import Job, files, write
+from fastass.pipelines.workerprocess import worker_pool
 
 VERSION = 4  # raise it when the same seed draws other pictures
 MANIFEST = "toycity.json"
@@ -152,7 +152,8 @@ def generate(
     A directory that already holds exactly this data set is left as it is. An interrupted run
     leaves no manifest, and the next run starts over. `progress` is called with (images done,
     images in all).
-    Raises DataError for a bad request, a directory with other contents, or a failed write.
+    Raises DataError for a bad request, a directory with other contents, a failed write, or a worker
+    that the system killed.
     """
     root = Path(directory)
     wanted = request(source, target, seed, val, source_size, target_size, source_layout)
@@ -172,18 +173,13 @@ def generate(
 
 
 def _draw_all(jobs: list[Job], workers: int, progress: Callable[[int, int], None] | None) -> None:
-    if workers == 1:
-        for done, job in enumerate(jobs, 1):
-            write(job)
+    with ExitStack() as stack:
+        drawn: Iterator[None]
+        if workers == 1:
+            drawn = map(write, jobs)
+        else:
+            pool = stack.enter_context(worker_pool(min(workers, len(jobs)), "ToyCity"))
+            drawn = pool.map(write, jobs, chunksize=4)
+        for done, _ in enumerate(drawn, 1):
             if progress:
                 progress(done, len(jobs))
-        return
-    # spawn: a forked child can hang if this process has used OpenMP
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context)
-    try:
-        for done, _ in enumerate(pool.map(write, jobs, chunksize=4), 1):
-            if progress:
-                progress(done, len(jobs))
-    finally:
-        pool.shutdown(cancel_futures=True)
