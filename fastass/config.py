@@ -134,6 +134,18 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistributedConfig:
+    """Several processes that train together, started by torchrun: docs/multi-node.md."""
+
+    world: int = 1
+    """Number of processes; set by torchrun."""
+    timeout: float = 600.0
+    """Seconds to wait for a rank that does not answer before the run ends."""
+    compress: bool = False
+    """Exchange gradients in bf16: half the bytes, rounded sums."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """One training run."""
 
@@ -185,12 +197,18 @@ class Config:
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
     def resolved(self) -> "Config":
         """With the values that depend on others filled in: λ_sadv of the method."""
         if self.loss.sadv is not None:
             return self
         return replace(self, loss=replace(self.loss, sadv=LAMBDA_SADV.get(self.method, 0.0)))
+
+    @property
+    def global_batch(self) -> int:
+        """Images per stream and optimizer step, over all ranks and accumulated batches."""
+        return self.batch * self.accumulate * self.distributed.world
 
     @property
     def total_steps(self) -> int:

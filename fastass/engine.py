@@ -1,14 +1,17 @@
 """The networks, their optimizers and one optimizer step."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from fastass.adaptation import Adaptation, Modules, Streams, Terms, objective
 from fastass.config import Config
+from fastass.distributed import World
 from fastass.execution import Execution
 from fastass.models.deeplab import DeepLab, build_deeplab
 from fastass.models.discriminators import (
@@ -17,6 +20,8 @@ from fastass.models.discriminators import (
     PixelDiscriminator,
 )
 from fastass.optim import discriminator_optimizer, generator_optimizer
+from fastass.parallel import wrap
+from fastass.shares import shares
 
 
 def build(config: Config, modules: Modules) -> Adaptation:
@@ -35,13 +40,27 @@ def build(config: Config, modules: Modules) -> Adaptation:
     return Adaptation(generator, d_g, d_s, config.loss)
 
 
-class Engine:
-    """The module, its optimizers and the step that trains them."""
+class _Part(NamedTuple):
+    streams: Streams
+    batch: int  # which of the step's batches it belongs to
+    last: bool  # of the step
 
-    def __init__(self, module: Adaptation, config: Config, execution: Execution) -> None:
-        self.config, self.execution = config, execution
+
+class Engine:
+    """The module, its optimizers and the step that trains them; the same on every rank."""
+
+    def __init__(
+        self,
+        module: Adaptation,
+        config: Config,
+        execution: Execution,
+        world: World = World(),  # noqa: B008
+    ) -> None:
+        self.config, self.execution, self.world = config, execution, world
         self.module = module.to(execution.device)
-        self.forward: nn.Module = torch.compile(module) if config.compile else module  # type: ignore[assignment]
+        self._adapt: bool | None = None  # the phase that `_forward` is made for
+        self._parallel: DistributedDataParallel | None = None
+        self._forward: nn.Module = self.module
         self.optimizers: dict[str, Optimizer] = {
             "generator": generator_optimizer(module.generator, config)
         }
@@ -60,22 +79,30 @@ class Engine:
         return self.module.generator
 
     def step(self, batches: Sequence[Streams], *, adapt: bool) -> Terms:
-        """One optimizer step over `accumulate` batches → the mean of each term, detached.
+        """One optimizer step over `accumulate` batches → this rank's part of each term, detached.
+
+        A term is a mean over the valid items of the whole step; the ranks' parts add up to it.
 
         adapt: the method; else the supervised start that precedes it. Optimizers of modules
         that got no gradient (the discriminators during the start) do not step.
         """
         self.module.train()
+        self._enter(adapt)
+        whole = len(batches) == 1 and not self.world.grouped
+        share = [[1.0] * len(Terms._fields)] if whole else shares(self.module, batches, self.world)
         sums: list[Tensor | None] = [None] * len(Terms._fields)
-        for streams in self._parts(batches):
-            with self.execution.autocast():
-                terms = self.forward(streams, adapt=adapt)
-                total = objective(terms, self.config.loss) / len(batches)
-            self.scaler.scale(total).backward()
+        for part in self._parts(batches):
+            with self._exchange(part.last):
+                with self.execution.autocast():
+                    terms = self._forward(part.streams, adapt=adapt)
+                    pairs = zip(terms, share[part.batch], strict=True)
+                    terms = Terms(*(None if t is None else s * t for t, s in pairs))
+                    # The exchange averages over the ranks, and the shares already do.
+                    total = objective(terms, self.config.loss) * self.world.size
+                self.scaler.scale(total).backward()
             for i, term in enumerate(terms):
                 if term is not None:
-                    share = term.detach() / len(batches)
-                    sums[i] = share if sums[i] is None else sums[i] + share
+                    sums[i] = term.detach() if sums[i] is None else sums[i] + term.detach()
         for optimizer in self.optimizers.values():
             if any(p.grad is not None for g in optimizer.param_groups for p in g["params"]):
                 self.scaler.step(optimizer)
@@ -83,17 +110,43 @@ class Engine:
         self.scaler.update()
         return Terms(*sums)
 
-    def _parts(self, batches: Sequence[Streams]) -> Iterator[Streams]:
+    def _enter(self, adapt: bool) -> None:
+        """Prepare the forward of a phase: the start trains G alone, the method all networks."""
+        if adapt == self._adapt:
+            return
+        self._adapt = adapt
+        self._parallel, self._forward = None, self.module
+        for d in (self.module.global_discriminators, self.module.semantic_discriminator):
+            if d is not None:
+                d.requires_grad_(adapt)
+        if self.world.grouped:
+            self._forward = self._parallel = wrap(self.module, self.config, self.world)
+        if self.config.compile:
+            self._forward = torch.compile(self._forward)  # type: ignore[assignment]
+
+    def _exchange(self, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Gradients of all parts but the last add up on each rank; the last one's are exchanged."""
+        if self._parallel is None or last:
+            return contextlib.nullcontext()
+        return self._parallel.no_sync()
+
+    def _parts(self, batches: Sequence[Streams]) -> Iterator[_Part]:
         """What one forward and backward takes: a whole batch, or (`streamed`) each of its streams.
 
-        The streams' terms share no activations, so the gradients are the same.
+        The streams' terms share no activations, so the gradients are the same. The source comes
+        last of the streams: its terms alone reach every network, so in its backward, the one that
+        exchanges gradients, none is missing.
         """
-        for streams in batches:
+        for i, streams in enumerate(batches):
+            final = i == len(batches) - 1
             if self.config.backward == "fused":
-                yield streams
+                yield _Part(streams, i, final)
             else:
-                named = streams._asdict().items()
-                yield from (Streams(**{n: s}) for n, s in named if s is not None)
+                order = ("unlabelled", "labelled", "source")
+                present = [n for n in order if getattr(streams, n) is not None]
+                for name in present:
+                    part = Streams(**{name: getattr(streams, name)})
+                    yield _Part(part, i, final and name == present[-1])
 
     def state(self) -> dict[str, Any]:
         """Everything beside the weights that the next step depends on."""

@@ -1,0 +1,125 @@
+"""Several ranks train what one rank trains: losses, gradients and weights within rounding."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from ranks import run_ranks
+from torch import Tensor
+
+from fastass import kernels
+from fastass.adaptation import Images, Streams, modules_of
+from fastass.config import Config, DiscriminatorConfig, OptimConfig
+from fastass.distributed import World
+from fastass.engine import Engine, build
+from fastass.execution import choose
+from fastass.models.config import ModelConfig
+
+CLASSES, SIZE = 5, (48, 64)
+
+
+def config(method: str, **more: Any) -> Config:
+    return Config(
+        method=method,  # type: ignore[arg-type]
+        labelled=4,
+        steps=3,
+        model=ModelConfig(backbone="tiny", width=16, num_classes=CLASSES, norm="frozen"),
+        discriminator=DiscriminatorConfig(width=4, hidden=8),
+        optim=OptimConfig(lr=0.05, head_lr=1.0, d_lr=1e-3),
+        tune_allocator=False,
+        kernels="reference",
+        **more,
+    ).resolved()
+
+
+def global_batch(step: int, images: int) -> Streams:
+    """Random images; the labels of each have another share of ignored pixels and classes."""
+    g = torch.Generator().manual_seed(step)
+
+    def stream(labelled: bool) -> Images:
+        x = torch.randn(images, 3, *SIZE, generator=g, dtype=torch.float64)
+        if not labelled:
+            return Images(x, None)
+        y = torch.randint(0, CLASSES, (images, *SIZE), generator=g, dtype=torch.uint8)
+        for i in range(images):
+            y[i, : SIZE[0] * i // images] = 255
+            y[i][y[i] <= i] = 255 if i < CLASSES - 1 else 0
+        return Images(x, y)
+
+    return Streams(stream(True), stream(True), stream(False))
+
+
+def part(streams: Streams, start: int, end: int) -> Streams:
+    def cut(s: Images | None) -> Images | None:
+        if s is None:
+            return None
+        return Images(s.images[start:end], None if s.labels is None else s.labels[start:end])
+
+    return Streams(*(cut(s) for s in streams))
+
+
+def train(world: World, c: Config, images: int, start: int = 1) -> tuple[list[Tensor], Any]:
+    """`steps` steps, the first `start` of them supervised → summed terms and final weights."""
+    modules = modules_of(c.method, c.labelled)
+    c = replace(c, distributed=replace(c.distributed, world=world.size))
+    engine = Engine(build(c, modules).double(), c, choose(c), world)
+    each = images // (world.size * c.accumulate)
+    losses = []
+    for step in range(c.steps):
+        whole = global_batch(step, images)
+        if not modules.semantic:
+            whole = whole._replace(labelled=None)
+        if step < start:
+            whole = Streams(source=whole.source)
+        firsts = [(a * world.size + world.rank) * each for a in range(c.accumulate)]
+        batches = [part(whole, first, first + each) for first in firsts]
+        terms = engine.step(batches, adapt=step >= start)
+        values = torch.stack(
+            [torch.zeros((), dtype=torch.float64) if t is None else t for t in terms]
+        )
+        losses.append(world.sum(values))
+    return losses, {k: v.clone() for k, v in engine.module.state_dict().items()}
+
+
+def assert_same(one: tuple[list[Tensor], Any], other: tuple[list[Tensor], Any]) -> None:
+    """Equal in float64, but for the order of sums."""
+    for a, b in zip(one[0], other[0], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    for name, value in one[1].items():
+        torch.testing.assert_close(other[1][name], value, rtol=1e-7, atol=1e-10)
+
+
+METHODS = ("ga", "ga+fcsa", "ga+csa")
+
+
+@pytest.fixture(scope="module")
+def truth() -> Iterator[dict[str, Any]]:
+    yield {method: train(World(), config(method), 4) for method in METHODS}
+    kernels.use("auto")
+
+
+def several(world: World, configs: list[Config]) -> list[Any]:
+    return [train(world, c, 4) for c in configs]
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_the_ranks_train_as_one(truth: dict[str, Any], size: int) -> None:
+    cases = [("fused", 1), ("streamed", 1), ("fused", 2), ("streamed", 2)]
+    configs = [
+        config(method, backward=backward, accumulate=accumulate)
+        for method in METHODS
+        for backward, accumulate in cases
+        if size * accumulate <= 4
+    ]
+    for results in run_ranks(size, several, configs):
+        for c, result in zip(configs, results, strict=True):
+            assert_same(truth[c.method], result)
+
+
+@pytest.mark.parametrize("backward", ["fused", "streamed"])
+def test_accumulation_is_one_large_batch(truth: dict[str, Any], backward: str) -> None:
+    for method in METHODS:
+        c = config(method, accumulate=4, backward=backward)
+        assert_same(truth[method], train(World(), c, 4))
