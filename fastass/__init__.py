@@ -1,7 +1,43 @@
-"""fastass: a fast training engine for semi-supervised domain adaptation of street scenes."""
+"""fastass: a fast training engine for semi-supervised domain adaptation of street scenes.
 
+import fastass
+
+fastass.train("toycity", method="ga+csa", labelled=10, out="runs/x")
+labels = fastass.load("runs/x").predict("photo.jpg")
+"""
+
+import importlib
 import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastass.api import load as load
+    from fastass.api import train as train
+    from fastass.config import Config as Config
+    from fastass.presets import preset as preset
+    from fastass.segmenter import Segmenter as Segmenter
 
 # Before torch loads OpenMP: idle threads sleep instead of spinning. On cores shared with other
 # processes spinning made a training step of the tiny network 5 to 35 times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# Imported when first asked for: `import fastass` alone loads neither torch nor Pillow.
+_PUBLIC = {
+    "train": "api",
+    "load": "api",
+    "Config": "config",
+    "preset": "presets",
+    "Segmenter": "segmenter",
+}
+
+__all__ = ["Config", "Segmenter", "load", "preset", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'fastass' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"fastass.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

@@ -17,6 +17,8 @@ import yaml
 from fastass.config import Config
 from fastass.errors import UserError
 
+DERIVED = {"preset", "model.num_classes", "distributed.world"}  # by preset, data and torchrun
+
 
 @dataclass(frozen=True)
 class Leaf:
@@ -28,7 +30,12 @@ class Leaf:
 
     @property
     def flag(self) -> str:
-        return "--" + self.path.replace(".", "-").replace("_", "-")
+        return flag_of(self.path)
+
+
+def flag_of(name: str) -> str:
+    """`data.source_size` → `--data-source-size`."""
+    return "--" + name.replace(".", "-").replace("_", "-")
 
 
 def leaves(cls: type = Config, prefix: str = "") -> Iterator[Leaf]:
@@ -40,6 +47,17 @@ def leaves(cls: type = Config, prefix: str = "") -> Iterator[Leaf]:
             yield from leaves(hints[f.name], path + ".")
         else:
             yield Leaf(path, hints[f.name], docs[f.name])
+
+
+def settable() -> dict[Leaf, tuple[str, ...]]:
+    """The values that a user may set, each with its names: its path, and the last word of it where
+    no other path ends in the same."""
+    every = [leaf for leaf in leaves() if leaf.path not in DERIVED]
+    last = [leaf.path.split(".")[-1] for leaf in every]
+    return {
+        leaf: (leaf.path, word) if "." in leaf.path and last.count(word) == 1 else (leaf.path,)
+        for leaf, word in zip(every, last, strict=True)
+    }
 
 
 def _field_docs(cls: type) -> dict[str, str]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastass import kernels
 from fastass.execution import Execution
+from fastass.inference import SINGLE, Views, evaluating, probabilities
 from fastass.metrics import mean_iou, per_class_iou
 from fastass.models.deeplab import DeepLab
 from fastass.pipelines.classes import ClassTable
@@ -39,9 +40,10 @@ def evaluate(
     classes: ClassTable,
     report: Sequence[str] = (),
     progress: Callable[[int], None] = lambda images: None,
+    views: Views = SINGLE,
 ) -> Scores:
     """IoU of the generator over every batch. Raises UserError when no class was evaluated."""
-    counts = confusion_of(generator, batches, execution, progress)
+    counts = confusion_of(generator, batches, execution, progress, views)
     per_class = per_class_iou(counts, classes.names)
     return Scores(
         miou=mean_iou(per_class),
@@ -58,27 +60,27 @@ def confusion_of(
     batches: Iterable[EvalBatch],
     execution: Execution,
     progress: Callable[[int], None] = lambda images: None,
+    views: Views = SINGLE,
 ) -> Tensor:
     """Confusion counts [C,C] int64 on the CPU (rows truth, columns prediction).
 
-    batches: images at training size, labels uint8 at their full size. The generator is left in
-    the mode it was in. `progress` gets the number of images of every batch; it may raise to stop.
+    batches: images at training size (that of the largest scale of `views`), labels uint8 at their
+    full size. The generator is left in the mode it was in. `progress` gets the number of images
+    of every batch; it may raise to stop.
     """
-    training = generator.training
-    generator.eval()
-    classes = generator.config.num_classes
+    classes, corners = generator.config.num_classes, generator.config.align_corners
     total = torch.zeros(classes, classes, dtype=torch.int64, device=execution.device)
-    try:
+    with evaluating(generator):
         for batch in batches:
             assert batch.labels is not None
-            images = batch.images.to(execution.device, non_blocking=True)
             labels = batch.labels.to(execution.device, non_blocking=True)
-            with execution.autocast():
-                scores = generator(images).scores
-            total += kernels.upsample_confusion(
-                scores, labels, align_corners=generator.config.align_corners
-            )
-            progress(images.shape[0])
-    finally:
-        generator.train(training)
+            if views.single:
+                images = batch.images.to(execution.device, non_blocking=True)
+                with execution.autocast():
+                    scores = generator(images).scores
+            else:  # of the labels' size already
+                size = (labels.shape[1], labels.shape[2])
+                scores = probabilities(generator, batch.images, size, views, execution)
+            total += kernels.upsample_confusion(scores, labels, align_corners=corners)
+            progress(batch.images.shape[0])
     return total.cpu()

@@ -1,27 +1,28 @@
-"""Prediction on single images."""
+"""Prediction: one image to train ids, many files to files."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
 
+from fastass.configfile import neighbours
+from fastass.errors import UserError
 from fastass.execution import Execution
+from fastass.frames import Frame, frames
+from fastass.inference import Views, labels
 from fastass.models.deeplab import DeepLab
-from fastass.picture import overlay, save_train_ids
-from fastass.pipelines.augment import Draw
-from fastass.pipelines.classes import ClassTable
-from fastass.pipelines.layouts import open_images
-from fastass.pipelines.pillow import augment_image
-from fastass.pipelines.pillow import normalize as normalize_into
-from fastass.pipelines.read import read_image
-from fastass.pipelines.streams import NORMALIZATIONS
+from fastass.picture import colorize, overlay, save_train_ids
+from fastass.pipelines.classes import CITYSCAPES, ClassTable
+from fastass.segmenter import Preparation, Segmenter
+from fastass.stageclock import StageClock
+
+FORMATS = ("trainIds", "labelIds", "color", "overlay")
+MEASURED = 20  # images that `--fps` needs at least
 
 
-@torch.inference_mode()
 def predict(
     generator: DeepLab,
     image: np.ndarray,
@@ -33,53 +34,106 @@ def predict(
 
     The image is resized to `size` (W,H), as in training; the scores are upsampled to the image.
     """
-    training = generator.training
-    generator.eval()
-    batch = prepare(image, size, normalize).to(execution.device)
-    with execution.autocast():
-        scores = generator(batch).scores
-    full = F.interpolate(
-        scores.float(),
-        size=image.shape[:2],
-        mode="bilinear",
-        align_corners=generator.config.align_corners,
-    )
-    generator.train(training)
-    return full.argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
+    batch = Preparation(size, normalize)(image)
+    out = (image.shape[0], image.shape[1])
+    return labels(generator, batch, out, Views(), execution)[0].cpu().numpy()
 
 
-def prepare(image: np.ndarray, size: tuple[int, int], normalize: str) -> Tensor:
-    """RGB uint8 [H,W,3] → the network's input, float32 [1,3,h,w], channels-last."""
-    pixels = np.empty((size[1], size[0], 3), np.float32)
-    resized = augment_image(Image.fromarray(image), Draw(), size)
-    normalize_into(resized, NORMALIZATIONS[normalize], pixels)
-    return torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
+@dataclass(frozen=True)
+class Writer:
+    """Writes predictions under `out` in the formats asked for, as OUT/NAME_FORMAT.png.
+
+    trainIds: pixel value = train id, with the classes' colours as palette. labelIds: pixel value =
+    id of the Cityscapes labels, as its evaluation server wants them. color: the classes' colours.
+    overlay: the image under them.
+    """
+
+    out: Path
+    formats: tuple[str, ...]
+    classes: ClassTable
+
+    def __post_init__(self) -> None:
+        if "labelIds" in self.formats:
+            label_ids(self.classes)
+
+    def __call__(self, frame: Frame, predicted: np.ndarray) -> None:
+        """Write one image's prediction, train ids uint8 [H,W]."""
+        name = frame.name.removesuffix("_leftImg8bit")
+        (self.out / name).parent.mkdir(parents=True, exist_ok=True)
+        for form in self.formats:
+            path = self.out / f"{name}_{form}.png"
+            match form:
+                case "trainIds":
+                    save_train_ids(predicted, self.classes, path)
+                case "labelIds":
+                    Image.fromarray(label_ids(self.classes)[predicted]).save(path)
+                case "color":
+                    Image.fromarray(colorize(predicted, self.classes)).save(path)
+                case "overlay":
+                    Image.fromarray(overlay(frame.pixels, predicted, self.classes)).save(path)
+
+
+def label_ids(classes: ClassTable) -> np.ndarray:
+    """Train id → id of the Cityscapes labels, uint8 [C]. UserError for a class of another name."""
+    ids = {train_id: raw for raw, train_id in CITYSCAPES.train_ids.items()}
+    foreign = [name for name in classes.names if name not in CITYSCAPES.names]
+    if foreign:
+        raise UserError(
+            f"format labelIds: Cityscapes has no class {foreign[0]!r}, which this network predicts"
+        )
+    return np.array([ids[CITYSCAPES.names.index(name)] for name in classes.names], np.uint8)
 
 
 def predict_files(
-    generator: DeepLab,
+    segmenter: Segmenter,
     images: Path,
-    out: Path,
-    size: tuple[int, int],
-    normalize: str,
-    classes: ClassTable,
-    execution: Execution,
-    progress: Callable[[int, int], None],
+    write: Writer,
+    views: Views,
+    size: tuple[int, int] | None = None,
+    clock: StageClock | None = None,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> int:
-    """Predict one image or every image under a folder; → their number.
+    """Predict an image, every image under a folder, or a video's frames; → their number.
 
-    Writes OUT/NAME_trainIds.png (pixel value = train id) and OUT/NAME_overlay.png. Raises
-    DataError for a file that is no image, naming it.
+    size: as of `Segmenter.predict`. clock: measures, and repeats the images until it has enough.
+    Raises DataError for a file that is no image, naming it.
     """
-    dataset = open_images(images)
-    for done, sample in enumerate(dataset.samples):
-        image = read_image(sample)
-        labels = predict(generator, image, size, normalize, execution)
-        target = out / sample.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        save_train_ids(labels, classes, target.with_name(f"{target.name}_trainIds.png"))
-        Image.fromarray(overlay(image, labels, classes)).save(
-            target.with_name(f"{target.name}_overlay.png")
-        )
-        progress(done + 1, len(dataset))
-    return len(dataset)
+
+    def stage(name: str) -> AbstractContextManager[None]:
+        return clock.stage(name) if clock is not None else nullcontext()
+
+    done = total = 0
+    while done == 0 or (clock is not None and clock.images < MEASURED):
+        source = frames(images)
+        while True:
+            with stage("read"):
+                frame = next(source, None)
+            if frame is None:
+                break
+            with stage("prepare"):
+                batch = segmenter.read(frame.pixels, views, size)
+            with stage("network"):
+                out = (frame.pixels.shape[0], frame.pixels.shape[1])
+                predicted = labels(segmenter.generator, batch, out, views, segmenter.execution)
+                found = predicted[0].cpu().numpy()
+            with stage("write"):
+                write(frame, found)
+            done += 1
+            progress(done)
+            if clock is not None:
+                clock.next()
+        total = total or done
+        if total == 0:
+            raise UserError(f"{images}: no frames in it")
+    return total
+
+
+def parse_formats(text: str) -> tuple[str, ...]:
+    """`trainIds,overlay` → its parts. UserError for an unknown one."""
+    formats = tuple(part.strip() for part in text.split(",") if part.strip())
+    for form in formats:
+        if form not in FORMATS:
+            raise UserError(f"--format: unknown value {form!r}; {neighbours(form, [*FORMATS])}")
+    if not formats:
+        raise UserError(f"--format: give one or more of {', '.join(FORMATS)}")
+    return formats

@@ -1,3 +1,33 @@
-"""Loads fastass before any test loads torch, for its OpenMP setting."""
+"""Loads fastass before any test loads torch, for its OpenMP setting; a trained run for all."""
 
-import fastass  # noqa: F401
+from pathlib import Path
+
+import pytest
+
+import fastass
+
+# Values of a run of a second or two, by the names of `fastass.train`.
+SMALL = {
+    "method": "ga+csa", "labelled": 1, "steps": 2, "start_steps": 1, "batch": 2, "workers": 0,
+    "model_width": 16, "discriminator_width": 4, "hidden": 8, "eval_every": 0,
+    "source_size": (64, 32), "target_size": (64, 32),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def city(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ToyCity of 3 source, 2 target and 2 validation images."""
+    from fastass.pipelines.toycity import generate
+
+    root = tmp_path_factory.mktemp("city")
+    generate(root, source=3, target=2, val=2, workers=1)
+    return root
+
+
+@pytest.fixture(scope="session")
+def trained(city: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run of three steps on `city`. Not to be changed."""
+    out = tmp_path_factory.mktemp("runs") / "small"
+    data = {"data_source": str(city / "gta5"), "data_target": str(city / "cityscapes")}
+    fastass.train("toycity", out=out, plain=True, **{**SMALL, **data})
+    return out

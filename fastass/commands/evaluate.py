@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from fastass.commands.command import Command
-from fastass.commands.loading import execution_flags, load
+from fastass.commands.loading import execution_flags, load_segmenter, view_flags, views_of
 from fastass.data import open_any
 from fastass.errors import UserError
 from fastass.evaluation import evaluate
@@ -15,26 +15,27 @@ from fastass.results import iou_table
 
 
 def flags(parser: ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="a run or a checkpoint in it")
+    execution_flags(parser)
     parser.add_argument("--data", required=True, metavar="DIR", help="data set with labels")
     parser.add_argument("--layout", default="auto", help="gta5, synthia, cityscapes, folder, auto")
     parser.add_argument("--split", default="val", help="split of the data set (val)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result there")
-    execution_flags(parser)
+    view_flags(parser)
 
 
 def run(args: Namespace) -> None:
-    config, generator, execution = load(args)
+    views = views_of(args)
+    network = load_segmenter(args)
     data = open_any(args.data, args.layout, args.split)
-    if config.data.classes:
-        data = data.with_classes(config.data.classes)
-    if len(data.classes) != config.model.num_classes:
+    if len(data.classes) > len(network.classes):
+        data = data.with_classes(network.classes.names)
+    if data.classes.names != network.classes.names:
         raise UserError(
-            f"{args.data}: has {len(data.classes)} classes, the checkpoint "
-            f"{config.model.num_classes}"
+            f"{args.data}: its classes ({', '.join(data.classes.names[:3])}, …) are not those of "
+            f"the network ({', '.join(network.classes.names[:3])}, …)"
         )
-    d = config.data
-    feed = EvalFeed(data, d.target_size, d.normalize, workers=d.workers)
+    size = views.read_at(network.prepare.size)
+    feed = EvalFeed(data, size, network.prepare.normalize)
     with reporter() as report:
         report.phase("evaluate", len(data))
         done = 0
@@ -44,7 +45,10 @@ def run(args: Namespace) -> None:
             done += images
             report.advance(done)
 
-        scores = evaluate(generator, feed, execution, data.classes, d.report, progress)
+        scores = evaluate(
+            network.generator, feed, network.execution, data.classes, network.report, progress,
+            views,
+        )  # fmt: skip
     print(iou_table([(args.split, scores.record())]))
     if args.json is not None:
         args.json.write_text(json.dumps(scores.record(), indent=2) + "\n", encoding="utf-8")

@@ -3,41 +3,52 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from fastass import frames
 from fastass.commands.command import Command
-from fastass.commands.loading import execution_flags, load, trained_classes
-from fastass.predict import predict_files
+from fastass.commands.loading import execution_flags, load_segmenter, view_flags, views_of
+from fastass.configfile import parse
+from fastass.predict import FORMATS, MEASURED, Writer, parse_formats, predict_files
 from fastass.progress import reporter
+from fastass.stageclock import WARM_UP, StageClock
 
 
 def flags(parser: ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="a run or a checkpoint in it")
-    parser.add_argument("images", type=Path, metavar="IMAGES", help="an image or a folder of them")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the results")
     execution_flags(parser)
+    add = parser.add_argument
+    add("images", type=Path, metavar="IMAGES", help="an image, a folder of images, or a video")
+    add("--out", type=Path, required=True, metavar="DIR", help="for the results")
+    add("--format", default="trainIds,overlay", metavar="F,F",
+        help=f"what is written: {', '.join(FORMATS)} (trainIds,overlay); labelIds is what the "
+        "Cityscapes server takes")  # fmt: skip
+    view_flags(parser)
+    add("--size", metavar="WxH", help="read images at this size (training's; with --tile: theirs)")
+    add("--tile", metavar="WxH", help="read large images in tiles of this size")
+    add("--overlap", type=int, default=0, metavar="N", help="pixels that tiles share (0)")
+    add("--fps", action="store_true",
+        help=f"measure images/s, stage by stage, over {MEASURED} images or more")  # fmt: skip
 
 
 def run(args: Namespace) -> None:
-    config, generator, execution = load(args)
-    classes = trained_classes(args.checkpoint)
-    d = config.data
+    formats = parse_formats(args.format)
+    views = views_of(args)
+    size = parse(args.size, tuple[int, int], "--size") if args.size is not None else None
+    segmenter = load_segmenter(args)
+    clock = StageClock(segmenter.execution.device) if args.fps else None
+    total = frames.count(args.images)
     with reporter() as report:
-        report.phase("predict", 0)
-        count = predict_files(
-            generator,
-            args.images,
-            args.out,
-            d.target_size,
-            d.normalize,
-            classes,
-            execution,
-            lambda done, total: report.advance(done),
-        )
-    print(f"{count} images: {args.out}/*_trainIds.png, {args.out}/*_overlay.png")
+        report.phase("predict", total if clock is None else max(total, WARM_UP + MEASURED))
+        write = Writer(args.out, formats, segmenter.classes)
+        count = predict_files(segmenter, args.images, write, views, size, clock, report.advance)
+    written = ", ".join(f"{args.out}/*_{form}.png" for form in formats)
+    print(f"{count} image{'s' if count != 1 else ''}: {written}")
+    if clock is not None:
+        print(clock.report())
+        print(segmenter.execution.line)
 
 
 COMMAND = Command(
     "predict",
-    "train-id PNG and colour overlay of images",
+    "train ids, overlays or Cityscapes submissions of images, folders and videos",
     "fastass predict runs/a photo.jpg --out predictions",
     flags,
     run,

@@ -3,15 +3,10 @@
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace, _ArgumentGroup
 from pathlib import Path
 
+from fastass.api import train
 from fastass.commands.command import Command
-from fastass.configfile import Leaf, from_yaml, leaves, override
+from fastass.configfile import Leaf, flag_of, from_yaml, settable
 from fastass.errors import UserError
-from fastass.presets import preset
-from fastass.progress import reporter
-from fastass.run import CONFIG
-from fastass.training import train
-
-DERIVED = {"preset", "model.num_classes"}  # set by the preset and by the data
 
 
 def flags(parser: ArgumentParser) -> None:
@@ -27,17 +22,12 @@ def flags(parser: ArgumentParser) -> None:
 
 def config_flags(parser: ArgumentParser) -> None:
     """A flag for every value of the configuration; the last word alone does where it is unique."""
-    every = [leaf for leaf in leaves() if leaf.path not in DERIVED]
-    last = [leaf.path.split(".")[-1] for leaf in every]
     groups: dict[str, _ArgumentGroup] = {}
-    for leaf, word in zip(every, last, strict=True):
-        names = [leaf.flag]
-        if "." in leaf.path and last.count(word) == 1:
-            names.append("--" + word.replace("_", "-"))
+    for leaf, names in settable().items():
         section = leaf.path.partition(".")[0] if "." in leaf.path else "run"
         if section not in groups:
             groups[section] = parser.add_argument_group(section)
-        _add(groups[section], leaf, names)
+        _add(groups[section], leaf, [flag_of(name) for name in names])
 
 
 def _add(group: _ArgumentGroup, leaf: Leaf, names: list[str]) -> None:
@@ -51,27 +41,17 @@ def _add(group: _ArgumentGroup, leaf: Leaf, names: list[str]) -> None:
 
 
 def run(args: Namespace) -> None:
-    if args.resume and args.overwrite:
-        raise UserError("--resume and --overwrite exclude each other")
     if args.name and args.config:
         raise UserError("give a preset or --config, not both")
-    given = {leaf.path: getattr(args, leaf.path, None) for leaf in leaves()}
-    given = {path: value for path, value in given.items() if value is not None}
-    saved = args.out / CONFIG if args.out is not None else None
-    if args.config is not None:
-        base = from_yaml(args.config)
-    elif args.name is None and args.resume and saved is not None and saved.is_file():
-        base = from_yaml(saved)
-    else:
-        base = preset(args.name or "toycity")
-    config = override(base, given)
+    given = {leaf.path: getattr(args, leaf.path) for leaf in settable()}
     train(
-        config,
-        args.out if args.out is not None else Path("runs") / (config.preset or "run"),
-        reporter(args.plain),
+        from_yaml(args.config) if args.config is not None else args.name,
+        out=args.out,
         resume=args.resume,
         overwrite=args.overwrite,
         stop_at=args.stop_at,
+        plain=args.plain,
+        **{path: value for path, value in given.items() if value is not None},
     )
 
 

@@ -1,0 +1,173 @@
+"""Inference: class probabilities of images, of one view or as the mean over several.
+
+A view is the image at one scale, as it is or mirrored; with tiles, the network sees each view in
+overlapping pieces. What is averaged is always the softmax probability of every pixel:
+
+    P[b, k, y, x] = mean over views v of softmax_k(S_v[b, ·, y, x])
+
+Shapes: images [B, 3, h, w] (normalised), P [B, C, H, W].
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastass import kernels
+from fastass.errors import UserError
+from fastass.execution import Execution
+from fastass.models.deeplab import DeepLab
+
+
+@dataclass(frozen=True)
+class Views:
+    """How often, and how, the network looks at an image. Raises UserError for what cannot be.
+
+    scales: factors on the size that the network reads. flip: also mirrored. tile: (W,H) of the
+    pieces in which a large view is read, each sharing at least `overlap` pixels with the next.
+    """
+
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    tile: tuple[int, int] | None = None
+    overlap: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.scales or min(self.scales) <= 0:
+            raise UserError(f"scales: expected factors above 0, got {self.scales}")
+        if self.tile is None and self.overlap:
+            raise UserError("overlap: tiles overlap; give --tile WxH too")
+        if self.tile is not None and min(self.tile) < 1:
+            raise UserError(f"tile: expected a size above 0, got {self.tile[0]}x{self.tile[1]}")
+        if self.tile is not None and not 0 <= self.overlap < min(self.tile):
+            raise UserError(
+                f"overlap: expected 0 … {min(self.tile) - 1} pixels, less than the "
+                f"{self.tile[0]}x{self.tile[1]} tile, got {self.overlap}"
+            )
+
+    @property
+    def single(self) -> bool:
+        """Whether it is the image as it is, once."""
+        return len(self.scales) == 1 and not self.flip and self.tile is None
+
+    def read_at(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(W,H) at which to read an image whose scale 1 is `size`: that of the largest scale."""
+        largest = max(self.scales)
+        return max(1, round(size[0] * largest)), max(1, round(size[1] * largest))
+
+
+SINGLE = Views()
+
+
+@torch.inference_mode()
+def probabilities(
+    generator: DeepLab,
+    images: Tensor,
+    size: tuple[int, int],
+    views: Views,
+    execution: Execution,
+) -> Tensor:
+    """P float32 [B,C,H,W] at `size` (H,W) of images [B,3,h,w] read at `views.read_at`."""
+    images = images.to(execution.device, non_blocking=True)
+    height, width = images.shape[2:]
+    largest = max(views.scales)
+    total: Tensor | None = None
+    every = list(product(views.scales, (False, True) if views.flip else (False,)))
+    with evaluating(generator):
+        for scale, mirrored in every:
+            at = max(1, round(height * scale / largest)), max(1, round(width * scale / largest))
+            view = resize(images, at)
+            found = _look(generator, view.flip(3) if mirrored else view, size, views, execution)
+            found = found.flip(3) if mirrored else found
+            total = found if total is None else total.add_(found)
+    assert total is not None
+    return total.div_(len(every))
+
+
+@torch.inference_mode()
+def labels(
+    generator: DeepLab,
+    images: Tensor,
+    size: tuple[int, int],
+    views: Views,
+    execution: Execution,
+) -> Tensor:
+    """The likeliest class of every pixel, uint8 [B,H,W]; arguments as of `probabilities`."""
+    if not views.single:
+        return probabilities(generator, images, size, views, execution).argmax(1).to(torch.uint8)
+    with evaluating(generator):
+        scores = forward(generator, images, execution)
+    corners = generator.config.align_corners
+    full = F.interpolate(scores, size=size, mode="bilinear", align_corners=corners)
+    return full.argmax(1).to(torch.uint8)
+
+
+def forward(generator: DeepLab, images: Tensor, execution: Execution) -> Tensor:
+    """S float32 [B,C,h,w] in the precision of the execution."""
+    with execution.autocast():
+        return generator(images.to(execution.device, non_blocking=True)).scores.float()
+
+
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bicubic with antialiasing, as images are read; normalisation commutes with it."""
+    if tuple(images.shape[2:]) == size:
+        return images
+    return F.interpolate(images, size=size, mode="bicubic", align_corners=False, antialias=True)
+
+
+def _look(
+    generator: DeepLab, view: Tensor, size: tuple[int, int], views: Views, execution: Execution
+) -> Tensor:
+    """P [B,C,H,W] at `size` of one view."""
+    corners = generator.config.align_corners
+    if views.tile is None:
+        scores = forward(generator, view, execution)
+        return kernels.upsample_softmax(scores, size, align_corners=corners)
+    batch, _, height, width = view.shape
+    total = view.new_zeros((batch, generator.config.num_classes, height, width))
+    count = total.new_zeros((height, width))
+    for rows, columns in tiles((height, width), views.tile, views.overlap):
+        piece = view[:, :, rows, columns]
+        scores = forward(generator, piece, execution)
+        own = (piece.shape[2], piece.shape[3])
+        found = kernels.upsample_softmax(scores, own, align_corners=corners)
+        total[:, :, rows, columns] += found
+        count[rows, columns] += 1
+    total /= count
+    if (height, width) == size:
+        return total
+    return F.interpolate(total, size=size, mode="bilinear", align_corners=False)
+
+
+def tiles(
+    size: tuple[int, int], tile: tuple[int, int], overlap: int
+) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of the tiles (W,H) that cover `size` (H,W), all of one size.
+
+    Neighbours share at least `overlap` pixels; an image smaller than the tile is one tile.
+    """
+    rows = _spans(size[0], tile[1], overlap)
+    yield from product(rows, _spans(size[1], tile[0], overlap))
+
+
+def _spans(length: int, tile: int, overlap: int) -> list[slice]:
+    tile = min(tile, length)
+    reach = max(1, tile - overlap)
+    count = 1 + -(-(length - tile) // reach)
+    starts = (round(i * (length - tile) / max(1, count - 1)) for i in range(count))
+    return [slice(start, start + tile) for start in starts]
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """`module` in evaluation mode; it is left in the mode it was in."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)

@@ -1,0 +1,135 @@
+"""`import fastass` as a user of the Python interface."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SMALL
+from PIL import Image
+
+import fastass
+from fastass.api import configure
+from fastass.errors import DataError, UserError
+from fastass.inference import Views, labels
+
+
+@pytest.fixture(scope="module")
+def network(trained: Path) -> fastass.Segmenter:
+    return fastass.load(trained, device="cpu")
+
+
+def picture(height: int = 48, width: int = 80) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_import_is_light_and_comes_before_openmp() -> None:
+    code = (
+        "import sys, os, fastass; heavy = {'torch', 'numpy', 'PIL', 'yaml', 'rich'};"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules);"
+        "assert os.environ['OMP_WAIT_POLICY'] == 'PASSIVE';"
+        "assert 'load' in dir(fastass); fastass.train; assert 'torch' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_train_returns_the_summary(city: Path, tmp_path: Path) -> None:
+    summary = fastass.train(
+        "toycity",
+        out=tmp_path / "run",
+        plain=True,
+        **{**SMALL, "data.source": str(city / "gta5"), "data.target": str(city / "cityscapes")},
+    )
+    assert summary["method"] == "ga+csa"
+    assert summary["steps"] == 3
+    assert 0 <= summary["miou"] <= 100
+    assert len(summary["per_class_iou"]) == 19
+    again = fastass.train(out=str(tmp_path / "run"), resume=True, plain=True)
+    assert again == summary
+
+
+def test_names_of_values() -> None:
+    config = configure("toycity", {"data_source_size": "64x32", "optim.lr": 1, "d_lr": "0.5"})
+    assert config.data.source_size == (64, 32)
+    assert (config.optim.lr, config.optim.d_lr) == (1.0, 0.5)
+    assert configure(config, {"mirror": False}).data.mirror is False
+    assert configure().preset == "toycity"
+
+
+@pytest.mark.parametrize(
+    ("base", "values", "message"),
+    [
+        ("toycty", {}, "did you mean toycity"),
+        (None, {"labeled": 1}, "unknown value 'labeled'; did you mean labelled"),
+        (None, {"source": "x"}, "did you mean"),  # of the data, or of ToyCity?
+        (None, {"method": "csa"}, "method: unknown value 'csa'; did you mean"),
+        (None, {"steps": "many"}, "steps: expected a whole number"),
+    ],
+)
+def test_wrong_words(base: str | None, values: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        configure(base, values)
+
+
+def test_every_form_of_image_is_the_same(network: fastass.Segmenter, tmp_path: Path) -> None:
+    pixels = picture()
+    expected = network.predict(pixels)
+    assert isinstance(expected, np.ndarray)
+    assert (expected.dtype, expected.shape) == (np.uint8, (48, 80))
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    for image in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(pixels)):
+        np.testing.assert_array_equal(network.predict(image), expected)
+    batch = network.predict(np.stack([pixels, pixels[::-1]]))
+    assert isinstance(batch, np.ndarray)
+    np.testing.assert_array_equal(batch[0], expected)
+    several = network.predict([pixels, picture(20, 30)])
+    assert [p.shape for p in several] == [(48, 80), (20, 30)]
+
+
+def test_probabilities_and_colours(network: fastass.Segmenter) -> None:
+    found = network.probabilities(picture(), scales=(0.5, 1), flip=True)
+    assert found.shape == (19, 48, 80)
+    np.testing.assert_allclose(found.sum(0), 1, atol=1e-5)
+    assert found.std() > 0
+    predicted = network.predict(picture(), scales=(0.5, 1), flip=True)
+    np.testing.assert_array_equal(found.argmax(0), predicted)
+    road = np.zeros((2, 3), np.uint8)
+    np.testing.assert_array_equal(network.colorize(road)[0, 0], network.classes.colors[0])
+
+
+def test_prediction_reads_at_the_size_asked_for(network: fastass.Segmenter) -> None:
+    pixels = picture()
+    batch = network.prepare(pixels, (40, 24))
+    assert batch.shape == (1, 3, 24, 40)
+    expected = labels(network.generator, batch, (48, 80), Views(), network.execution)[0]
+    np.testing.assert_array_equal(network.predict(pixels, size=(40, 24)), expected)
+    with pytest.raises(UserError, match="size"):
+        network.predict(pixels, size=(0, 24))
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 4), np.uint8), r"\[H,W,3\], got uint8 \[4x4\]"),
+        (np.zeros((4, 4, 3), np.float32), "got float32"),
+        (np.zeros((0, 4, 3), np.uint8), "got uint8"),
+        (3, "got int"),
+        ("/nowhere.png", "/nowhere.png: cannot be read"),
+    ],
+)
+def test_what_is_no_image(network: fastass.Segmenter, image: object, message: str) -> None:
+    with pytest.raises((UserError, DataError), match=message):
+        network.predict(image)  # type: ignore[arg-type]
+
+
+def test_what_holds_no_network(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such checkpoint or run"):
+        fastass.load("/nowhere")
+    with pytest.raises(UserError, match="neither a checkpoint"):
+        fastass.load(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(UserError, match=r"config.json: not the config.json of an exported"):
+        fastass.load(tmp_path)
+    with pytest.raises(UserError, match="device: unknown device"):
+        fastass.load(trained, device="gpu")
