@@ -1,106 +1,135 @@
 """`fastass reproduce`."""
 
 import json
-import os
-import subprocess
-import sys
 from argparse import ArgumentParser, Namespace
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import torch
-
+from fastass.cellruns import CellRun, run_all
+from fastass.chart import line_chart
 from fastass.commands.command import Command
 from fastass.errors import TrainingFailure, UserError
+from fastass.grids import GRIDS, Cell, Grid, grid
+from fastass.pipelines.classes import CITYSCAPES, SYNTHIA_13, SYNTHIA_16
 from fastass.pipelines.toycity import generate
 from fastass.presets import preset
-from fastass.progress import Reporter, reporter
-from fastass.reproduce import Cell, Grid, markdown, methods_grid, results
-
-TABLES = {"table1": "gta5", "table3": "synthia"}
+from fastass.progress import reporter
+from fastass.reproduce import chart_lines, markdown, results
 
 
 def flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("table", choices=tuple(TABLES), help="table of the paper")
+    add("table", choices=tuple(GRIDS), help="table of the paper")
     add("--toycity", action="store_true", help="on the built-in data")
-    add("--gta5", metavar="DIR", help="source of table 1")
-    add("--synthia", metavar="DIR", help="source of table 3")
+    add("--gta5", metavar="DIR", help="source of tables 1, 2 and 4")
+    add("--synthia", metavar="DIR", help="source of tables 3 and 5")
     add("--cityscapes", metavar="DIR", help="target")
+    add("--init", metavar="FILE", help="weights that every run starts from")
     add("--counts", help="numbers of labelled images, e.g. 10,50 (the table's)")
     add("--seeds", type=int, default=1, metavar="K", help="runs of every cell (1)")
     add("--jobs", type=int, default=1, metavar="N", help="runs at a time, one a GPU (1)")
-    add("--out", type=Path, metavar="DIR", help="for the runs and results (runs/TABLE)")
+    add("--part", default="1/1", metavar="I/N", help="run the I-th of N parts, one a machine (1/1)")
+    add("--out", type=Path, metavar="DIR", help="for the runs and results (runs/SOURCE)")
     add("--train", default="", metavar="FLAGS", help="more flags for every `fastass train`")
 
 
 def run(args: Namespace) -> None:
-    out = args.out or Path("runs") / (args.table + ("_toycity" if args.toycity else ""))
-    counts = _counts(args.counts)
-    grid = methods_grid(args.table, TABLES[args.table], counts, args.toycity)
-    if not grid.cells:
-        raise UserError(f"--counts: none of {args.counts} is a row of {args.table}")
-    data = _data(args, grid)
-    jobs = [(cell, seed) for cell in grid.cells for seed in range(args.seeds)]
-    with reporter() as report, ThreadPoolExecutor(args.jobs) as pool:
-        report.phase(args.table, len(jobs))
-        futures = [
-            pool.submit(_run, cell, seed, out, [*data, *args.train.split()], args, i, report)
-            for i, (cell, seed) in enumerate(jobs)
-        ]
-        failed = []
-        for done, future in enumerate(futures, 1):
-            failed += future.result()
-            report.advance(done)
-    records = results(grid, out, range(args.seeds))
-    table = markdown(grid, records)
-    (out / "results.json").write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
-    (out / "table.md").write_text(table + "\n", encoding="utf-8")
-    print(table)
-    print(f"{out}/results.json, {out}/table.md")
+    table = grid(args.table, _counts(args.counts), args.toycity)
+    out = args.out or Path("runs") / (table.source + ("_toycity" if args.toycity else ""))
+    part, parts = _part(args.part)
+    for name in ("seeds", "jobs"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name}: expected at least 1, got {getattr(args, name)}")
+    data = _data(args, table)
+    seeds = range(args.seeds)
+    extra = args.train.split()
+    starts = _starts(seeds, out, [*data, *extra]) if args.toycity else []
+    cells = [
+        _cell_run(cell, seed, table, out, args, [*data, *extra])
+        for cell in table.cells
+        for seed in seeds
+    ]
+    with reporter() as report:
+        report.phase(f"{args.table}, starts", len(starts))
+        failed = run_all(starts, out, args.jobs, report)
+        if not failed:
+            mine = cells[part - 1 :: parts]
+            report.phase(args.table, len(mine))
+            failed = run_all(mine, out, args.jobs, report)
+    print(write(table, out, seeds))
     if failed:
         raise TrainingFailure(f"{len(failed)} runs failed: {failed[0]}; call again to go on")
 
 
-def _run(
-    cell: Cell, seed: int, out: Path, flags: list[str], args: Namespace, i: int, report: Reporter
-) -> list[str]:
-    """One run in a process of its own, resumed if it is there; → its error, if any."""
-    name = cell.name(seed)
-    words = ["--method", cell.method, "--labelled", str(cell.labelled), "--seed", str(seed)]
-    words += ["--labelled-seed", str(seed), "--resume", "--plain", "--out", str(out / name)]
+def write(table: Grid, out: Path, seeds: range) -> str:
+    """OUT/TABLE/results.json, table.md and, where there is an axis, plot.svg; → the Markdown."""
+    records = results(table, out, seeds)
+    classes = SYNTHIA_13 if table.source == "synthia" else CITYSCAPES.names
+    text = markdown(table, records, classes)
+    files = {"results.json": json.dumps(records, indent=2), "table.md": text}
+    title, x_label, lines = chart_lines(table, records)
+    if lines:
+        files["plot.svg"] = line_chart(lines, title, x_label, "mIoU, %").rstrip()
+    folder = out / table.table
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_text(content + "\n", encoding="utf-8")
+    return f"{text}\n\n{folder}: {', '.join(files)}"
+
+
+def _starts(seeds: range, out: Path, flags: list[str]) -> list[CellRun]:
+    """ToyCity's supervised start, once a seed instead of once a cell.
+
+    The oracle's is its own: it never sees the source.
+    """
+    steps = preset("toycity").start_steps
+    return [
+        CellRun(
+            _start_name(seed),
+            ("toycity", "--method", "source_only", "--seed", str(seed), *flags,
+             "--start-steps", "0", "--steps", str(steps)),
+        )
+        for seed in seeds
+    ]  # fmt: skip
+
+
+def _start_name(seed: int) -> str:
+    return f"start-seed{seed}"
+
+
+def _cell_run(
+    cell: Cell, seed: int, table: Grid, out: Path, args: Namespace, flags: list[str]
+) -> CellRun:
+    words = ["toycity" if args.toycity else cell.preset(table.source)]
+    words += ["--method", cell.method, "--labelled", str(cell.labelled)]
+    words += ["--seed", str(seed), "--labelled-seed", str(seed), *flags]
     if cell.sadv is not None:
         words += ["--loss-sadv", str(cell.sadv)]
-    base = "toycity" if args.toycity else _preset_name(args.table, cell)
-    threads = max(1, len(os.sched_getaffinity(0)) // args.jobs)
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
-    if torch.cuda.device_count() > 1:
-        environment["CUDA_VISIBLE_DEVICES"] = str(i % torch.cuda.device_count())
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / f"{name}.log", "a", encoding="utf-8") as log:
-        command = [sys.executable, "-m", "fastass", "train", base, *words, *flags]
-        code = subprocess.run(
-            command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False
-        ).returncode
-    report.line(f"{name}: {'done' if code == 0 else f'exit code {code}, see {out / name}.log'}")
-    return [] if code == 0 else [f"{out / name}.log"]
+    if args.init is not None:
+        words += ["--init", args.init]
+    elif args.toycity and cell.method != "oracle":
+        words += ["--start-steps", "0", "--init", str(out / _start_name(seed) / "last")]
+    return CellRun(cell.name(seed), tuple(words))
 
 
-def _preset_name(table: str, cell: Cell) -> str:
-    return f"{TABLES[table]}_to_cityscapes_{cell.method.replace('ga+', '')}_{cell.labelled}"
-
-
-def _data(args: Namespace, grid: Grid) -> list[str]:
-    if args.toycity:
-        toy = preset("toycity").toycity
+def _data(args: Namespace, table: Grid) -> list[str]:
+    """Flags that name the data; ToyCity is generated where it is not there."""
+    if not args.toycity:
+        source = getattr(args, table.source)
+        if source is None or args.cityscapes is None:
+            raise UserError(
+                f"{args.table} needs --{table.source} DIR and --cityscapes DIR, or --toycity"
+            )
+        return ["--data-source", source, "--data-target", args.cityscapes]
+    toy = preset("toycity").toycity
+    if table.source == "gta5":
         generate(toy.directory, toy.source, toy.target, toy.seed, toy.val)
         return []
-    source = getattr(args, grid.source)
-    if source is None or args.cityscapes is None:
-        raise UserError(
-            f"{args.table} needs --{grid.source} DIR and --cityscapes DIR, or --toycity"
-        )
-    return ["--data-source", source, "--data-target", args.cityscapes]
+    root = f"{toy.directory}_{table.source}"
+    generate(root, toy.source, toy.target, toy.seed, toy.val, source_layout=table.source)
+    return [
+        "--data-source", f"{root}/{table.source}", "--data-target", f"{root}/cityscapes",
+        "--data-classes", ",".join(SYNTHIA_16), "--data-report", ",".join(SYNTHIA_13),
+    ]  # fmt: skip
 
 
 def _counts(text: str | None) -> tuple[int, ...] | None:
@@ -110,6 +139,13 @@ def _counts(text: str | None) -> tuple[int, ...] | None:
         return tuple(int(word) for word in text.split(","))
     except ValueError:
         raise UserError(f"--counts: expected numbers such as 10,50, got {text!r}") from None
+
+
+def _part(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        raise UserError(f"--part: expected I/N with 1 ≤ I ≤ N, such as 2/4, got {text!r}")
+    return int(part), int(parts)
 
 
 COMMAND = Command(
