@@ -46,6 +46,8 @@ class DaliFeed:
         self.rank, self.world = rank, world
         self.workers, self.prefetch = max(1, workers), max(1, prefetch)
         self.device, self.dtype = torch.device(device), dtype
+        if self.device.type == "cuda" and self.device.index is None:
+            self.device = torch.device("cuda", torch.cuda.current_device())
         self._readers = {
             name: StreamReader(name, spec, seed, on_bad_sample) for name, spec in streams.items()
         }

@@ -44,7 +44,7 @@ def build(
     augment, how = spec.augment, NORMALIZATIONS[spec.normalize]
     # device_id=None asks for a pipeline without a GPU; −1 fails.
     pipe = Pipeline(
-        spec.batch, threads, device.index or 0 if gpu else None, prefetch_queue_depth=prefetch
+        spec.batch, threads, device.index if gpu else None, prefetch_queue_depth=prefetch
     )
     with pipe:
         images = fn.decoders.image(
@@ -52,6 +52,7 @@ def build(
             device="mixed" if gpu else "cpu",
             output_type=types.RGB,
             adjust_orientation=False,  # as Pillow: the label does not turn with the EXIF tag
+            jpeg_fancy_upsampling=True,  # of halved chroma, as Pillow and DALI's own CPU decoder
         )
         if resizes(spec):
             region = {}
