@@ -5,15 +5,20 @@ RUN/checkpoints/step-00000500/
     state.pt            step, optimizers, scaler, random state (loads with weights_only=True)
     config.yaml         the configuration
     classes.json        names and colours of the classes
-RUN/last, RUN/best      relative symlinks to such directories
+    checksums.json      CRC-32 of each of these files
+RUN/last, RUN/best, RUN/start   relative symlinks to such directories
 
 A checkpoint is written under a temporary name, synced and renamed; the links are replaced
-atomically; only then are older checkpoints removed. Whatever fails, `last` stays loadable.
+atomically; only then are older checkpoints removed. Whatever fails, `last` stays loadable; should
+the disk damage it later, `newest` finds the one before.
 """
 
 import io
+import json
 import os
 import shutil
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,39 +31,44 @@ from torch import nn
 from fastass.errors import UserError
 
 MODEL, STATE, CONFIG, CLASSES = "model.safetensors", "state.pt", "config.yaml", "classes.json"
+CHECKSUMS = "checksums.json"
 
 
 def save(
     run: Path,
     step: int,
-    module: nn.Module,
+    weights: dict[str, torch.Tensor],
     state: dict[str, Any],
     texts: dict[str, str],
-    best: bool,
+    links: Sequence[str] = ("last",),
 ) -> Path:
-    """Write the checkpoint of `step`, point `last` (and `best`) to it, drop those unreferenced.
+    """Write the checkpoint of `step`, point `links` to it, drop those that no link points to.
 
-    texts: file name → content of the small files beside the weights.
+    weights: of the module, on the CPU. texts: file name → content of the small files beside them.
 
     Raises UserError when the disk refuses; the previous checkpoint then stays as it is.
     """
     final = run / "checkpoints" / f"step-{step:08d}"
     temporary = final.with_name(f".{final.name}.tmp")
-    weights = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
     buffer = io.BytesIO()
     torch.save({"step": step, **state}, buffer)
+    contiguous = {name: value.contiguous() for name, value in weights.items()}
+    files = {
+        MODEL: safetensors_save(contiguous, metadata={"format": "fastass"}),
+        STATE: buffer.getvalue(),
+        **{name: text.encode() for name, text in texts.items()},
+    }
+    sums = {name: zlib.crc32(data) for name, data in files.items()}
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        _write(temporary / MODEL, safetensors_save(weights, metadata={"format": "fastass"}))
-        _write(temporary / STATE, buffer.getvalue())
-        for name, text in texts.items():
-            _write(temporary / name, text.encode())
+        for name, data in {**files, CHECKSUMS: json.dumps(sums).encode()}.items():
+            _write(temporary / name, data)
         _sync_directory(temporary)
         shutil.rmtree(final, ignore_errors=True)  # of an interrupted run's later steps
         temporary.rename(final)
         _sync_directory(final.parent)
-        for name in ("last", "best") if best else ("last",):
+        for name in links:
             _point(run / name, final)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -100,40 +110,68 @@ def _target(link: Path) -> Path | None:
 
 def _retain(run: Path, recent: int = 2) -> None:
     """Keep the `recent` newest checkpoints and those that a link points to."""
-    every = sorted((run / "checkpoints").glob("step-*"))
     linked = {_target(link) for link in run.iterdir() if link.is_symlink()}
-    for path in every[:-recent]:
+    for path in every(run)[recent:]:
         if path.resolve() not in linked:
             shutil.rmtree(path, ignore_errors=True)
     for leftover in (run / "checkpoints").glob(".step-*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def keep_as(run: Path, name: str) -> None:
-    """Keep the last checkpoint under a name of its own, such as `start`."""
-    target = _target(run / "last")
-    assert target is not None
-    _point(run / name, target)
+def every(run: Path) -> list[Path]:
+    """The checkpoints of a run, the newest first."""
+    return sorted((run / "checkpoints").glob("step-*"), reverse=True)
+
+
+def newest(run: Path, tell: Callable[[str], None]) -> Path:
+    """The newest checkpoint of a run that can be read; `tell` gets a line for each that can't.
+
+    Raises UserError when none can.
+    """
+    for path in every(run):
+        try:
+            read_weights(path)
+            read_state(path)
+        except UserError as error:
+            tell(f"{error}; falling back to the checkpoint before it")
+            continue
+        return path
+    raise UserError(f"{run}: no checkpoint can be read; start anew with --overwrite")
 
 
 def read_state(path: Path) -> dict[str, Any]:
     """The saved state of a checkpoint directory, tensors on the CPU. UserError if unreadable."""
+    data = _read(path, STATE)
     try:
-        return torch.load(path / STATE, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: not a checkpoint: {STATE} is missing") from None
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{path / STATE}: damaged or not safe: {_first_line(error)}") from None
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """The weights of a checkpoint directory. UserError if they are missing or damaged."""
+    data = _read(path, MODEL)
     try:
-        return safetensors_load((path / MODEL).read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{path}: not a checkpoint: {MODEL} is missing") from None
-    except (SafetensorError, ValueError, OSError) as error:
+        return safetensors_load(data)
+    except (SafetensorError, ValueError) as error:
         raise UserError(f"{path / MODEL}: damaged: {_first_line(error)}") from None
+
+
+def _read(path: Path, name: str) -> bytes:
+    """A file of a checkpoint, its checksum verified; early checkpoints had none."""
+    try:
+        data = (path / name).read_bytes()
+        sums = (path / CHECKSUMS).read_bytes() if (path / CHECKSUMS).exists() else b"{}"
+        wanted = json.loads(sums).get(name)
+    except FileNotFoundError:
+        raise UserError(f"{path}: not a checkpoint: {name} is missing") from None
+    except OSError as error:
+        raise UserError(f"{path / name}: can't be read: {error.strerror or error}") from None
+    except (ValueError, AttributeError):
+        raise UserError(f"{path / CHECKSUMS}: damaged") from None
+    if wanted is not None and wanted != zlib.crc32(data):
+        raise UserError(f"{path / name}: damaged: its checksum is not that of {CHECKSUMS}")
+    return data
 
 
 def load_into(module: nn.Module, weights: dict[str, torch.Tensor], where: Path) -> None:

@@ -189,6 +189,8 @@ class Config:
     """Steps between evaluations on target val (0: only at the end)."""
     save_every: int = 1000
     """Steps between checkpoints."""
+    save_in_background: bool = True
+    """Training goes on while a checkpoint is written."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -25,6 +25,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fastass.errors import USER_ERRORS, TrainingFailure, UserError
+from fastass.interruption import Interrupted
 
 T = TypeVar("T")
 
@@ -79,8 +80,16 @@ class World:
 
     def barrier(self) -> None:
         """Wait for every rank."""
-        if self.grouped:
-            dist.barrier()
+        self.sum(torch.zeros(1))
+
+    def in_turn(self, function: Callable[[], T]) -> T:
+        """`function()` on every rank, rank 0 before the others: what it makes, they find."""
+        if not self.main:
+            self.barrier()
+            return function()
+        value = function()
+        self.barrier()
+        return value
 
     def decide(self, function: Callable[[], T]) -> T:
         """`function()` of rank 0, on all ranks; the others wait for it."""
@@ -91,30 +100,34 @@ class World:
         return box[0]
 
 
-class Agreement:
-    """Whether any rank wants to stop, known to all of them after the same step.
+ALONE = World()
 
-    The flag travels while the step runs: `ask` before it, `answer` after it. On CPU memory, so no
-    GPU queue is waited for, and a rank that hangs is noticed here.
+
+class Agreement:
+    """The highest wish of any rank, such as a signal's number, known to all after the same step.
+
+    It travels while the step runs: `ask` before it, `answer` after it. In CPU memory, so no GPU
+    queue is waited for, and a rank that hangs is noticed here.
     """
 
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._flag = torch.zeros((), dtype=torch.int32)
+    def __init__(self, world: World, wish: Callable[[], int]) -> None:
+        self._world, self._wish = world, wish
+        self._highest = torch.zeros((), dtype=torch.int32)
         self._work: dist.Work | None = None
 
-    def ask(self, stop: bool) -> None:
-        """Send this rank's wish."""
-        self._flag.fill_(stop)
+    def ask(self) -> None:
+        """Send this rank's wish; 0 is none."""
+        self._highest.fill_(self._wish())
         if self._world.grouped:
-            self._work = dist.all_reduce(self._flag, dist.ReduceOp.MAX, async_op=True)
+            self._work = dist.all_reduce(self._highest, dist.ReduceOp.MAX, async_op=True)
 
-    def answer(self) -> bool:
-        """Whether any rank wished it; raises what `join` explains if one does not answer."""
-        if self._work is not None:
-            self._work.wait()
-            self._work = None
-        return bool(self._flag)
+    def answer(self) -> int:
+        """What was asked for; raises what `join` explains if a rank does not answer."""
+        if self._work is None:
+            return self._wish()
+        self._work.wait()
+        self._work = None
+        return int(self._highest)
 
 
 @contextlib.contextmanager
@@ -138,9 +151,12 @@ def join(device_type: str, timeout: float) -> Iterator[World]:
     store = _meet(device_type, timedelta(seconds=timeout))
     try:
         yield world
-    except SystemExit:
-        raise
-    except BaseException as error:
+    except Interrupted as error:  # all ranks have agreed on it
+        dist.destroy_process_group()
+        if world.main:
+            raise
+        raise SystemExit(error.code) from None
+    except Exception as error:
         _end(world, store, timeout, error)
         raise
     dist.destroy_process_group()
@@ -165,22 +181,21 @@ def _meet(device_type: str, timeout: timedelta) -> dist.Store:
     return dist.PrefixStore("failure", store)
 
 
-def _end(world: World, store: dist.Store, timeout: float, error: BaseException) -> None:
-    """Raise what this rank ends with: its own error, a better one, or none where it was told."""
+def _end(world: World, store: dist.Store, timeout: float, error: Exception) -> None:
+    """Tell the others why this rank ends, or end quietly where one of them has told already."""
     text = str(error)
-    lost = isinstance(error, RuntimeError) and any(sign in text for sign in (*_LOST, *_LATE))
-    if lost:
+    told = isinstance(error, (*USER_ERRORS, TrainingFailure))
+    if isinstance(error, RuntimeError) and any(sign in text for sign in (*_LOST, *_LATE)):
         late = any(sign in text for sign in _LATE)
-        text = _why_lost(world, store, timeout if late else None)
-        error = RankFailure(text)
-    elif isinstance(error, (*USER_ERRORS, TrainingFailure)):
+        error = RankFailure(_why_lost(world, store, timeout if late else None))
+    elif told and world.size > 1:
         error = type(error)(f"rank {world.rank}: {text}")
-    elif world.size == 1 or not isinstance(error, Exception):
+    elif not told:  # a traceback follows
+        _first(store, text)
         return
     if _first(store, str(error)):
         raise error from None
-    if lost or isinstance(error, (*USER_ERRORS, TrainingFailure)):
-        raise SystemExit(1 if isinstance(error, TrainingFailure) else 2) from None
+    raise SystemExit(1 if isinstance(error, TrainingFailure) else 2) from None
 
 
 def _first(store: dist.Store, text: str) -> bool:

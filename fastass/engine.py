@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from fastass.adaptation import Adaptation, Modules, Streams, Terms, objective
 from fastass.config import Config
-from fastass.distributed import World
+from fastass.distributed import ALONE, World
 from fastass.execution import Execution
 from fastass.models.deeplab import DeepLab, build_deeplab
 from fastass.models.discriminators import (
@@ -54,7 +54,7 @@ class Engine:
         module: Adaptation,
         config: Config,
         execution: Execution,
-        world: World = World(),  # noqa: B008
+        world: World = ALONE,
     ) -> None:
         self.config, self.execution, self.world = config, execution, world
         self.module = module.to(execution.device)
@@ -102,7 +102,8 @@ class Engine:
                 self.scaler.scale(total).backward()
             for i, term in enumerate(terms):
                 if term is not None:
-                    sums[i] = term.detach() if sums[i] is None else sums[i] + term.detach()
+                    before = sums[i]
+                    sums[i] = term.detach() if before is None else before + term.detach()
         for optimizer in self.optimizers.values():
             if any(p.grad is not None for g in optimizer.param_groups for p in g["params"]):
                 self.scaler.step(optimizer)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastass import kernels
+from fastass.distributed import ALONE, World
 from fastass.execution import Execution
 from fastass.inference import SINGLE, Views, evaluating, probabilities
 from fastass.metrics import mean_iou, per_class_iou
@@ -41,9 +42,14 @@ def evaluate(
     report: Sequence[str] = (),
     progress: Callable[[int], None] = lambda images: None,
     views: Views = SINGLE,
+    world: World = ALONE,
 ) -> Scores:
-    """IoU of the generator over every batch. Raises UserError when no class was evaluated."""
+    """IoU of the generator over every batch of every rank.
+
+    Raises UserError when no class was evaluated.
+    """
     counts = confusion_of(generator, batches, execution, progress, views)
+    counts = world.sum(counts)
     per_class = per_class_iou(counts, classes.names)
     return Scores(
         miou=mean_iou(per_class),

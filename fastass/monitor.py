@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from fastass.adaptation import Terms
-from fastass.config import LossConfig
+from fastass.distributed import ALONE, World
 from fastass.errors import TrainingFailure
 
 
@@ -18,8 +18,8 @@ class Monitor:
     own step.
     """
 
-    def __init__(self, weights: LossConfig) -> None:
-        self.weights = weights
+    def __init__(self, world: World = ALONE) -> None:
+        self.world = world
         self._steps: list[tuple[int, Terms]] = []
         self.images = 0
         self.seconds = self.data_seconds = 0.0
@@ -31,29 +31,37 @@ class Monitor:
         self._mark = time.perf_counter()
 
     def add(self, step: int, terms: Terms, images: int, data_seconds: float) -> None:
-        """One step's terms (0-d tensors on the device), images and time waited for data."""
+        """One step's terms (0-d tensors on the device), images and time waited for data.
+
+        Terms and images are this rank's part; the sums over the ranks are reported.
+        """
         self._steps.append((step, terms))
         now = time.perf_counter()
-        for i, value in enumerate((images, now - self._mark, data_seconds)):
+        for i, value in enumerate((images * self.world.size, now - self._mark, data_seconds)):
             self._window[i] += value
         self._mark = now
 
     def flush(self) -> dict[str, Any]:
-        """Means since the last flush. TrainingFailure names step and term of a non-finite loss."""
+        """Means since the last flush. TrainingFailure names step and term of a non-finite loss.
+
+        A collective: every rank flushes after the same step, and gets the same.
+        """
         if not self._steps:
             return {}
-        columns = {
-            name: [(s, term) for s, terms in self._steps if (term := terms[i]) is not None]
-            for i, name in enumerate(Terms._fields)
-        }
-        means: dict[str, float] = {}
+        found = [
+            (name, step, term)
+            for step, terms in self._steps
+            for name, term in terms._asdict().items()
+            if term is not None
+        ]
+        values = self.world.sum(torch.stack([term.float() for _, _, term in found])).tolist()
+        columns: dict[str, list[float]] = {}
         bad: list[tuple[int, str, float]] = []
-        for name, column in columns.items():
-            if column:
-                values = torch.stack([value.float() for _, value in column]).tolist()
-                means[name] = sum(values) / len(values)
-                pairs = zip(column, values, strict=True)
-                bad += [(s, name, value) for (s, _), value in pairs if not math.isfinite(value)]
+        for (name, step, _), value in zip(found, values, strict=True):
+            columns.setdefault(name, []).append(value)
+            if not math.isfinite(value):
+                bad.append((step, name, value))
+        means = {name: sum(column) / len(column) for name, column in columns.items()}
         if bad:
             step, name, value = min(bad)
             raise TrainingFailure(f"step {step}: the loss term {name} is {value}")

@@ -1,6 +1,7 @@
 """The one module on several ranks: gradients are averaged while the backward runs."""
 
 import inspect
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,11 +15,8 @@ from fastass.errors import UserError
 from fastass.execution import Execution
 
 # Renamed in torch 2.13.
-_SYNC_BUFFERS = (
-    "forward_sync_buffers"
-    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
-    else "broadcast_buffers"
-)
+_NEW_NAME = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+_OWN_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _NEW_NAME else "broadcast_buffers": False}
 
 
 def check_parallel(config: Config, execution: Execution, world: World) -> None:
@@ -39,7 +37,7 @@ def wrap(module: nn.Module, config: Config, world: World) -> DistributedDataPara
     whole = config.backward == "fused" and config.accumulate == 1
     parallel = DistributedDataParallel(
         module,
-        **{_SYNC_BUFFERS: False},
+        **_OWN_BUFFERS,
         gradient_as_bucket_view=True,
         static_graph=whole,  # with no_sync() its first step would wait for an exchange never begun
     )

@@ -85,6 +85,30 @@ class Plain:
         print(text, flush=True)
 
 
+class Silent:
+    """Says nothing: of several ranks one reports."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        return None
+
+    def phase(self, name: str, total: int, done: int = 0) -> None:
+        return None
+
+    def advance(self, done: int, note: str = "") -> None:
+        return None
+
+    def line(self, text: str) -> None:
+        return None
+
+
 class Bars:
     """One live bar; lines scroll above it."""
 

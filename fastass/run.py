@@ -12,11 +12,13 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from fastass.checkpoint import every
 from fastass.config import Config
 from fastass.configfile import from_yaml, leaves, to_yaml
 from fastass.errors import UserError
@@ -29,20 +31,24 @@ _OURS = (
 )  # fmt: skip
 
 # What may differ when a run is resumed: where and how fast it runs, not what is computed.
+# How the global batch is cut is free as well; its size is not.
 FREE = {
     "device", "kernels", "compile", "tune_allocator", "eval_every", "save_every", "log_every",
-    "data.workers",
+    "save_in_background", "data.workers", "batch", "accumulate", "distributed.world",
+    "distributed.timeout",
 }  # fmt: skip
 
 
 class Run:
-    """One run directory, opened for writing."""
+    """One run directory, opened for writing; of several ranks only one `writes`."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
+        self.path, self.writes = path, writes
 
     def write(self, name: str, text: str) -> None:
         """Write a small file whole: never half of it under its own name."""
+        if not self.writes:
+            return
         temporary = self.path / f".{name}.tmp"
         try:
             temporary.write_text(text, encoding="utf-8")
@@ -55,6 +61,8 @@ class Run:
 
     def log(self, record: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
+        if not self.writes:
+            return
         try:
             with open(self.path / METRICS, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
@@ -63,15 +71,21 @@ class Run:
                 f"{self.path / METRICS}: can't write: {error.strerror or error}"
             ) from error
 
-    def forget_after(self, step: int) -> None:
-        """Drop the lines of steps that a resumed run will do again."""
+    def forget_after(self, step: int, evaluated: Container[int] = ()) -> None:
+        """Drop the lines that a run resumed at `step` will write again.
+
+        evaluated: the steps whose evaluation the checkpoint of `step` holds; that of `step` itself
+        may be still to come.
+        """
         path = self.path / METRICS
         if not path.exists():
             return
         kept = []
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
-                if json.loads(line)["step"] <= step:
+                record = json.loads(line)
+                at = record["step"]
+                if at < step or (at == step and ("eval" not in record or at in evaluated)):
                     kept.append(line + "\n")
             except (ValueError, KeyError, TypeError):
                 continue  # the torn last line of a killed run
@@ -124,7 +138,24 @@ def _clear(path: Path) -> None:
 
 def has_checkpoint(path: Path) -> bool:
     """Whether the run was saved at least once."""
-    return (path / "last").exists()
+    return bool(every(path))
+
+
+def fit_ranks(path: Path, config: Config) -> Config:
+    """`config` with the batch that keeps the run's global batch on another number of ranks.
+
+    A batch or accumulation other than the run's stays as it was given.
+    """
+    saved = from_yaml(path / CONFIG)
+    if (config.batch, config.accumulate) != (saved.batch, saved.accumulate):
+        return config
+    batch, rest = divmod(saved.global_batch, config.accumulate * config.distributed.world)
+    if rest or not batch:
+        raise UserError(
+            f"{path}: can't resume on {config.distributed.world} ranks: the run's global batch of "
+            f"{saved.global_batch} does not divide; give --batch and --accumulate, or other ranks"
+        )
+    return replace(config, batch=batch)
 
 
 def check_same(path: Path, config: Config, labelled: Sequence[str]) -> None:
@@ -139,6 +170,13 @@ def check_same(path: Path, config: Config, labelled: Sequence[str]) -> None:
             "the target data has changed"
         )
     saved = from_yaml(path / CONFIG)
+    if saved.global_batch != config.global_batch:
+        d = config.distributed
+        raise UserError(
+            f"{path}: can't resume with a global batch of {config.global_batch} = --batch "
+            f"{config.batch} × --accumulate {config.accumulate} × {d.world} ranks; the run has "
+            f"{saved.global_batch}"
+        )
     for leaf in leaves():
         if leaf.path in FREE:
             continue

@@ -42,18 +42,17 @@ def _counts(module: Adaptation, streams: Streams) -> Tensor:
     seg_s, sem_s, images_s = _stream(module, streams.source, zero)
     seg_t, sem_t, _ = _stream(module, streams.labelled, zero)
     _, _, images_u = _stream(module, streams.unlabelled, zero)
-    return torch.stack(
-        Terms(
-            seg_source=seg_s,
-            seg_target=seg_t,
-            gadv=images_s,
-            sadv=sem_s,
-            gd_source=images_s,
-            gd_target=images_u,
-            sd_source=sem_s,
-            sd_target=sem_t,
-        )
+    terms = Terms(
+        seg_source=seg_s,
+        seg_target=seg_t,
+        gadv=images_s,
+        sadv=sem_s,
+        gd_source=images_s,
+        gd_target=images_u,
+        sd_source=sem_s,
+        sd_target=sem_t,
     )
+    return torch.stack([count for count in terms if count is not None])
 
 
 def _stream(

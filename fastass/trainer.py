@@ -1,26 +1,33 @@
 """The training loop: feed, step, watch, evaluate, save, resume."""
 
+import contextlib
 import json
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from fastass import checkpoint
 from fastass.adaptation import Adaptation, Modules, Streams
 from fastass.config import Config
 from fastass.configfile import to_yaml
 from fastass.data import TrainingData
+from fastass.distributed import ALONE, Agreement, World
 from fastass.engine import Engine
-from fastass.errors import TrainingFailure
+from fastass.errors import TrainingFailure, UserError
 from fastass.evaluation import Scores, evaluate
 from fastass.execution import Execution
 from fastass.interruption import Interrupted, Interruption
 from fastass.monitor import Monitor
 from fastass.optim import decay, set_rates
+from fastass.parallel import average_statistics
 from fastass.progress import Reporter, terms_note
 from fastass.results import before_and_after, summarize, table
 from fastass.run import SUMMARY, Run, has_checkpoint
+from fastass.saving import Saver
 from fastass.selection import selection
 
 
@@ -50,28 +57,33 @@ class Trainer:
         execution: Execution,
         run: Run,
         reporter: Reporter,
+        world: World = ALONE,
     ) -> None:
         self.config, self.data, self.execution = config, data, execution
         self.modules, self.run, self.reporter = modules, run, reporter
-        self.engine = Engine(module, config, execution)
+        self.world = world
+        self.engine = Engine(module, config, execution, world)
         self.position = Position()
-        self.monitor = Monitor(config.loss)
+        self.monitor = Monitor(world)
+        self.saver = Saver(run.path, background=config.save_in_background)
         self.interruption = Interruption()
+        self.stop = Agreement(world, lambda: self.interruption.caught or 0)
+        self._skipped = 0  # by this rank, since the last log
 
     def restore(self) -> None:
         """Continue from the last checkpoint, where there is one."""
         if not has_checkpoint(self.run.path):
             self.run.forget_after(0)
             return
-        path = checkpoint.find(self.run.path / "last")
+        path = self.world.decide(lambda: checkpoint.newest(self.run.path, self.reporter.line))
         checkpoint.load_into(self.engine.module, checkpoint.read_weights(path), path)
         state = checkpoint.read_state(path)
         self.engine.load_state(state["engine"])
-        self.position = Position(**state["position"])
-        self.monitor.images = self.position.images
-        self.monitor.seconds = self.position.seconds
-        self.run.forget_after(self.position.step)
-        self.reporter.line(f"resuming {self.run.path} at step {self.position.step}")
+        self.position = here = Position(**state["position"])
+        self.monitor.images, self.monitor.seconds = here.images, here.seconds
+        started = {self.config.start_steps} if here.start is not None else set()
+        self.run.forget_after(here.step, {here.evaluated_at} | started)
+        self.reporter.line(f"resuming {self.run.path} at step {here.step}")
 
     def fit(self, stop_at: int | None = None) -> dict[str, Any]:
         """Train to the end, or to `stop_at`. Raises Interrupted after saving on a signal."""
@@ -82,9 +94,11 @@ class Trainer:
                     self._finish_start()
                 if stop_at is not None and stop_at <= self.position.step < self.config.total_steps:
                     self._save()
+                    self.saver.wait()
                     raise Interrupted(f"saved at step {self.position.step}, as asked", 0)
             self._evaluate_if_due(final=True)
-        return self._finish()
+            self.saver.wait()
+        return self.world.decide(self._finish)
 
     def _train_until(self, end: int) -> None:
         step = self.position.step
@@ -99,25 +113,27 @@ class Trainer:
             micro = [next(batches) for _ in range(self.config.accumulate)]
             waited = time.perf_counter() - waited
             set_rates(list(self.engine.optimizers.values()), decay(step, self.config))
+            self.stop.ask()
             terms = self.engine.step(micro, adapt=adapt)
             images = sum(s.images.shape[0] for m in micro for s in m if s is not None)
             step = self.position.step = step + 1
             self.monitor.add(step, terms, images, waited)
+            stop = self.stop.answer()
             if step % self.config.log_every == 0 or step == end:
                 self._log()
             if adapt:
                 self._evaluate_if_due()
-            if self.interruption.caught or step % self.config.save_every == 0:
+            if stop or step % self.config.save_every == 0:
                 self._save()
-                if self.interruption.caught:
-                    self._interrupted()
+                if stop:
+                    self._interrupted(stop)
                 self.monitor.start_clock()
 
     def _batches(self, step: int, adapt: bool) -> Iterator[Streams]:
         first = step * self.config.accumulate
         modules = self.modules if adapt else self.modules.start()
         for batch in self.data.batches(first, modules, self.execution.device):
-            self.position.skipped += batch.skipped
+            self._skipped += batch.skipped
             yield self.execution.to_device(batch)
 
     def _log(self) -> None:
@@ -127,6 +143,9 @@ class Trainer:
             raise TrainingFailure(f"{error}; {self._kept()}") from None
         if not means:
             return
+        skipped = self.world.sum(torch.tensor(self._skipped))
+        self.position.skipped += int(skipped)
+        self._skipped = 0
         rate = self.engine.optimizers["generator"].param_groups[0]["lr"]
         here = self.position
         self.run.log({"step": here.step, "lr": rate, "skipped": here.skipped, **means})
@@ -135,6 +154,8 @@ class Trainer:
         )
 
     def _kept(self) -> str:
+        with contextlib.suppress(UserError):
+            self.saver.wait()
         if not has_checkpoint(self.run.path):
             return "no checkpoint was saved yet"
         return f"the last good checkpoint is {(self.run.path / 'last').resolve()}"
@@ -149,33 +170,36 @@ class Trainer:
         self.position.last = scores.record()
         best = scores.miou > self.position.best
         self.position.best = max(self.position.best, scores.miou)
-        self._save(best=best)
+        self._save(*["best"] if best else [])
 
     def _finish_start(self) -> None:
         """The start is complete: evaluate and keep it, to compare with what follows."""
         if self.position.start is not None:
             return
         self.position.start = self._evaluate().record()
-        self._save()
-        checkpoint.keep_as(self.run.path, "start")
+        self._save("start")
 
     def _evaluate(self) -> Scores:
         self._log()
         step = self.position.step
         self.reporter.phase(f"evaluate at {step}", len(self.data.val))
         done = 0
+        average_statistics(self.engine.module, self.world)
+        common = len(self.data.val) // self.world.size  # images that every rank has
 
         def progress(images: int) -> None:
             nonlocal done
             done += images
-            self.reporter.advance(done)
-            if self.interruption.caught:
-                self._save()
-                self._interrupted()
+            self.reporter.advance(min(done * self.world.size, len(self.data.val)))
+            if done <= common:
+                self.stop.ask()
+                if stop := self.stop.answer():
+                    self._save()
+                    self._interrupted(stop)
 
         scores = evaluate(
             self.engine.generator, self.data.val_batches(), self.execution, self.data.classes,
-            self.config.data.report, progress,
+            self.config.data.report, progress, world=self.world,
         )  # fmt: skip
         self.run.log({"step": step, "eval": scores.record()})
         self.reporter.line(f"step {step}: mIoU {scores.miou:.2f} on target val")
@@ -183,18 +207,22 @@ class Trainer:
         self.monitor.start_clock()
         return scores
 
-    def _save(self, best: bool = False) -> None:
+    def _save(self, *links: str) -> None:
+        """Save as `last` and as `links`; of several ranks the main one writes."""
         self._log()
         self.position.images, self.position.seconds = self.monitor.images, self.monitor.seconds
-        state = {"engine": self.engine.state(), "position": vars(self.position)}
+        average_statistics(self.engine.module, self.world)
         self._check_weights()
+        if not self.world.main:
+            return
+        state = {"engine": self.engine.state(), "position": vars(self.position)}
         classes = {"names": self.data.classes.names, "colors": self.data.classes.colors}
         texts = {
             checkpoint.CONFIG: to_yaml(self.config),
             checkpoint.CLASSES: json.dumps(classes),
         }
         here = self.position.step
-        checkpoint.save(self.run.path, here, self.engine.module, state, texts, best)
+        self.saver.save(here, self.engine.module, state, texts, ("last", *links))
 
     def _check_weights(self) -> None:
         """A finite loss can still leave a non-finite weight behind; it must not be saved."""
@@ -204,13 +232,12 @@ class Trainer:
                     f"step {self.position.step}: weight {name} is not finite; {self._kept()}"
                 )
 
-    def _interrupted(self) -> None:
-        caught = self.interruption.caught
-        assert caught is not None
+    def _interrupted(self, number: int) -> None:
+        self.saver.wait()
         raise Interrupted(
-            f"{caught.name}: saved at step {self.position.step}; continue with "
+            f"{signal.Signals(number).name}: saved at step {self.position.step}; continue with "
             f"`fastass train --out {self.run.path} --resume`",
-            128 + caught,
+            128 + number,
         )
 
     def _finish(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A whole run: check the configuration, open the data, build, train, summarise."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,23 @@ import torch
 from fastass.adaptation import modules_of
 from fastass.config import Config
 from fastass.data import open_training_data
+from fastass.distributed import World, join
 from fastass.engine import build
 from fastass.errors import UserError
-from fastass.execution import choose
+from fastass.execution import Execution, choose, choose_device
 from fastass.models.weights import init_weights
-from fastass.progress import Reporter
+from fastass.parallel import check_parallel
+from fastass.progress import Reporter, Silent
 from fastass.results import table
-from fastass.run import SUMMARY, Run, check_same, has_checkpoint, inspect_run, make_run
+from fastass.run import (
+    SUMMARY,
+    Run,
+    check_same,
+    fit_ranks,
+    has_checkpoint,
+    inspect_run,
+    make_run,
+)
 from fastass.trainer import Trainer
 
 
@@ -35,33 +46,59 @@ def train(
     """
     config = config.resolved()
     _check(config)
-    execution = choose(config)
-    resuming = inspect_run(out, resume=resume, overwrite=overwrite)
-    with reporter:
-        data, config = open_training_data(config, reporter)
-        modules = modules_of(config.method, len(data.labelled_names))
-        if resuming:
-            check_same(out, config, data.labelled_names)
-            if (done := _finished(out)) is not None:
-                reporter.line(f"{out} is complete")
-                reporter.line(table(done))
-                return done
-        reporter.line(execution.line)
-        reporter.line(data.describe(modules))
-        module = build(config, modules)
-        if config.init and not (resuming and has_checkpoint(out)):
-            report = init_weights(module.generator, config.init, config.allow_mismatch)
-            reporter.line(str(report))
-            if report.normalize not in (None, config.data.normalize):
-                reporter.line(
-                    f"these weights were made with --data-normalize {report.normalize}, "
-                    f"this run uses {config.data.normalize}"
-                )
-        run = Run(out) if resuming else make_run(out, config, data.labelled_names)
-        trainer = Trainer(module, config, data, modules, execution, run, reporter)
-        if resuming:
-            trainer.restore()
-        return trainer.fit(stop_at)
+    device = choose_device(config.device)
+    with join(device.type, config.distributed.timeout) as world:
+        if world.size > 1 and device.index is not None:
+            raise UserError(f"device: {device} would be every rank's; use --device {device.type}")
+        if device.type == "cuda" and world.grouped:
+            device = torch.device("cuda", world.local_rank)
+            torch.cuda.set_device(device)
+        config = replace(config, distributed=replace(config.distributed, world=world.size))
+        execution = choose(replace(config, device=str(device)))
+        check_parallel(config, execution, world)
+        resuming = world.decide(lambda: inspect_run(out, resume=resume, overwrite=overwrite))
+        with reporter if world.main else Silent() as report:
+            return _train(config, out, report, execution, world, resuming, stop_at)
+
+
+def _train(
+    config: Config,
+    out: Path,
+    reporter: Reporter,
+    execution: Execution,
+    world: World,
+    resuming: bool,
+    stop_at: int | None,
+) -> dict[str, Any]:
+    if resuming:
+        config = fit_ranks(out, config)
+    data, config = world.in_turn(lambda: open_training_data(config, reporter))
+    data = replace(data, rank=world.rank, world=world.size)
+    modules = modules_of(config.method, len(data.labelled_names))
+    if resuming:
+        check_same(out, config, data.labelled_names)
+        if (done := _finished(out)) is not None:
+            reporter.line(f"{out} is complete")
+            reporter.line(table(done))
+            return done
+    reporter.line(execution.line + world.describe())
+    reporter.line(data.describe(modules))
+    module = build(config, modules)
+    if config.init and not (resuming and has_checkpoint(out)):
+        report = init_weights(module.generator, config.init, config.allow_mismatch)
+        reporter.line(str(report))
+        if report.normalize not in (None, config.data.normalize):
+            reporter.line(
+                f"these weights were made with --data-normalize {report.normalize}, "
+                f"this run uses {config.data.normalize}"
+            )
+    if world.main and not resuming:
+        make_run(out, config, data.labelled_names)
+    run = Run(out, writes=world.main)
+    trainer = Trainer(module, config, data, modules, execution, run, reporter, world)
+    if resuming:
+        trainer.restore()
+    return trainer.fit(stop_at)
 
 
 def _finished(out: Path) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from fastass import checkpoint
 from fastass.errors import UserError
+from fastass.saving import Saver
 
 
 def module(width: int = 3) -> nn.Module:
@@ -19,16 +21,16 @@ def module(width: int = 3) -> nn.Module:
     return nn.ModuleDict({"generator": nn.Linear(2, width), "other": nn.Linear(2, 2)})
 
 
-def save(run: Path, step: int, best: bool = False, width: int = 3) -> Path:
+def save(run: Path, step: int, *links: str, width: int = 3) -> Path:
     texts = {checkpoint.CONFIG: "steps: 1\n", checkpoint.CLASSES: "{}"}
-    return checkpoint.save(run, step, module(width), {"engine": {}, "position": {}}, texts, best)
+    state = {"engine": {}, "position": {}}
+    weights = dict(module(width).state_dict())
+    return checkpoint.save(run, step, weights, state, texts, ("last", *links))
 
 
 def test_last_best_and_start_are_kept(tmp_path: Path) -> None:
     for step in range(1, 7):
-        save(tmp_path, step, best=step == 2)
-        if step == 1:
-            checkpoint.keep_as(tmp_path, "start")
+        save(tmp_path, step, *{1: ["start"], 2: ["best"]}.get(step, []))
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == [f"step-{step:08d}" for step in (1, 2, 5, 6)]
     assert checkpoint.read_state(checkpoint.find(tmp_path / "last"))["step"] == 6
@@ -89,6 +91,60 @@ def test_truncated_files_are_named(tmp_path: Path) -> None:
                 read(path)
 
 
+def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    for name, read in (
+        (checkpoint.MODEL, checkpoint.read_weights),
+        (checkpoint.STATE, checkpoint.read_state),
+    ):
+        data = bytearray((path / name).read_bytes())
+        data[-7] ^= 4
+        (path / name).write_bytes(data)
+        with pytest.raises(UserError, match=rf"{name}: damaged: its checksum"):
+            read(path)
+
+
+def test_the_newest_that_can_be_read_is_found(tmp_path: Path) -> None:
+    first, second = save(tmp_path, 1), save(tmp_path, 2)
+    told: list[str] = []
+    assert checkpoint.newest(tmp_path, told.append) == second
+    (second / checkpoint.STATE).write_bytes(b"")
+    assert checkpoint.newest(tmp_path, told.append) == first
+    assert told == [
+        f"{second / checkpoint.STATE}: damaged: its checksum is not that of checksums.json; "
+        "falling back to the checkpoint before it"
+    ]
+    shutil.rmtree(first)
+    with pytest.raises(UserError, match="no checkpoint can be read; start anew"):
+        checkpoint.newest(tmp_path, told.append)
+
+
+def test_saving_in_the_background_keeps_what_was_saved(tmp_path: Path) -> None:
+    saver, net = Saver(tmp_path, background=True), module()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    saver.save(1, net, {"engine": {"x": torch.ones(3)}}, {}, ("last",))
+    with torch.no_grad():
+        for p in net.parameters():
+            p.fill_(-1)
+    saver.wait()
+    weights = checkpoint.read_weights(checkpoint.find(tmp_path / "last"))
+    assert all(torch.equal(weights[k], v) for k, v in before.items())
+
+
+def test_the_disk_s_refusal_is_told_at_the_next_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(checkpoint, "_write", full)
+    saver = Saver(tmp_path, background=True)
+    saver.save(1, module(), {}, {}, ("last",))
+    with pytest.raises(UserError, match="step 1: No space left on device"):
+        saver.save(2, module(), {}, {}, ("last",))
+    saver.wait()
+
+
 class _Evil:
     def __reduce__(self) -> tuple[Any, ...]:
         return (os.system, ("echo code ran",))
@@ -96,6 +152,7 @@ class _Evil:
 
 def test_code_in_a_pickle_does_not_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = save(tmp_path, 1)
+    (path / checkpoint.CHECKSUMS).unlink()  # who writes a hostile file gives it a checksum
     (path / checkpoint.STATE).write_bytes(pickle.dumps(_Evil()))
     with pytest.raises(UserError, match="not safe"):
         checkpoint.read_state(path)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,7 +167,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over(
 ) -> None:
     run = tmp_path / "run"
     assert main(arguments(toycity, run, "--stop-at", "1")) == 0
-    (run / "last").unlink()
+    shutil.rmtree(run / "checkpoints")
     assert main(["train", "--out", str(run), "--resume", "--plain"]) == 0
     assert_same_run(straight, run)
 
