@@ -7,7 +7,17 @@ from typing import NoReturn
 
 import torch
 
-from fastass.commands import bench, evaluate, information, pack, predict, reproduce, toycity, train
+from fastass.commands import (
+    bench,
+    evaluate,
+    information,
+    pack,
+    predict,
+    report,
+    reproduce,
+    toycity,
+    train,
+)
 from fastass.configfile import neighbours
 from fastass.errors import USER_ERRORS, TrainingFailure, UserError
 from fastass.interruption import Interrupted
@@ -18,6 +28,7 @@ COMMANDS = {
         train.COMMAND,
         evaluate.COMMAND,
         predict.COMMAND,
+        report.COMMAND,
         pack.COMMAND,
         toycity.COMMAND,
         bench.COMMAND,

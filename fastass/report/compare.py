@@ -1,0 +1,89 @@
+"""Configurations side by side, and the paper's row that belongs to one."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from fastass import paper
+from fastass.pipelines.classes import NAMES, SYNTHIA_13
+from fastass.presets import PRESETS
+
+
+class Setting(NamedTuple):
+    """One value of the configuration. texts: of every column. differs: not the same in all."""
+
+    path: str
+    texts: tuple[str, ...]
+    differs: bool
+
+
+class PaperRow(NamedTuple):
+    """What the paper reports for a preset. classes: IoU, percent; {} where it has none."""
+
+    where: str
+    miou: float
+    classes: dict[str, float]
+
+
+def settings(columns: Sequence[Mapping[str, Any]]) -> list[Setting]:
+    """Every value of every column, in the order of the first that has it."""
+    paths = list(dict.fromkeys(path for column in columns for path in column))
+    rows = []
+    for path in paths:
+        texts = tuple(text(column.get(path)) for column in columns)
+        rows.append(Setting(path, texts, len(set(texts)) > 1))
+    return rows
+
+
+def text(value: Any) -> str:
+    """A value as a person writes it."""
+    if value is None or value == [] or value == "":
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(text(v) for v in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def of_preset(name: Any) -> dict[str, Any] | None:
+    """The settings of a preset by dotted path, None for an unknown name."""
+    if name not in PRESETS:
+        return None
+
+    def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for f in dataclasses.fields(node):
+            value = getattr(node, f.name)
+            if dataclasses.is_dataclass(value):
+                found |= flat(value, f"{prefix}{f.name}.")
+            else:
+                found[f"{prefix}{f.name}"] = value
+        return found
+
+    return flat(PRESETS[name].config)
+
+
+def paper_row(run: Mapping[str, Any]) -> PaperRow | None:
+    """The figures that a run's settings are to be held against, None where the paper has none.
+
+    A run that changed method or number of labels is no longer the preset's row.
+    """
+    preset = PRESETS.get(run.get("preset", ""))
+    if preset is None or preset.miou is None:
+        return None
+    if (run.get("method"), run.get("labelled")) != (preset.config.method, preset.config.labelled):
+        return None
+    where, _, classes = preset.where.partition("; ")
+    return PaperRow(where, preset.miou, _classes(classes, preset.miou))
+
+
+def _classes(where: str, miou: float) -> dict[str, float]:
+    table, _, row = where.partition(", ")
+    if table not in ("Table 4", "Table 5"):
+        return {}
+    rows: Mapping[str, tuple[float, ...]]
+    rows, names = (paper.TABLE_4, NAMES) if table == "Table 4" else (paper.TABLE_5, SYNTHIA_13)
+    values = rows[row]
+    # Rows of Table 5 may be another column's: then their mIoU is not this preset's.
+    return dict(zip(names, values[:-1], strict=True)) if abs(values[-1] - miou) < 0.06 else {}
