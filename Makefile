@@ -31,6 +31,7 @@ $(VENV)/.installed: $(SOURCES)
 	@echo "installing fastass into $(VENV) (once, a minute or two)"
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps cityscapesscripts pyquaternion
 	@touch $@
 
 clean:
