@@ -79,6 +79,8 @@ def modules_of(method: Method, labelled: int) -> Modules:
         return Modules(source=False, labelled=True, global_=False, semantic="")
     if method == "source_only":
         return Modules(source=True, labelled=False, global_=False, semantic="")
+    if method == "joint":
+        return Modules(source=True, labelled=some, global_=False, semantic="")
     semantic = method.partition("+")[2] if some else ""
     return Modules(source=True, labelled=some, global_=True, semantic=semantic)
 

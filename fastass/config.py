@@ -9,7 +9,7 @@ from typing import Literal
 
 from fastass.models.config import ModelConfig
 
-Method = Literal["oracle", "source_only", "ga", "ga+fcsa", "ga+csa"]
+Method = Literal["oracle", "source_only", "joint", "ga", "ga+fcsa", "ga+csa"]
 
 # Table 2: the λ_sadv that the paper settled on.
 LAMBDA_SADV = {"ga+fcsa": 0.04, "ga+csa": 0.01}

@@ -15,7 +15,7 @@ from fastass.engine import build
 from fastass.models.config import ModelConfig
 
 CLASSES, IGNORE, ABSENT = 5, 255, 3
-METHODS = ("oracle", "source_only", "ga", "ga+fcsa", "ga+csa")
+METHODS = ("oracle", "source_only", "joint", "ga", "ga+fcsa", "ga+csa")
 # Weights of a size at which every term shows in the gradients.
 WEIGHTS = LossConfig(seg=1.3, gadv=0.7, sadv=0.9, gd=0.5, sd=0.6, aux_seg=0.4, aux_gadv=0.3)
 

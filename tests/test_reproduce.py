@@ -89,12 +89,12 @@ def test_toycity_has_its_own_counts_and_no_figure_of_the_paper() -> None:
     cells = grid("table1", (20,), toycity=True).cells
     assert [(c.method, c.labelled) for c in cells] == [
         ("source_only", 0), ("ga", 0),
-        ("oracle", 20), ("ga", 20), ("ga+fcsa", 20), ("ga+csa", 20),
+        ("joint", 20), ("oracle", 20), ("ga", 20), ("ga+fcsa", 20), ("ga+csa", 20),
     ]  # fmt: skip
     for table in GRIDS:
         cells = grid(table, None, toycity=True).cells
         assert all(cell.paper is None for cell in cells)
-    assert len(grid("table1", None, toycity=True).cells) == 2 + 4 * len(TOYCITY_COUNTS)
+    assert len(grid("table1", None, toycity=True).cells) == 2 + 5 * len(TOYCITY_COUNTS)
 
 
 def test_statistics_over_the_complete_runs(tmp_path: Path) -> None:
@@ -232,15 +232,18 @@ def test_toycity_shares_the_start_of_a_seed(
     monkeypatch.setattr(command, "generate", lambda *_, **__: None)
     words = ["reproduce", "table1", "--toycity", "--counts", "10", "--seeds", "2"]
     assert main([*words, "--out", str(tmp_path), "--part", "1/2"]) == 0
-    assert started[:2] == ["start-seed0", "start-seed1"]
-    half = set(started[2:])
+    starts = ["start-0-seed0", "start-0-seed1", "start-10-seed0", "start-10-seed1"]
+    assert started[:4] == starts
+    half = set(started[4:])
     assert main([*words, "--out", str(tmp_path), "--part", "2/2"]) == 0
-    assert len(half) == 6
-    assert len(set(started)) == len(started) == 2 + 12
-    start = (tmp_path / "start-seed1.words").read_text().splitlines()
-    assert start[-4:] == ["--start-steps", "0", "--steps", "300"]
+    assert len(half) == 7
+    assert len(set(started)) == len(started) == 4 + 14
+    start = (tmp_path / "start-10-seed1.words").read_text().splitlines()
+    assert start[1:5] == ["--method", "joint", "--labelled", "10"]
+    assert start[-6:-2] == ["--start-steps", "0", "--steps", "300"]
     cell = (tmp_path / "ga_csa-10-seed1.words").read_text().splitlines()
-    assert cell[-2:] == ["--init", str(tmp_path / "start-seed1" / "last")]
+    start_weights = str(tmp_path / "start-10-seed1" / "last")
+    assert cell[-4:] == ["--init", start_weights, "--start-steps", "0"]
     assert "--init" not in (tmp_path / "oracle-10-seed1.words").read_text()
     written = {path.name for path in (tmp_path / "table1").iterdir()}
     assert written == {"results.json", "table.md", "plot.svg"}

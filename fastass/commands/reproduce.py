@@ -42,7 +42,7 @@ def run(args: Namespace) -> None:
     data = _data(args, table)
     seeds = range(args.seeds)
     extra = args.train.split()
-    starts = _starts(seeds, out, [*data, *extra]) if args.toycity else []
+    starts = _starts(table, seeds, [*data, *extra]) if args.toycity and not args.init else []
     cells = [
         _cell_run(cell, seed, table, out, args, [*data, *extra])
         for cell in table.cells
@@ -76,38 +76,46 @@ def write(table: Grid, out: Path, seeds: range) -> str:
     return f"{text}\n\n{folder}: {', '.join(files)}"
 
 
-def _starts(seeds: range, out: Path, flags: list[str]) -> list[CellRun]:
-    """ToyCity's supervised start, once a seed instead of once a cell.
+def _starts(table: Grid, seeds: range, flags: list[str]) -> list[CellRun]:
+    """ToyCity's supervised starts: one a number of labelled images, for all methods with a source.
 
-    The oracle's is its own: it never sees the source.
+    It stands for the pretrained weights that all of the paper's models start from. L_seg is on for
+    source and labelled images, so that a method's model has seen either as often as the oracle's
+    has at the same step. The oracle has no source, so its start is its own.
     """
-    steps = preset("toycity").start_steps
+    steps = ["--start-steps", "0", "--steps", str(preset("toycity").start_steps)]
     return [
         CellRun(
-            _start_name(seed),
-            ("toycity", "--method", "source_only", "--seed", str(seed), *flags,
-             "--start-steps", "0", "--steps", str(steps)),
+            _start_name(n, seed),
+            ("toycity", *_words(Cell("joint", n), seed), *flags, *steps, "--eval-every", "0"),
         )
+        for n in dict.fromkeys(c.labelled for c in table.cells if c.method != "oracle")
         for seed in seeds
-    ]  # fmt: skip
+    ]
 
 
-def _start_name(seed: int) -> str:
-    return f"start-seed{seed}"
+def _start_name(labelled: int, seed: int) -> str:
+    return f"start-{labelled}-seed{seed}"
+
+
+def _words(cell: Cell, seed: int) -> list[str]:
+    """What is trained: method, labelled images, seeds."""
+    words = ["--method", cell.method, "--labelled", str(cell.labelled)]
+    return [*words, "--seed", str(seed), "--labelled-seed", str(seed)]
 
 
 def _cell_run(
     cell: Cell, seed: int, table: Grid, out: Path, args: Namespace, flags: list[str]
 ) -> CellRun:
     words = ["toycity" if args.toycity else cell.preset(table.source)]
-    words += ["--method", cell.method, "--labelled", str(cell.labelled)]
-    words += ["--seed", str(seed), "--labelled-seed", str(seed), *flags]
+    words += [*_words(cell, seed), *flags]
     if cell.sadv is not None:
         words += ["--loss-sadv", str(cell.sadv)]
-    if args.init is not None:
-        words += ["--init", args.init]
-    elif args.toycity and cell.method != "oracle":
-        words += ["--start-steps", "0", "--init", str(out / _start_name(seed) / "last")]
+    init = args.init
+    if init is None and args.toycity and cell.method != "oracle":
+        init = str(out / _start_name(cell.labelled, seed) / "last")
+    if init is not None:
+        words += ["--init", init, *(["--start-steps", "0"] if args.toycity else [])]
     return CellRun(cell.name(seed), tuple(words))
 
 
