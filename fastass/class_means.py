@@ -16,6 +16,7 @@ from fastass.models.deeplab import DeepLab
 from fastass.pipelines.evaluation import EvalBatch, EvalFeed
 from fastass.pipelines.layouts import Dataset
 from fastass.pipelines.shards import PackedDataset
+from fastass.pipelines.streams import OnBadSample
 
 IMAGES = 64  # of each domain: enough for a mean, and seconds on a GPU at full size
 
@@ -33,10 +34,16 @@ def spread_feed(
     normalize: str,
     workers: int,
     images: int = IMAGES,
+    on_bad_sample: OnBadSample = "stop",
 ) -> EvalFeed:
-    """About `images` samples (never fewer where there are as many), evenly spread over the set."""
+    """About `images` samples (never fewer where there are as many), evenly spread over the set.
+
+    on_bad_sample: `skip` leaves bad ones out.
+    """
     stride = max(1, len(dataset) // images)
-    return EvalFeed(dataset, size, normalize, world=stride, workers=workers)
+    return EvalFeed(
+        dataset, size, normalize, world=stride, workers=workers, on_bad_sample=on_bad_sample
+    )
 
 
 @torch.inference_mode()

@@ -137,7 +137,11 @@ def _class_means(generator: DeepLab, data: TrainingData, execution: Execution) -
     assert data.source is not None
     source, target = (
         class_means.class_means(
-            generator, class_means.spread_feed(each, size, d.normalize, d.workers), execution
+            generator,
+            class_means.spread_feed(
+                each, size, d.normalize, d.workers, on_bad_sample=d.on_bad_sample
+            ),
+            execution,
         )
         for each, size in ((data.source, d.source_size), (data.val, d.target_size))
     )

@@ -14,7 +14,7 @@ from fastass.pipelines.layouts import Dataset
 from fastass.pipelines.pillow import augment_image, normalize
 from fastass.pipelines.shards import PackedDataset
 from fastass.pipelines.source import open_source
-from fastass.pipelines.streams import NORMALIZATIONS
+from fastass.pipelines.streams import NORMALIZATIONS, OnBadSample
 
 
 class EvalBatch(NamedTuple):
@@ -35,7 +35,8 @@ class EvalFeed:
 
     size: (W,H) of the images handed out. with_labels: False for prediction. A batch ends early
     where the next image has another size. A packed data set has labels at its packed size.
-    Iterating raises DataError for a bad sample: scores over fewer samples would not compare.
+    on_bad_sample: `stop` raises DataError while iterating: scores over fewer samples would not
+    compare; `skip` leaves bad samples out, for other statistics.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class EvalFeed:
         workers: int = 2,
         *,
         with_labels: bool = True,
+        on_bad_sample: OnBadSample = "stop",
     ) -> None:
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} is outside 0…{world - 1}")
@@ -62,7 +64,7 @@ class EvalFeed:
         self.size, self.batch, self.workers = size, batch, workers
         self.how = NORMALIZATIONS[normalize]
         self.numbers = range(rank, len(dataset), world)
-        self.with_labels = with_labels
+        self.with_labels, self.on_bad_sample = with_labels, on_bad_sample
 
     def __len__(self) -> int:
         """Samples, not batches, that this rank reads."""
@@ -71,6 +73,8 @@ class EvalFeed:
     def __iter__(self) -> Iterator[EvalBatch]:
         group: list[_Item] = []
         for item in self._items():
+            if item is None:
+                continue
             if group and (len(group) == self.batch or item.size != group[0].size):
                 yield self._batch(group)
                 group = []
@@ -78,11 +82,12 @@ class EvalFeed:
         if group:
             yield self._batch(group)
 
-    def _items(self) -> "Iterator[_Item]":
+    def _items(self) -> "Iterator[_Item | None]":
+        """None for a bad sample that is left out."""
         if not self.workers:
             yield from map(self._read, self.numbers)
             return
-        pending: deque[Future[_Item]] = deque()
+        pending: deque[Future[_Item | None]] = deque()
         with ThreadPoolExecutor(self.workers, "fastass-eval") as pool:
             try:
                 for i in self.numbers:
@@ -95,13 +100,17 @@ class EvalFeed:
                 for item in pending:
                     item.cancel()
 
-    def _read(self, i: int) -> "_Item":
-        image = self.source.image(i)
-        size = image.size
-        label = self.source.label(i, size) if self.with_labels else None
+    def _read(self, i: int) -> "_Item | None":
+        try:
+            image = self.source.image(i)
+            label = self.source.label(i, image.size) if self.with_labels else None
+        except DataError:
+            if self.on_bad_sample == "stop":
+                raise
+            return None
         pixels = np.empty((self.size[1], self.size[0], 3), np.float32)
         normalize(augment_image(image, Draw(), self.size), self.how, pixels)
-        return _Item(pixels, label, size, self.source.names[i])
+        return _Item(pixels, label, image.size, self.source.names[i])
 
     def _batch(self, items: "list[_Item]") -> EvalBatch:
         images = torch.from_numpy(np.stack([item.image for item in items]))

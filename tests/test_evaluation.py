@@ -53,6 +53,13 @@ def test_bad_sample_stops(tmp_path: Path) -> None:
         list(EvalFeed(open_dataset(root), (20, 12)))
 
 
+def test_bad_sample_can_be_left_out(tmp_path: Path) -> None:
+    root = files.folder(tmp_path, 3)
+    (root / "images/1.jpg").write_bytes(b"no")
+    batches = EvalFeed(open_dataset(root), (20, 12), on_bad_sample="skip")
+    assert [name for batch in batches for name in batch.names] == ["0", "2"]
+
+
 def test_stopping_early_ends_the_threads(tmp_path: Path) -> None:
     import threading
 
