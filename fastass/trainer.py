@@ -259,4 +259,5 @@ class Trainer:
         self.run.write(SUMMARY, json.dumps(summary, indent=2) + "\n")
         self.reporter.line(table(summary))
         self.reporter.line(f"contact sheet: {sheet}")
+        self.reporter.line(f"all of it as a page: fastass report {self.run.path}")
         return summary

@@ -27,6 +27,7 @@ class Browser:
         self._session = answer["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+        self.call("Page.bringToFront")
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """A command of the DevTools protocol → its result."""
@@ -75,10 +76,12 @@ class Browser:
         for kind in ("rawKeyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=name, windowsVirtualKeyCode=code)
 
-    def mouse(self, kind: str, x: float, y: float) -> None:
-        """mouseMoved, mousePressed or mouseReleased, at a point of the window."""
-        held = {"button": "left", "clickCount": 1} if kind != "mouseMoved" else {}
-        self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **held)
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """With the left button of the mouse, from a point of the window to another."""
+        held = {"button": "left", "buttons": 1, "clickCount": 1}
+        path = (("mousePressed", start), ("mouseMoved", end), ("mouseReleased", end))
+        for kind, (x, y) in path:
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **held)
 
     def complaints(self) -> list[str]:
         """Errors and warnings on the console, and exceptions."""

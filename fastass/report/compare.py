@@ -1,12 +1,13 @@
 """Configurations side by side, and the paper's row that belongs to one."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from fastass import paper
 from fastass.pipelines.classes import NAMES, SYNTHIA_13
 from fastass.presets import PRESETS
+from fastass.report.run_record import flat
 
 
 class Setting(NamedTuple):
@@ -37,7 +38,7 @@ def settings(columns: Sequence[Mapping[str, Any]]) -> list[Setting]:
 
 def text(value: Any) -> str:
     """A value as a person writes it."""
-    if value is None or value == [] or value == "":
+    if value is None or value in ([], (), ""):
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -48,20 +49,8 @@ def text(value: Any) -> str:
 
 def of_preset(name: Any) -> dict[str, Any] | None:
     """The settings of a preset by dotted path, None for an unknown name."""
-    if name not in PRESETS:
-        return None
-
-    def flat(node: Any, prefix: str = "") -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for f in dataclasses.fields(node):
-            value = getattr(node, f.name)
-            if dataclasses.is_dataclass(value):
-                found |= flat(value, f"{prefix}{f.name}.")
-            else:
-                found[f"{prefix}{f.name}"] = value
-        return found
-
-    return flat(PRESETS[name].config)
+    preset = PRESETS.get(str(name))
+    return flat(asdict(preset.config)) if preset is not None else None
 
 
 def paper_row(run: Mapping[str, Any]) -> PaperRow | None:
@@ -69,7 +58,7 @@ def paper_row(run: Mapping[str, Any]) -> PaperRow | None:
 
     A run that changed method or number of labels is no longer the preset's row.
     """
-    preset = PRESETS.get(run.get("preset", ""))
+    preset = PRESETS.get(str(run.get("preset")))
     if preset is None or preset.miou is None:
         return None
     if (run.get("method"), run.get("labelled")) != (preset.config.method, preset.config.labelled):

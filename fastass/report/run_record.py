@@ -6,13 +6,14 @@ damaged becomes a note of one line that the page and the command show.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import yaml
 
+from fastass.config import Config
 from fastass.errors import UserError
 from fastass.run import CLASS_MEANS, CONFIG, METRICS, SUMMARY
 
@@ -62,7 +63,7 @@ class Logged:
 
 @dataclass
 class RunRecord:
-    """One run. settings: dotted path → value, as in config.yaml."""
+    """One run. settings: dotted path → value of config.yaml, a default where it has none."""
 
     path: Path
     settings: dict[str, Any]
@@ -95,8 +96,9 @@ def read_run(path: Path) -> RunRecord:
     summary = _json(run, SUMMARY, "the run is not finished: what is shown stands at its last step")
     if summary is not None:
         _checked(run, SUMMARY, lambda: _use_summary(run, summary))
-    missing = "no class means: the run is not finished, has no source, or is of an older version"
-    run.class_means = _json(run, CLASS_MEANS, missing)
+    if run.settings.get("method") != "oracle":  # which has no source
+        missing = "no class means: the run is not finished, or is of an older version"
+        run.class_means = _json(run, CLASS_MEANS, missing)
     return run
 
 
@@ -109,17 +111,18 @@ def _settings(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: expected keys and values, got {type(tree).__name__}")
-    return _flat(tree)
+    return {**flat(asdict(Config())), **flat(tree)}
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted path → value of a tree of mappings."""
+    found: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 def _read_metrics(run: RunRecord) -> None:
