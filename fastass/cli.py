@@ -10,6 +10,7 @@ import torch
 from fastass.commands import (
     bench,
     evaluate,
+    export,
     information,
     pack,
     predict,
@@ -19,7 +20,7 @@ from fastass.commands import (
     train,
 )
 from fastass.configfile import neighbours
-from fastass.errors import USER_ERRORS, TrainingFailure, UserError
+from fastass.errors import USER_ERRORS, ExportFailure, TrainingFailure, UserError
 from fastass.interruption import Interrupted
 
 COMMANDS = {
@@ -28,6 +29,7 @@ COMMANDS = {
         train.COMMAND,
         evaluate.COMMAND,
         predict.COMMAND,
+        export.COMMAND,
         report.COMMAND,
         pack.COMMAND,
         toycity.COMMAND,
@@ -93,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except USER_ERRORS as error:
         print(f"fastass: {_one_line(error)}", file=sys.stderr)
         return 2
-    except TrainingFailure as error:
+    except (TrainingFailure, ExportFailure) as error:
         print(f"fastass: {_one_line(error)}", file=sys.stderr)
         return 1
     except Interrupted as error:

@@ -11,7 +11,11 @@ class TrainingFailure(Exception):
     """Training can't go on (a non-finite loss); the message names what is kept."""
 
 
+class ExportFailure(Exception):
+    """An exported network does not compute what it was exported from."""
+
+
 # fastass.models raises UserError and its subclass WeightsError.
 USER_ERRORS = (UserError, DataError)
 
-__all__ = ["USER_ERRORS", "DataError", "TrainingFailure", "UserError"]
+__all__ = ["USER_ERRORS", "DataError", "ExportFailure", "TrainingFailure", "UserError"]

@@ -71,6 +71,7 @@ def description(segmenter: Segmenter) -> dict[str, Any]:
             "normalize": segmenter.prepare.normalize,
             "formula": "(level - mean) * scale, levels 0-255, channels in this order",
             "order": how.order,
+            "channels": ["RGB".index(channel) for channel in how.order],
             "mean": list(how.mean),
             "scale": list(how.scale),
         },

@@ -32,7 +32,7 @@ RANKS = [
     {"results", "report"},
     {"trainer"},
     {"training"},
-    {"api"},
+    {"api", "export"},
     {"bench"},
     {"commands"},
     {"cli"},
