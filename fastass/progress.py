@@ -1,19 +1,10 @@
-"""Live progress: a bar on a terminal, plain lines elsewhere."""
+"""Progress of long work: a live view on a terminal, plain lines elsewhere."""
 
+import os
 import sys
 import time
 from types import TracebackType
-from typing import Protocol, Self
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from typing import NamedTuple, Protocol, Self
 
 # The terms by their names in the paper.
 SYMBOLS = {
@@ -28,8 +19,33 @@ SYMBOLS = {
 }
 
 
+class Window(NamedTuple):
+    """What training measured since the last report.
+
+    terms: means of the losses, by the names of `fastass.adaptation.Terms`. data_wait: share of the
+    time, 0 … 1, that the step waited for data. gpu_gib: peak of the GPU's allocated memory and its
+    size; None on a CPU.
+    """
+
+    terms: dict[str, float]
+    images_per_second: float
+    data_wait: float
+    gpu_gib: tuple[float, float] | None = None
+
+    def rates(self) -> str:
+        """Everything but the losses."""
+        parts = [f"{self.images_per_second:.1f} images/s", f"data wait {self.data_wait:.0%}"]
+        if self.gpu_gib is not None:
+            parts.append("GPU {:.1f} of {:.0f} GiB".format(*self.gpu_gib))
+        return " · ".join(parts)
+
+    def losses(self) -> list[str]:
+        """The losses by their names in the paper."""
+        return [f"{SYMBOLS[name]} {value:.3f}" for name, value in self.terms.items()]
+
+
 class Reporter(Protocol):
-    """What long work tells: phases with a count, and lines that stay."""
+    """What long work tells: phases with a count, lines that stay, and how training goes."""
 
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -39,17 +55,23 @@ class Reporter(Protocol):
         tb: TracebackType | None,
     ) -> None: ...
     def phase(self, name: str, total: int, done: int = 0) -> None: ...
-    def advance(self, done: int, note: str = "") -> None: ...
+    def advance(self, done: int) -> None: ...
     def line(self, text: str) -> None: ...
+    def trained(self, step: int, window: Window) -> None: ...
+    def scored(self, step: int, miou: float) -> None: ...
 
 
 def reporter(plain: bool = False) -> Reporter:
-    """Bars where standard output is a terminal, lines where it is not or `plain` is asked for."""
-    return Plain() if plain or not sys.stdout.isatty() else Bars()
+    """The live view where standard output is a terminal, unless `plain` is asked for; or lines."""
+    if plain or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+        return Plain()
+    from fastass.liveview import LiveView  # here, so that plain output needs no rich
+
+    return LiveView()
 
 
 class Plain:
-    """A line at the start of a phase, then at most one every `every` seconds."""
+    """At most one line every `every` seconds of a phase."""
 
     def __init__(self, every: float = 10.0) -> None:
         self.every = every
@@ -71,7 +93,16 @@ class Plain:
         self._name, self._total, self._first = name, total, done
         self._start = self._last = time.monotonic()
 
-    def advance(self, done: int, note: str = "") -> None:
+    def advance(self, done: int) -> None:
+        self._tell(done)
+
+    def trained(self, step: int, window: Window) -> None:
+        self._tell(step, " · ".join([window.rates(), " ".join(window.losses())]))
+
+    def scored(self, step: int, miou: float) -> None:
+        self.line(score_line(step, miou))
+
+    def _tell(self, done: int, note: str = "") -> None:
         now = time.monotonic()
         if now - self._last < self.every:
             return
@@ -102,53 +133,19 @@ class Silent:
     def phase(self, name: str, total: int, done: int = 0) -> None:
         return None
 
-    def advance(self, done: int, note: str = "") -> None:
+    def advance(self, done: int) -> None:
         return None
 
     def line(self, text: str) -> None:
         return None
 
+    def trained(self, step: int, window: Window) -> None:
+        return None
 
-class Bars:
-    """One live bar; lines scroll above it."""
-
-    def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=Console(highlight=False),
-        )
-        self._task: TaskID | None = None
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
-
-    def phase(self, name: str, total: int, done: int = 0) -> None:
-        if self._task is not None:
-            self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(name, total=total, completed=done, note="")
-
-    def advance(self, done: int, note: str = "") -> None:
-        if self._task is not None:
-            self._progress.update(self._task, completed=done, note=note)
-
-    def line(self, text: str) -> None:
-        self._progress.console.print(text, markup=False, soft_wrap=True)
+    def scored(self, step: int, miou: float) -> None:
+        return None
 
 
-def terms_note(terms: dict[str, float], images_per_second: float) -> str:
-    """Rate and losses in one line."""
-    losses = " ".join(f"{SYMBOLS[name]} {value:.3f}" for name, value in terms.items())
-    return f"{images_per_second:.1f} images/s · {losses}"
+def score_line(step: int, miou: float) -> str:
+    """The line that stays of an evaluation."""
+    return f"step {step}: mIoU {miou:.2f} on target val"

@@ -24,7 +24,7 @@ from fastass.interruption import Interrupted, Interruption
 from fastass.monitor import Monitor
 from fastass.optim import decay, set_rates
 from fastass.parallel import average_statistics
-from fastass.progress import Reporter, terms_note
+from fastass.progress import Reporter, Window
 from fastass.results import before_and_after, summarize, table
 from fastass.run import SUMMARY, Run, has_checkpoint
 from fastass.saving import Saver
@@ -149,9 +149,14 @@ class Trainer:
         rate = self.engine.optimizers["generator"].param_groups[0]["lr"]
         here = self.position
         self.run.log({"step": here.step, "lr": rate, "skipped": here.skipped, **means})
-        self.reporter.advance(
-            self.position.step, terms_note(means["terms"], means["images_per_second"])
-        )
+        self.reporter.trained(here.step, self._window(means))
+
+    def _window(self, means: dict[str, Any]) -> Window:
+        device, gpu = self.execution.device, None
+        if device.type == "cuda":
+            peak, size = torch.cuda.max_memory_allocated(device), torch.cuda.mem_get_info(device)[1]
+            gpu = (peak / 2**30, size / 2**30)
+        return Window(means["terms"], means["images_per_second"], means["data_wait"], gpu)
 
     def _kept(self) -> str:
         with contextlib.suppress(UserError):
@@ -202,7 +207,7 @@ class Trainer:
             self.config.data.report, progress, world=self.world,
         )  # fmt: skip
         self.run.log({"step": step, "eval": scores.record()})
-        self.reporter.line(f"step {step}: mIoU {scores.miou:.2f} on target val")
+        self.reporter.scored(step, scores.miou)
         self.reporter.phase("train", self.config.total_steps, step)
         self.monitor.start_clock()
         return scores

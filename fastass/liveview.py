@@ -1,0 +1,111 @@
+"""The live view of a terminal: a bar, the rates, the losses, the curve of mIoU.
+
+It redraws a few lines in place; lines that stay scroll above it, and at the end it is wiped away.
+"""
+
+from types import TracebackType
+from typing import Self
+
+from rich.columns import Columns
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from fastass.progress import Window, score_line
+
+BARS = "▁▂▃▄▅▆▇█"
+SHOWN = 30  # evaluations in the curve
+
+
+class LiveView:
+    """A `fastass.progress.Reporter` for terminals."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(compact=True),
+            console=console or Console(highlight=False),
+            expand=True,
+            speed_estimate_period=300,  # training reports every few seconds or minutes
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._task: TaskID | None = None
+        self._window: Window | None = None
+        self._scores: list[float] = []
+        self._live = Live(
+            console=self._progress.console,
+            get_renderable=self.picture,
+            refresh_per_second=4,
+            transient=True,
+        )
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def phase(self, name: str, total: int, done: int = 0) -> None:
+        """Show a phase; one that was left unfinished comes back with its clock and its rate."""
+        if self._task is not None:
+            self._progress.update(self._task, visible=False)
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=total or None, completed=done)
+        self._task = self._tasks[name]
+        self._progress.update(self._task, total=total or None, completed=done, visible=True)
+
+    def advance(self, done: int) -> None:
+        if self._task is not None:
+            self._progress.update(self._task, completed=done)
+
+    def trained(self, step: int, window: Window) -> None:
+        self._window = window
+        self.advance(step)
+
+    def scored(self, step: int, miou: float) -> None:
+        self._scores.append(miou)
+        self.line(score_line(step, miou))
+
+    def line(self, text: str) -> None:
+        self._progress.console.print(text, markup=False, soft_wrap=True)
+
+    def picture(self) -> RenderableType:
+        """What is drawn now."""
+        parts: list[RenderableType] = [self._progress.get_renderable()]
+        if self._window is not None:
+            parts.append(Text(self._window.rates(), style="cyan"))
+            losses = [Text(loss) for loss in self._window.losses()]
+            parts.append(Columns(losses, equal=True, padding=(0, 2)))
+        if self._scores:
+            parts.append(Text(curve(self._scores), style="green"))
+        return Group(*parts)
+
+
+def curve(scores: list[float]) -> str:
+    """Percentages as a line of bars, between the first and the last of those shown."""
+    shown = scores[-SHOWN:]
+    low, high = min(shown), max(shown)
+    steps = [round((v - low) / (high - low) * (len(BARS) - 1)) if high > low else 0 for v in shown]
+    line = "".join(BARS[step] for step in steps)
+    return f"mIoU {shown[0]:.1f} {line} {shown[-1]:.1f} (best {max(scores):.1f})"
