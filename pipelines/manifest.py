@@ -19,6 +19,7 @@ FORMAT = "fastass-packed"
 VERSION = 1
 MANIFEST = "manifest.json"
 UNFINISHED = "packing.json"  # present from the first byte written until the manifest is durable
+AGAIN = "run the same `fastass pack` command again"
 
 T = TypeVar("T")
 
@@ -142,7 +143,9 @@ class ShardIndex:
 
         index = _decode(data, path, build)
         if index.shard != shard:
-            raise DataError(f"{path}: is the index of {index.shard}, not of {shard}")
+            raise DataError(
+                f"{path}: is the index of {index.shard}, not of {shard}; {AGAIN} to rewrite it"
+            )
         for record in index.records:
             if any(m.offset < 0 or m.offset + m.size > index.size for m in record.members):
                 raise DataError(f"{path}: record {record.key} lies outside {shard}")
@@ -244,7 +247,9 @@ def _decode(data: bytes, path: Path, build: Callable[[dict[str, Any]], T]) -> T:
             return build(tree)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise DataError(f"{path}: is damaged or no file of a packed data set: {reason}") from None
+        raise DataError(
+            f"{path}: is damaged or no file of a packed data set ({reason}); {AGAIN} to rewrite it"
+        ) from None
     raise DataError(
         f"{path}: has format version {version}, and this fastass reads version {VERSION}: "
         "pack the data set again, or use the fastass that wrote it"

@@ -8,7 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fastass.pipelines.errors import DataError
-from fastass.pipelines.manifest import MANIFEST, UNFINISHED, Manifest, PackSettings
+from fastass.pipelines.manifest import (
+    MANIFEST,
+    UNFINISHED,
+    Manifest,
+    PackSettings,
+    ShardIndex,
+    digest,
+    index_name,
+    shard_name,
+)
 from fastass.pipelines.shards import read_file
 from fastass.pipelines.tarwriter import PART, sync_directory, write_durably
 
@@ -28,7 +37,7 @@ def claim(out: Path, settings: PackSettings) -> Iterator[Path]:
     if not mark.exists():
         path = out / MANIFEST
         if path.exists():
-            _compare(out, settings, Manifest.decode(read_file(path, ""), path).settings)
+            _check_manifest(path, settings)
         elif any(entry.suffix != PART for entry in out.iterdir()):
             raise DataError(
                 f"{out}: is not empty, and holds no packed data set; choose another --out"
@@ -57,6 +66,25 @@ def release(mark: Path) -> None:
     """Remove the mark: the directory is finished."""
     mark.unlink()
     sync_directory(mark.parent)
+
+
+def _check_manifest(path: Path, settings: PackSettings) -> None:
+    """Raise DataError for other settings. A damaged manifest will do where a shard's index fits."""
+    try:
+        earlier = Manifest.decode(read_file(path, ""), path).settings
+    except DataError:
+        if not _fits(path.with_name(index_name(0)), settings):
+            raise
+    else:
+        _compare(path.parent, settings, earlier)
+
+
+def _fits(index: Path, settings: PackSettings) -> bool:
+    try:
+        found = ShardIndex.decode(read_file(index, ""), index, shard_name(0))
+    except DataError:
+        return False
+    return found.settings == digest(settings.to_json())
 
 
 def _compare(out: Path, settings: PackSettings, earlier: PackSettings) -> None:

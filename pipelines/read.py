@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.layouts import Dataset, Sample
@@ -65,6 +65,9 @@ def open_image(data: bytes | memoryview, where: str) -> Image.Image:
             check_png(data)
         image = Image.open(io.BytesIO(data))
         return image.convert("RGB") if image.mode != "RGB" else _loaded(image)
+    except UnidentifiedImageError:
+        what = "not of a format that Pillow knows" if len(data) else "the file is empty"
+        raise DataError(f"{where}: damaged image file: {what}") from None
     except _DAMAGE as error:
         raise _damaged(where, error) from error
 
@@ -111,7 +114,7 @@ def check_size(image: tuple[int, int], label: tuple[int, int], sample: Sample) -
     if image != label:
         raise DataError(
             f"{sample.image}: image is {image[0]}x{image[1]} but its label {sample.label} is "
-            f"{label[0]}x{label[1]}; remove the pair, or pass --on-bad-sample skip"
+            f"{label[0]}x{label[1]}; remove the pair, or make them fit"
         )
 
 

@@ -68,7 +68,7 @@ class StreamReader:
                 loaded = load(i)
             except DataError as error:
                 if self.on_bad_sample == "stop":
-                    raise
+                    raise DataError(f"{error}; to go on without: --on-bad-sample skip") from error
                 self.bad[i] = str(error)
                 continue
             located = Located(

@@ -36,6 +36,7 @@ from PIL import Image
 from fastass.pipelines.classes import IGNORE, ClassTable
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.manifest import (
+    AGAIN,
     MANIFEST,
     UNFINISHED,
     Manifest,
@@ -45,8 +46,6 @@ from fastass.pipelines.manifest import (
     index_name,
     shard_name,
 )
-
-AGAIN = "run the same `fastass pack` command again"
 
 
 @dataclass(frozen=True)

@@ -328,3 +328,12 @@ def test_killed_processes_leave_no_others_behind(tmp_path: Path) -> None:
     assert processes.ended(children, within=20)
     fails(lambda: open_packed(tmp_path / "out"), "still being packed")
     assert index_of(tmp_path / "out", 0).records
+
+
+def test_a_damaged_manifest_is_written_again(tmp_path: Path, dataset: Dataset) -> None:
+    run(dataset, tmp_path)
+    whole = content(tmp_path / "out")
+    flip(tmp_path / "out" / "manifest.json", 300)
+    fails(lambda: run(dataset, tmp_path, quality=80), "manifest.json: is damaged", "run the same")
+    assert run(dataset, tmp_path).kept == 5
+    assert content(tmp_path / "out") == whole
