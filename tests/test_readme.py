@@ -5,12 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+from doc_blocks import NAMES, PAGES, ROOT, blocks
 
 from fastass.cli import COMMANDS, build_parser
 from fastass.presets import PRESETS
-
-ROOT = Path(__file__).parent.parent
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_the_folder_map_is_complete() -> None:
@@ -30,17 +28,19 @@ def flags_of(command: argparse.ArgumentParser, words: list[str]) -> dict[str, ar
     return command._option_string_actions
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[p.name for p in PAGES])
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_links_and_commands(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (page.parent / target).exists(), target
     parser = build_parser()
     subparsers = next(a.choices for a in parser._actions if isinstance(a.choices, dict))
-    code = text.replace("\\\n", " ")
-    for block in re.findall(r"^```\n(.*?)^```", code, flags=re.MULTILINE | re.DOTALL):
-        for line in block.splitlines():
-            words = line.partition("#")[0].split()
+    for block in blocks(page):
+        assert block.shell or not block.looks_like_commands or block.language == "python", (
+            f"{block.text!r}: commands are ```sh, see tests/doc_blocks.py"
+        )
+        for line in block.lines if block.shell else ():
+            words = line.split()
             if len(words) < 2 or words[0] != "fastass":
                 continue
             known = flags_of(subparsers[words[1]], words)

@@ -1,0 +1,86 @@
+"""Every shell block of the docs that needs nothing special runs, in order, at a reduced size."""
+
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from doc_blocks import NAMES, PAGES, ROOT, blocks
+
+from fastass.cli import main
+
+# Appended to a command; the last flag of a kind counts.
+SMALL = {
+    "train": "--steps 3 --start-steps 2 --batch 1 --log-every 1 --eval-every 0 --workers 1 "
+    "--data-source-size 96x56 --data-target-size 96x48 --toycity-source 6 --toycity-target 24 "
+    "--toycity-val 2 --plain",
+    "toycity": "--source 6 --target 24 --val 2 --workers 1",
+    "pack": "--workers 1",
+}
+# Not run, but their words are checked: they set up an environment, as `make test` itself does.
+SETUP = ("make", "pip", "git", "python3 -m venv")
+COUNT = sum(1 for page in PAGES for block in blocks(page) if block.shell and not block.needs)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield tmp_path
+    torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_commands_run(page: Path, workplace: Path) -> None:
+    shell: list[str] = []
+    for block in blocks(page):
+        if not block.shell or block.needs:
+            continue
+        for line in block.lines:
+            if line.startswith("fastass "):
+                _bash(shell)
+                _fastass(line)
+            elif line.startswith(SETUP):
+                _setup(line)
+            else:
+                shell.append(line)
+        _bash(shell)
+
+
+def test_there_is_something_to_run() -> None:
+    assert COUNT >= 2
+
+
+def _fastass(line: str) -> None:
+    words = shlex.split(line)[1:]
+    if words[0] == "pack" and "--verify" in words:
+        assert main(words) == 0, line
+    else:
+        assert main([*words, *SMALL.get(words[0], "").split()]) == 0, line
+
+
+def _setup(line: str) -> None:
+    words = shlex.split(line)
+    if words[0] == "make":
+        makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+        targets = [w for w in words[1:] if "=" not in w]
+        assert all(re.search(f"^{target}:", makefile, re.M) for target in targets), line
+    elif words[0] == "pip":
+        extras = re.findall(r"\[([\w,]+)\]", line)
+        project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+        assert all(f"\n{e} = [" in project for group in extras for e in group.split(",")), line
+
+
+def _bash(lines: list[str]) -> None:
+    """Run what has been gathered: lines may belong together."""
+    if lines:
+        done = subprocess.run(
+            ["bash", "-euc", "\n".join(lines)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, (lines, done.stderr)
+        lines.clear()
