@@ -232,21 +232,24 @@ def test_toycity_shares_the_start_of_a_seed(
     monkeypatch.setattr(command, "generate", lambda *_, **__: None)
     words = ["reproduce", "table1", "--toycity", "--counts", "10", "--seeds", "2"]
     assert main([*words, "--out", str(tmp_path), "--part", "1/2"]) == 0
-    starts = ["start-0-seed0", "start-0-seed1", "start-10-seed0", "start-10-seed1"]
-    assert started[:4] == starts
-    half = set(started[4:])
+    assert started[:2] == ["start-seed0", "start-seed1"]
+    half = set(started[2:])
     assert main([*words, "--out", str(tmp_path), "--part", "2/2"]) == 0
     assert len(half) == 7
-    assert len(set(started)) == len(started) == 4 + 14
-    start = (tmp_path / "start-10-seed1.words").read_text().splitlines()
-    assert start[1:5] == ["--method", "joint", "--labelled", "10"]
-    assert start[-6:-2] == ["--start-steps", "0", "--steps", "300"]
+    assert len(set(started)) == len(started) == 2 + 14
+    start = (tmp_path / "start-seed1.words").read_text().splitlines()
+    assert start[1:5] == ["--method", "source_only", "--labelled", "0"]
+    assert start[-4:] == ["--start-steps", "0", "--steps", "300"]
     cell = (tmp_path / "ga_csa-10-seed1.words").read_text().splitlines()
-    start_weights = str(tmp_path / "start-10-seed1" / "last")
+    start_weights = str(tmp_path / "start-seed1" / "last")
     assert cell[-4:] == ["--init", start_weights, "--start-steps", "0"]
     assert "--init" not in (tmp_path / "oracle-10-seed1.words").read_text()
     written = {path.name for path in (tmp_path / "table1").iterdir()}
     assert written == {"results.json", "table.md", "plot.svg"}
+    started.clear()
+    assert main(["reproduce", "table2", *words[2:], "--out", str(tmp_path)]) == 0
+    assert len(started) == 2 * (3 + 3)  # λ = 0.04 and 0.01 are Table 1's
+    assert "--loss-sadv" in (tmp_path / "ga_csa-10-λ0.1-seed0.words").read_text()
     out = tmp_path / "synthia"
     assert main(["reproduce", "table5", "--toycity", "--counts", "10", "--out", str(out)]) == 0
     synthia = (out / "ga_csa-10-seed0.words").read_text()

@@ -7,6 +7,7 @@ from pathlib import Path
 from fastass.cellruns import CellRun, run_all
 from fastass.chart import line_chart
 from fastass.commands.command import Command
+from fastass.config import LAMBDA_SADV
 from fastass.errors import TrainingFailure, UserError
 from fastass.grids import GRIDS, Cell, Grid, grid
 from fastass.pipelines.classes import CITYSCAPES, SYNTHIA_13, SYNTHIA_16
@@ -42,7 +43,7 @@ def run(args: Namespace) -> None:
     data = _data(args, table)
     seeds = range(args.seeds)
     extra = args.train.split()
-    starts = _starts(table, seeds, [*data, *extra]) if args.toycity and not args.init else []
+    starts = _starts(seeds, [*data, *extra]) if args.toycity and not args.init else []
     cells = [
         _cell_run(cell, seed, table, out, args, [*data, *extra])
         for cell in table.cells
@@ -76,26 +77,23 @@ def write(table: Grid, out: Path, seeds: range) -> str:
     return f"{text}\n\n{folder}: {', '.join(files)}"
 
 
-def _starts(table: Grid, seeds: range, flags: list[str]) -> list[CellRun]:
-    """ToyCity's supervised starts: one a number of labelled images, for all methods with a source.
+def _starts(seeds: range, flags: list[str]) -> list[CellRun]:
+    """ToyCity's supervised start, once a seed instead of once a cell.
 
-    It stands for the pretrained weights that all of the paper's models start from. L_seg is on for
-    source and labelled images, so that a method's model has seen either as often as the oracle's
-    has at the same step. The oracle has no source, so its start is its own.
+    The oracle's is its own: it never sees the source.
     """
     steps = ["--start-steps", "0", "--steps", str(preset("toycity").start_steps)]
     return [
         CellRun(
-            _start_name(n, seed),
-            ("toycity", *_words(Cell("joint", n), seed), *flags, *steps, "--eval-every", "0"),
+            _start_name(seed),
+            ("toycity", *_words(Cell("source_only", 0), seed), *flags, *steps),
         )
-        for n in dict.fromkeys(c.labelled for c in table.cells if c.method != "oracle")
         for seed in seeds
     ]
 
 
-def _start_name(labelled: int, seed: int) -> str:
-    return f"start-{labelled}-seed{seed}"
+def _start_name(seed: int) -> str:
+    return f"start-seed{seed}"
 
 
 def _words(cell: Cell, seed: int) -> list[str]:
@@ -109,11 +107,11 @@ def _cell_run(
 ) -> CellRun:
     words = ["toycity" if args.toycity else cell.preset(table.source)]
     words += [*_words(cell, seed), *flags]
-    if cell.sadv is not None:
+    if cell.sadv is not None and cell.sadv != LAMBDA_SADV[cell.method]:
         words += ["--loss-sadv", str(cell.sadv)]
     init = args.init
     if init is None and args.toycity and cell.method != "oracle":
-        init = str(out / _start_name(cell.labelled, seed) / "last")
+        init = str(out / _start_name(seed) / "last")
     if init is not None:
         words += ["--init", init, *(["--start-steps", "0"] if args.toycity else [])]
     return CellRun(cell.name(seed), tuple(words))
