@@ -10,7 +10,7 @@ from fastass.adaptation import Terms
 from fastass.liveview import LiveView, curve
 from fastass.progress import SYMBOLS, Plain, Silent, Window, reporter
 
-TERMS = {name: 0.25 for name in SYMBOLS}
+TERMS = dict.fromkeys(SYMBOLS, 0.25)
 WINDOW = Window(TERMS, 86.24, 0.031, (10.31, 79.2))
 
 
@@ -62,8 +62,10 @@ def test_the_live_view_fits_the_terminal(width: int) -> None:
     lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capture.get()).splitlines()
     assert max(map(len, lines)) <= width
     text = "\n".join(lines)
-    for part in ("train", "123456/150000", "ETA", "86.2 images/s", "data wait 3%", "GPU 10.3 of 79",
-                 "L_seg(Itl) 0.250", "L_sd(Ft) 0.250", "mIoU 30.0 ▁", "█ 59.0 (best 59.0)"):  # fmt: skip
+    for part in (
+        "train", "123456/150000", "ETA", "86.2 images/s", "data wait 3%", "GPU 10.3 of 79",
+        "L_seg(Itl) 0.250", "L_sd(Ft) 0.250", "mIoU 30.0 ▁", "█ 59.0 (best 59.0)",
+    ):  # fmt: skip
         assert part in text
     assert len(lines) <= 8
 
