@@ -1,6 +1,7 @@
 # make train   set up .venv, install, adapt a DeepLab on the built-in ToyCity data
 # make test    set up .venv, install, check style and types, run the tests
 # make slow    the long tests: kills, sanitizers, full compilation
+# make docs    build the documentation into build/site
 # make clean   remove .venv and build products (never runs/ or data/)
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/native/*) \
 	$(shell find fastass kernels pipelines -type d -not -name __pycache__)
 
-.PHONY: train test slow install clean
+.PHONY: train test slow docs install clean
 
 train: install
 	$(BIN)/fastass train toycity --amp --resume --out runs/toycity
@@ -23,6 +24,11 @@ test: install
 
 slow: install
 	$(BIN)/pytest -m slow
+
+docs: install
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt 'mkdocs-material>=9.6'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "build/site/index.html: open it in a browser"
 
 install: $(VENV)/.installed
 

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -40,11 +41,22 @@ def test_links_and_commands(page: Path) -> None:
             f"{block.text!r}: commands are ```sh, see tests/doc_blocks.py"
         )
         for line in block.lines if block.shell else ():
-            words = line.split()
+            words = shlex.split(line)
             if len(words) < 2 or words[0] != "fastass":
                 continue
             known = flags_of(subparsers[words[1]], words)
-            assert {w for w in words if w.startswith("--")} <= set(known), line
+            flags = {w for w in words if re.fullmatch(r"--[\w-]+", w)}
+            assert flags <= set(known), line
             if words[1] == "train" and not words[2].startswith("-"):
                 assert words[2] in PRESETS, line
     assert "@@" not in text, "a placeholder was left"
+
+
+def test_quoted_code_is_in_the_file_named() -> None:
+    page = ROOT / "docs" / "add-an-op.md"
+    quotes = [block for block in blocks(page) if block.language == "python"]
+    assert len(quotes) >= 4
+    for block in quotes:
+        first, *lines = block.text.splitlines()
+        source = (ROOT / first.removeprefix("# ")).read_text(encoding="utf-8").splitlines()
+        assert set(lines) <= set(source), set(lines) - set(source)
