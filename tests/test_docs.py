@@ -1,8 +1,10 @@
 """Every shell block of the docs that needs nothing special runs, in order, at a reduced size."""
 
+import importlib.util
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,7 +55,19 @@ def test_commands_run(page: Path, workplace: Path) -> None:
 
 
 def test_there_is_something_to_run() -> None:
-    assert COUNT >= 2
+    assert COUNT >= 15
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="no mkdocs: `make docs`")
+def test_the_site_builds_and_asks_no_other_server(tmp_path: Path) -> None:
+    """Strict: a dead link, a missing anchor or a page that the navigation lacks is an error."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for page in tmp_path.rglob("*.html"):
+        html = page.read_text(encoding="utf-8")
+        assert not re.search(r"<(?:script|img|iframe)[^>]*src=[\"']?(?:https?:)?//", html), page
+        assert not re.search(r"<link[^>]*href=[\"']?(?:https?:)?//", html), page
 
 
 def _fastass(line: str) -> None:
