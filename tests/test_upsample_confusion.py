@@ -62,6 +62,27 @@ def test_instruction_sets_and_dtypes(
     assert misplaced(counts, reference(scores.double(), labels, align_corners=False)) <= 1
 
 
+@pytest.mark.parametrize("instruction_set", native.INSTRUCTION_SETS)
+def test_classes_that_cannot_win_are_left_out_rightly(
+    instruction_set: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regions with one possible winner, borders with few; NaN disturbs only the cells beside it."""
+    if native.INSTRUCTION_SETS.index(instruction_set) > native.library().fastass_best_isa():
+        pytest.skip(f"this processor has no {instruction_set}")
+    monkeypatch.setenv("FASTASS_CPU_ISA", instruction_set)
+    generator = torch.Generator().manual_seed(0)
+    coarse = 20 * torch.randn(1, 40, 4, 6, generator=generator)
+    scores = torch.nn.functional.interpolate(coarse, (33, 70), mode="bilinear")
+    scores = scores + 0.01 * torch.randn(scores.shape, generator=generator)
+    _, labels = inputs((1, 40, 1, 1, 264, 560))
+    counts = upsample_confusion(scores, labels, align_corners=False)
+    assert misplaced(counts, reference(scores.double(), labels, align_corners=False)) <= 1
+    for row, least in ((0, 2), (32, 3)):  # NaN reaches at most the cells beside it
+        scores[:, least:, row, 0] = torch.nan
+        again = upsample_confusion(scores, labels, align_corners=False)
+        assert int((again - counts).abs().sum()) <= 2 * 2 * 16 * 16
+
+
 def test_layouts_and_threads_do_not_matter() -> None:
     scores, labels = inputs((2, 19, 13, 21, 100, 160))
     expected = upsample_confusion(scores, labels, align_corners=True)

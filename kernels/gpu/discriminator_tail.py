@@ -59,9 +59,6 @@ def tail_kernel(
     hidden += base
     domain_gradient += base
     adversarial_gradient += base
-    bias1_partials += tile * hidden_channels
-    bias2_partials += tile * OUTPUTS
-    logit_places = tile.to(tl.int64) * PIXELS * OUTPUTS + r[:, None] * OUTPUTS + o[None, :]
     rows = (p < pixels)[:, None]
     if tl.sum(valid.to(tl.int32), 0) > 0:
         logits = tl.zeros((PIXELS, OUTPUTS), tl.float32)
@@ -93,8 +90,9 @@ def tail_kernel(
         softmax = exponential / total[:, None]
         gradient = tl.where(valid[:, None], softmax - is_domain.to(tl.float32), 0.0)
         if STORE_WEIGHTS:
+            logit_places = tile.to(tl.int64) * PIXELS * OUTPUTS + r[:, None] * OUTPUTS + o[None, :]
             _store(logit_gradient + logit_places, gradient, rows)
-            tl.store(bias2_partials + o, tl.sum(gradient, 0))
+            tl.store(bias2_partials + tile * OUTPUTS + o, tl.sum(gradient, 0))
         target = tl.where(valid[:, None], softmax - is_target.to(tl.float32), 0.0)
         if STORE_DOMAIN or STORE_ADVERSARIAL:
             for start in range(0, hidden_channels, HIDDEN):
@@ -114,7 +112,11 @@ def tail_kernel(
                     d = _add_product(zero, gradient, w, hidden, PRECISION, INTERPRET) * factor
                     _store(domain_gradient + place, d, rows & inside)
                     if STORE_WEIGHTS:
-                        tl.store(bias1_partials + m, tl.sum(d, 0), mask=m < hidden_channels)
+                        tl.store(
+                            bias1_partials + tile * hidden_channels + m,
+                            tl.sum(d, 0),
+                            mask=m < hidden_channels,
+                        )
                 if STORE_ADVERSARIAL:
                     d = _add_product(zero, target, w, hidden, PRECISION, INTERPRET) * factor
                     _store(adversarial_gradient + place, d, rows & inside)
@@ -123,8 +125,9 @@ def tail_kernel(
         tl.store(pixel_losses + pixels + p, poison, mask=p < pixels)
         zero = tl.zeros((PIXELS, HIDDEN), tl.float32)
         if STORE_WEIGHTS:
+            logit_places = tile.to(tl.int64) * PIXELS * OUTPUTS + r[:, None] * OUTPUTS + o[None, :]
             _store(logit_gradient + logit_places, tl.zeros((PIXELS, OUTPUTS), tl.float32), rows)
-            tl.store(bias2_partials + o, tl.zeros((OUTPUTS,), tl.float32))
+            tl.store(bias2_partials + tile * OUTPUTS + o, tl.zeros((OUTPUTS,), tl.float32))
         for start in range(0, hidden_channels, HIDDEN):
             m = start + tl.arange(0, HIDDEN)
             inside = rows & (m < hidden_channels)[None, :]
@@ -135,7 +138,9 @@ def tail_kernel(
                 _store(adversarial_gradient + place, zero, inside)
             if STORE_WEIGHTS:
                 nothing = tl.zeros((HIDDEN,), tl.float32)
-                tl.store(bias1_partials + m, nothing, mask=m < hidden_channels)
+                tl.store(
+                    bias1_partials + tile * hidden_channels + m, nothing, mask=m < hidden_channels
+                )
 
 
 @jit

@@ -67,12 +67,13 @@ def forward_kernel(
                 tl.store(to, p.to(probabilities.dtype.element_ty), mask=known)
             if LABELS:
                 label = tl.load(labels + pixel, mask=inside, other=IGNORE).to(tl.int32)
-                counts = (label != IGNORE) & (label < CLASSES)
+                # A label that is no class makes the loss NaN, and is left out of everything else.
+                label = tl.where(label == IGNORE, -1, label)
+                loss += tl.where(label < CLASSES, 0.0, float("nan"))
+                counts = label.to(tl.uint32) < CLASSES
                 own = c[None, :] == label[:, None]
                 nll = tl.log(total) + largest - tl.sum(tl.where(own, value, 0.0), 1)
-                # A label that is no class makes the loss NaN, and is left out of everything else.
-                unknown = (label != IGNORE) & (label >= CLASSES)
-                loss += tl.where(counts, nll, tl.where(unknown, float("nan"), 0.0))
+                loss += tl.where(counts, nll, 0.0)
                 count += counts.to(tl.int32)
                 if GRADIENT:
                     gradient = tl.where(counts[:, None], p - own.to(tl.float32), 0.0)
