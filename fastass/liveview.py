@@ -88,7 +88,8 @@ class LiveView:
         self.line(score_line(step, miou))
 
     def line(self, text: str) -> None:
-        self._progress.console.print(text, markup=False, soft_wrap=True)
+        # Words wrap; one that is longer than a line, such as a path, stays whole.
+        self._progress.console.print(text, markup=False, overflow="ignore", crop=False)
 
     def picture(self) -> RenderableType:
         """What is drawn now."""
