@@ -156,6 +156,8 @@ def open_training_data(config: Config, reporter: Reporter) -> tuple[TrainingData
             f"{root} is packed, and packed labels have training size: give the data set as shipped "
             "for validation, --data-val DIR"
         )
+    _check_packed(source, "source", d.source_resize or d.source_size)
+    _check_packed(target, "target", d.target_resize or d.target_size)
     val = _subset(open_any(d.val or root, d.target_layout, "val"), config)
     if source is not None and source.classes.names != val.classes.names:
         raise UserError(
@@ -174,6 +176,11 @@ def open_any(
     root: str, layout: str, split: str, labels: str = "required"
 ) -> Dataset | PackedDataset:
     """A packed directory, or a data set as it was shipped."""
+    if "://" in root:
+        raise UserError(
+            f"{root}: only local files are read; copy or mount it, see docs/pipelines.md, "
+            "Remote shards"
+        )
     if is_packed(root) or is_packed(Path(root) / split):
         return open_packed(root, split)
     return open_dataset(root, layout, split, labels)  # type: ignore[arg-type]
@@ -221,6 +228,19 @@ def _given(path: str | None, domain: str) -> str:
             f"data.{domain} is not set: give --data-{domain} DIR, or use the preset toycity"
         )
     return path
+
+
+def _check_packed(dataset: AnyDataset | None, domain: str, size: tuple[int, int]) -> None:
+    """Raise UserError where packing has already made images smaller than training wants them."""
+    if not isinstance(dataset, PackedDataset):
+        return
+    packed = dataset.size
+    if packed[0] < size[0] or packed[1] < size[1]:
+        raise UserError(
+            f"{dataset.root}: packed at {packed[0]}x{packed[1]}, smaller than the {size[0]}x"
+            f"{size[1]} that {domain} images are trained at: pack it again with --size, or pass "
+            f"--data-{domain}-size {packed[0]}x{packed[1]}"
+        )
 
 
 def _subset(dataset: AnyDataset, config: Config) -> AnyDataset:

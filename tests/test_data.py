@@ -10,6 +10,7 @@ import torch
 from fastass.adaptation import modules_of
 from fastass.config import Config, DataConfig
 from fastass.data import TrainingData, open_training_data
+from fastass.errors import UserError
 from fastass.pipelines.layouts import open_dataset
 from fastass.pipelines.pack import pack
 from fastass.pipelines.streams import Batch, StepBatch
@@ -88,3 +89,16 @@ def test_ranks_share_the_validation_images(config: Config, world: int) -> None:
         open_dataset(config.data.val, split="val").samples[i].name for i in range(7)
     )
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_images_packed_too_small_are_refused(config: Config) -> None:
+    large = replace(config, data=replace(config.data, target_resize=(96, 64)))
+    line = "packed at 48x32, smaller than the 96x64 that target images are trained at"
+    with pytest.raises(UserError, match=line):
+        opened(large)
+
+
+def test_urls_are_refused(config: Config) -> None:
+    remote = replace(config, data=replace(config.data, source="s3://bucket/gta5"))
+    with pytest.raises(UserError, match="s3://bucket/gta5: only local files are read; copy"):
+        opened(remote)
