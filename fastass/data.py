@@ -156,8 +156,8 @@ def open_training_data(config: Config, reporter: Reporter) -> tuple[TrainingData
             f"{root} is packed, and packed labels have training size: give the data set as shipped "
             "for validation, --data-val DIR"
         )
-    _check_packed(source, "source", d.source_resize or d.source_size)
-    _check_packed(target, "target", d.target_resize or d.target_size)
+    _check_packed(source, "source", (d.scale and d.source_resize) or d.source_size)
+    _check_packed(target, "target", (d.scale and d.target_resize) or d.target_size)
     val = _subset(open_any(d.val or root, d.target_layout, "val"), config)
     if source is not None and source.classes.names != val.classes.names:
         raise UserError(
