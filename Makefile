@@ -28,7 +28,7 @@ slow: install
 docs: install
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt 'mkdocs-material>=9.6'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
-	@echo "build/site/index.html: open it in a browser"
+	@echo "build/site/index.html: open it in a browser, or serve it: $(BIN)/mkdocs serve"
 
 install: $(VENV)/.installed
 

@@ -225,6 +225,8 @@ def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
         assert words in error
         assert error.count("\n") == 1
     assert not out.exists()
+    assert main(["report", str(run), "--out", str(tmp_path / "nowhere" / "x.html")]) == 2
+    assert "nowhere/x.html: can't write: No such file" in capsys.readouterr().err
 
 
 def test_ticks_are_round_and_cover() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 WIDTH, HEIGHT = 380, 210
-LEFT, RIGHT, TOP, BOTTOM = 44, 12, 10, 30
+LEFT, RIGHT, TOP, BOTTOM = 44, 18, 10, 30
 MOST_POINTS = 240  # of a series on paper that is 380 wide
 
 Points = Sequence[tuple[float, float]]

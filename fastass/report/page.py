@@ -58,7 +58,8 @@ class View:
 def write_report(paths: Sequence[Path], out: Path) -> list[str]:
     """Write the page of the runs; → a line for everything that was missing or damaged.
 
-    Raises UserError for a directory that is no run, too many runs, or a run given twice.
+    Raises UserError for a directory that is no run, too many runs, a run given twice, or a file that
+    can't be written.
     """
     if len(paths) > MOST_RUNS:
         raise UserError(f"{len(paths)} runs are too many for one page; give {MOST_RUNS} or fewer")
@@ -68,8 +69,12 @@ def write_report(paths: Sequence[Path], out: Path) -> list[str]:
     views = [_view(i, record, records) for i, record in enumerate(records)]
     html = render(views)
     temporary = out.with_name(f".{out.name}.tmp")
-    temporary.write_text(html, encoding="utf-8")
-    temporary.replace(out)
+    try:
+        temporary.write_text(html, encoding="utf-8")
+        temporary.replace(out)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{out}: can't write: {error.strerror or error}") from None
     return [note for record in records for note in record.notes]
 
 
