@@ -58,8 +58,8 @@ class View:
 def write_report(paths: Sequence[Path], out: Path) -> list[str]:
     """Write the page of the runs; → a line for everything that was missing or damaged.
 
-    Raises UserError for a directory that is no run, too many runs, a run given twice, or a file that
-    can't be written.
+    Raises UserError for a directory that is no run, too many runs, a run given twice, and where the
+    page can't be written.
     """
     if len(paths) > MOST_RUNS:
         raise UserError(f"{len(paths)} runs are too many for one page; give {MOST_RUNS} or fewer")
