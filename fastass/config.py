@@ -193,6 +193,8 @@ class Config:
     """Training goes on while a checkpoint is written."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
+    log: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """Also log to these services, e.g. tensorboard,wandb; each needs its own package."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     toycity: ToyCityConfig = field(default_factory=ToyCityConfig)

@@ -12,7 +12,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,25 +25,35 @@ from fastass.errors import UserError
 
 CONFIG, LABELLED, METRICS, SUMMARY = "config.yaml", "labelled.txt", "metrics.jsonl", "summary.json"
 SHEET, EXAMPLES, CLASS_MEANS = "contact_sheet.png", "examples", "class_means.json"
+LOGGERS, TENSORBOARD = "loggers.json", "tensorboard"
 _OURS = (
-    CONFIG, LABELLED, METRICS, SUMMARY, SHEET, EXAMPLES, CLASS_MEANS,
+    CONFIG, LABELLED, METRICS, SUMMARY, SHEET, EXAMPLES, CLASS_MEANS, LOGGERS, TENSORBOARD,
     "checkpoints", "last", "best", "start",
 )  # fmt: skip
 
 # What may differ when a run is resumed: where and how fast it runs, not what is computed.
 # How the global batch is cut is free as well; its size is not.
 FREE = {
-    "device", "kernels", "compile", "tune_allocator", "eval_every", "save_every", "log_every",
+    "device", "kernels", "compile", "tune_allocator", "eval_every", "save_every", "log_every", "log",
     "save_in_background", "data.workers", "batch", "accumulate", "distributed.world",
     "distributed.timeout",
 }  # fmt: skip
 
 
 class Run:
-    """One run directory, opened for writing; of several ranks only one `writes`."""
+    """One run directory, opened for writing; of several ranks only one `writes`.
 
-    def __init__(self, path: Path, *, writes: bool = True) -> None:
-        self.path, self.writes = path, writes
+    also: gets every record of metrics.jsonl as well.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        writes: bool = True,
+        also: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        self.path, self.writes, self.also = path, writes, also
 
     def write(self, name: str, text: str) -> None:
         """Write a small file whole: never half of it under its own name."""
@@ -70,6 +80,8 @@ class Run:
             raise UserError(
                 f"{self.path / METRICS}: can't write: {error.strerror or error}"
             ) from error
+        if self.also is not None:
+            self.also(record)
 
     def forget_after(self, step: int, evaluated: Container[int] = ()) -> None:
         """Drop the lines that a run resumed at `step` will write again.

@@ -14,6 +14,8 @@ from fastass.distributed import World, join
 from fastass.engine import build
 from fastass.errors import UserError
 from fastass.execution import Execution, choose, choose_device
+from fastass.loggers import Loggers
+from fastass.loggers import check as check_loggers
 from fastass.models.weights import init_weights
 from fastass.parallel import check_parallel
 from fastass.progress import Reporter, Silent
@@ -94,11 +96,12 @@ def _train(
             )
     if world.main and not resuming:
         make_run(out, config, data.labelled_names)
-    run = Run(out, writes=world.main)
-    trainer = Trainer(module, config, data, modules, execution, run, reporter, world)
-    if resuming:
-        trainer.restore()
-    return trainer.fit(stop_at)
+    with Loggers(out, config, reporter.line) as loggers:
+        run = Run(out, writes=world.main, also=loggers.log)
+        trainer = Trainer(module, config, data, modules, execution, run, reporter, world)
+        if resuming:
+            trainer.restore()
+        return trainer.fit(stop_at)
 
 
 def _finished(out: Path) -> dict[str, Any] | None:
@@ -116,4 +119,5 @@ def _check(config: Config) -> None:
             raise UserError(f"{name}: expected 0 or more, got {getattr(config, name)}")
     if config.method == "oracle" and config.labelled == 0 and config.labelled_list is None:
         raise UserError("method oracle trains on labelled target images; give --labelled N")
+    check_loggers(config.log)
     torch.manual_seed(config.seed)

@@ -1,0 +1,173 @@
+"""Metrics to TensorBoard, Weights & Biases and MLflow, beside the run's metrics.jsonl.
+
+Each is imported only when asked for (`--log`). A run that is resumed goes on in the same record:
+RUN/loggers.json keeps the names that the services gave it. A service that fails later is left out
+with a line that says so; training goes on.
+"""
+
+import importlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from fastass.config import Config
+from fastass.configfile import leaves
+from fastass.errors import UserError
+from fastass.run import LOGGERS, TENSORBOARD, value_at
+
+SECTIONS = {"terms": "loss", "eval": "val"}  # names in metrics.jsonl → names of groups of curves
+MODULES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+
+
+class Service(Protocol):
+    """Where scalars go. Opened at the first record."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None: ...
+    def close(self) -> None: ...
+
+
+def check(names: Sequence[str]) -> None:
+    """UserError for a service whose package can't be imported."""
+    for name in names:
+        try:
+            importlib.import_module(MODULES[name])
+        except ImportError as error:
+            raise UserError(
+                f"--log {name}: the package {name} can't be imported ({error}); pip install {name}"
+            ) from None
+
+
+class Loggers:
+    """The services of a run. `log` takes the records of metrics.jsonl."""
+
+    def __init__(self, run: Path, config: Config, tell: Callable[[str], None]) -> None:
+        self.run, self.config, self.tell = run, config, tell
+        self._open: dict[str, Service] = {}
+        self._left = list(config.log)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        for name in list(self._open):
+            self._guarded(name, lambda service: service.close())
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Send the numbers of a record, which has its `step`."""
+        step = record["step"]
+        values = dict(scalars({k: v for k, v in record.items() if k != "step"}))
+        for name in list(self._left):
+            self._guarded(name, lambda service: service.log(step, values), step)
+
+    def _guarded(self, name: str, do: Callable[[Service], None], step: int = 0) -> None:
+        try:
+            if name not in self._open:
+                self._open[name] = SERVICES[name](self.run, self.config, step)
+            do(self._open[name])
+        except Exception as error:  # a service's own kinds: network, disk, rights, limits
+            self._left = [other for other in self._left if other != name]
+            self._open.pop(name, None)
+            reason = " ".join(str(error).split()) or type(error).__name__
+            self.tell(f"--log {name} failed and is left out from here on: {reason}")
+
+
+def scalars(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of a record, nested names joined: `loss/seg_source`, `val/per_class_iou/road`."""
+    for key, value in record.items():
+        name = f"{prefix}{SECTIONS.get(key, key)}"
+        if isinstance(value, Mapping):
+            yield from scalars(value, f"{name}/")
+        elif isinstance(value, (int, float)):
+            yield name, float(value)
+
+
+class TensorBoard:
+    """Event files in RUN/tensorboard; on resuming, what follows the first step is dropped."""
+
+    def __init__(self, run: Path, config: Config, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(run / TENSORBOARD), purge_step=step)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandB:
+    """A run of the project `fastass` (WANDB_PROJECT, WANDB_MODE … as usual)."""
+
+    def __init__(self, run: Path, config: Config, step: int) -> None:
+        import wandb
+
+        known = _identity(run, "wandb")
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "fastass"),
+            name=run.name,
+            dir=str(run),
+            id=known,
+            resume="allow" if known else None,
+            config=flat(config),
+        )
+        _remember(run, "wandb", self._run.id)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class MLflow:
+    """A run of the experiment `fastass` (MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME as usual)."""
+
+    def __init__(self, run: Path, config: Config, step: int) -> None:
+        import mlflow
+
+        self._mlflow = mlflow
+        known = _identity(run, "mlflow")
+        mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", "fastass"))
+        started = mlflow.start_run(run_id=known, run_name=None if known else run.name)
+        if not known:
+            mlflow.log_params(flat(config))
+        _remember(run, "mlflow", started.info.run_id)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._mlflow.log_metrics(dict(values), step=step)
+
+    def close(self) -> None:
+        self._mlflow.end_run()
+
+
+SERVICES: dict[str, Callable[[Path, Config, int], Service]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WandB,
+    "mlflow": MLflow,
+}
+
+
+def flat(config: Config) -> dict[str, str]:
+    """The configuration by dotted paths, as text."""
+    return {leaf.path: str(value_at(config, leaf.path)) for leaf in leaves()}
+
+
+def _identity(run: Path, service: str) -> str | None:
+    file = run / LOGGERS
+    return json.loads(file.read_text(encoding="utf-8")).get(service) if file.exists() else None
+
+
+def _remember(run: Path, service: str, identity: str) -> None:
+    file = run / LOGGERS
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    file.write_text(json.dumps({**known, service: identity}) + "\n", encoding="utf-8")
