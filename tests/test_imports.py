@@ -28,7 +28,7 @@ RANKS = [
     },
     {"presets", "adaptation", "run", "reproduce", "selection"},
     {"execution", "monitor", "progress", "cellruns", "interruption", "distributed", "saving"},
-    {"inference", "segmenter", "frames"},
+    {"inference", "segmenter", "frames", "loggers"},
     {"parallel", "shares"},
     {"engine", "evaluation", "predict", "data", "loading", "stageclock", "doctor", "class_means"},
     {"results", "report"},
