@@ -190,10 +190,11 @@ def load_into(module: nn.Module, weights: dict[str, torch.Tensor], where: Path) 
 
 
 def load_generator(generator: nn.Module, path: Path) -> None:
-    """Load the generator alone from a checkpoint directory."""
-    prefix = "generator."
-    weights = {k: v for k, v in read_weights(path).items() if k.startswith(prefix)}
-    load_into(generator, {k.removeprefix(prefix): v for k, v in weights.items()}, path)
+    """Load the generator alone from a checkpoint directory: the running average, if it has one."""
+    every = read_weights(path)
+    prefix = "average." if any(name.startswith("average.") for name in every) else "generator."
+    weights = {k.removeprefix(prefix): v for k, v in every.items() if k.startswith(prefix)}
+    load_into(generator, weights, path)
 
 
 def find(path: Path | str) -> Path:

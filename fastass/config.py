@@ -114,7 +114,7 @@ class OptimConfig:
     lr: float = 2.5e-4
     """Initial rate of the segmentation network."""
     head_lr: float = 10.0
-    """Factor on the classifier's rate."""
+    """Factor on the classifier's rate; the base code trains vgg16 with 1."""
     momentum: float = 0.9
     """Momentum of SGD."""
     nesterov: bool = True
@@ -125,6 +125,8 @@ class OptimConfig:
     """Initial rate of the discriminators (Adam)."""
     d_betas: tuple[float, float] = (0.9, 0.99)
     """Betas of Adam."""
+    optimizer_backend: Literal["torch", "foreach", "apex"] = "torch"
+    """`torch`: one fused kernel; `foreach`: torch's lists of tensors; `apex`: NVIDIA's, on CUDA."""
     power: float = 0.9
     """Power of the polynomial decay."""
     schedule_steps: int = 0
@@ -181,6 +183,10 @@ class Config:
     """Operators."""
     compile: bool = False
     """Compile the step with `torch.compile`."""
+    compile_mode: Literal["default", "max-autotune", "reduce-overhead"] = "default"
+    """Of `torch.compile`; `reduce-overhead` runs CUDA graphs, `max-autotune` tries kernels too."""
+    ema: float = 0.0
+    """Decay of a running average of G's weights, e.g. 0.999, evaluated instead of them (0: off)."""
     tune_allocator: bool = True
     """On a CPU, malloc keeps freed blocks: fewer page faults, more memory held."""
     backward: Literal["fused", "streamed"] = "fused"

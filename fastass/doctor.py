@@ -6,7 +6,7 @@ import shutil
 
 import torch
 
-from fastass import kernels
+from fastass import apex_optimizers, kernels
 from fastass.execution import PRECISIONS, choose_amp, choose_device, describe
 from fastass.run import versions
 
@@ -21,7 +21,9 @@ def report() -> str:
         lines.append((f"--kernels {name}", "yes" if reason is None else f"no: {reason}"))
     lines.append(("--loader pillow", "yes"))
     lines.append(("--loader dali", _importable("nvidia.dali", "pip install nvidia-dali-cuda130")))
-    lines.append(("apex optimizers", _apex()))
+    lines.append(("--optimizer-backend torch", "yes: fused kernels, on a CPU and on CUDA"))
+    reason = apex_optimizers.unavailable()
+    lines.append(("--optimizer-backend apex", "yes" if reason is None else f"no: {reason}"))
     lines.append(("free disk here", f"{shutil.disk_usage('.').free / 2**30:.0f} GiB"))
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:<{width}}  {text}" for name, text in lines)
@@ -46,12 +48,3 @@ def _importable(module: str, remedy: str) -> str:
     except Exception as error:  # a broken installation raises anything
         return f"no: {error}; {remedy}"
     return f"yes ({getattr(found, '__version__', 'version unknown')})"
-
-
-def _apex() -> str:
-    """NVIDIA's apex is built from its source; the package index's `apex` is unrelated."""
-    try:
-        importlib.import_module("apex.optimizers")
-    except ImportError:
-        return "no: NVIDIA's apex is not installed (optional; built from NVIDIA's source)"
-    return "yes"

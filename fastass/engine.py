@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from fastass import ema
 from fastass.adaptation import Adaptation, Modules, Streams, Terms, objective
 from fastass.config import Config
 from fastass.distributed import ALONE, World
@@ -37,7 +38,10 @@ def build(config: Config, modules: Modules) -> Adaptation:
             d_s = FeatureDiscriminator(generator.features, classes, size.hidden)
         elif modules.semantic == "csa":
             d_s = PixelDiscriminator(generator.features, classes, size.hidden)
-    return Adaptation(generator, d_g, d_s, config.loss)
+    module = Adaptation(generator, d_g, d_s, config.loss)
+    if config.ema:
+        module.average = ema.average_of(generator)
+    return module
 
 
 class _Part(NamedTuple):
@@ -58,6 +62,7 @@ class Engine:
     ) -> None:
         self.config, self.execution, self.world = config, execution, world
         self.module = module.to(execution.device)
+        self.ema_updates = 0
         self._adapt: bool | None = None  # the phase that `_forward` is made for
         self._parallel: DistributedDataParallel | None = None
         self._forward: nn.Module = self.module
@@ -78,6 +83,12 @@ class Engine:
     def generator(self) -> DeepLab:
         return self.module.generator
 
+    @property
+    def evaluated(self) -> DeepLab:
+        """The generator that is evaluated: the running average of the weights where it is on."""
+        average = self.module.average
+        return self.generator if average is None else average
+
     def step(self, batches: Sequence[Streams], *, adapt: bool) -> Terms:
         """One optimizer step over `accumulate` batches → this rank's part of each term, detached.
 
@@ -94,6 +105,8 @@ class Engine:
         for part in self._parts(batches):
             with self._exchange(part.last):
                 with self.execution.autocast():
+                    if self.config.compile:  # CUDA graphs may reuse what the last forward returned
+                        torch.compiler.cudagraph_mark_step_begin()
                     terms = self._forward(part.streams, adapt=adapt)
                     pairs = zip(terms, share[part.batch], strict=True)
                     terms = Terms(*(None if t is None else s * t for t, s in pairs))
@@ -107,8 +120,11 @@ class Engine:
         for optimizer in self.optimizers.values():
             if any(p.grad is not None for g in optimizer.param_groups for p in g["params"]):
                 self.scaler.step(optimizer)
-                optimizer.zero_grad(set_to_none=True)
+        self.module.zero_grad(set_to_none=True)
         self.scaler.update()
+        if self.module.average is not None:
+            ema.update(self.module.average, self.generator, self.config.ema, self.ema_updates)
+            self.ema_updates += 1
         return Terms(*sums)
 
     def _enter(self, adapt: bool) -> None:
@@ -123,7 +139,10 @@ class Engine:
         if self.world.grouped:
             self._forward = self._parallel = wrap(self.module, self.config, self.world)
         if self.config.compile:
-            self._forward = torch.compile(self._forward)  # type: ignore[assignment]
+            # Sizes are static: each stream's shape has a graph of its own from the first step on.
+            self._forward = torch.compile(  # type: ignore[assignment]
+                self._forward, mode=self.config.compile_mode, dynamic=False
+            )
 
     def _exchange(self, last: bool) -> contextlib.AbstractContextManager[None]:
         """Gradients of all parts but the last add up on each rank; the last one's are exchanged."""
@@ -154,6 +173,7 @@ class Engine:
         return {
             "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
             "scaler": self.scaler.state_dict(),
+            "ema_updates": self.ema_updates,
             "rng": torch.get_rng_state(),
         }
 
@@ -162,4 +182,5 @@ class Engine:
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         self.scaler.load_state_dict(state["scaler"])
+        self.ema_updates = state.get("ema_updates", 0)
         torch.set_rng_state(state["rng"])

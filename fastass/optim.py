@@ -1,35 +1,54 @@
 """Optimizers and their schedule, section 4.2: SGD for G, Adam for the discriminators."""
 
+from typing import Any
+
 import torch
 from torch import nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
+from fastass import apex_optimizers
 from fastass.config import Config
 from fastass.models.deeplab import DeepLab
 
 
 def generator_optimizer(generator: DeepLab, config: Config) -> Optimizer:
-    """SGD with Nesterov momentum; the classifier's group learns `head_lr` times faster."""
+    """SGD with Nesterov momentum; the classifier's group learns `head_lr` times faster.
+
+    UserError where the backend asked for is not there.
+    """
     o = config.optim
     groups = [
         {"params": group["params"], "base_lr": o.lr * scale}
         for group, scale in zip(generator.parameter_groups(), (1.0, o.head_lr), strict=True)
     ]
-    return torch.optim.SGD(
-        groups,
-        lr=o.lr,
-        momentum=o.momentum,
-        nesterov=o.nesterov,
-        weight_decay=o.weight_decay,
-        fused=True,
-    )
+    values: dict[str, Any] = {
+        "lr": o.lr,
+        "momentum": o.momentum,
+        "nesterov": o.nesterov,
+        "weight_decay": o.weight_decay,
+    }
+    if o.optimizer_backend == "apex":
+        return apex_optimizers.sgd(groups, **values)
+    return torch.optim.SGD(groups, **values, **_implementation(config))
 
 
 def discriminator_optimizer(discriminator: nn.Module, config: Config) -> Optimizer:
-    """Adam; weight decay is the segmentation network's alone."""
+    """Adam; weight decay is the segmentation network's alone.
+
+    UserError where the backend asked for is not there.
+    """
     o = config.optim
     groups = [{"params": list(discriminator.parameters()), "lr": o.d_lr, "base_lr": o.d_lr}]
-    return Adam(groups, lr=o.d_lr, betas=o.d_betas, fused=True)
+    values: dict[str, Any] = {"lr": o.d_lr, "betas": o.d_betas}
+    if o.optimizer_backend == "apex":
+        return apex_optimizers.adam(groups, **values)
+    return torch.optim.Adam(groups, **values, **_implementation(config))
+
+
+def _implementation(config: Config) -> dict[str, Any]:
+    """Torch has fused kernels of both optimizers for a CPU and for CUDA."""
+    fused = config.optim.optimizer_backend == "torch"
+    return {"fused": fused} if fused else {"foreach": True}
 
 
 def decay(step: int, config: Config) -> float:

@@ -34,7 +34,8 @@ _OURS = (
 # What may differ when a run is resumed: where and how fast it runs, not what is computed.
 # How the global batch is cut is free as well; its size is not.
 FREE = {
-    "device", "kernels", "compile", "tune_allocator", "eval_every", "save_every", "log_every", "log",
+    "device", "kernels", "compile", "compile_mode", "model.checkpoint_activations",
+    "tune_allocator", "eval_every", "save_every", "log_every", "log",
     "save_in_background", "data.workers", "batch", "accumulate", "distributed.world",
     "distributed.timeout",
 }  # fmt: skip

@@ -203,7 +203,7 @@ class Trainer:
                     self._interrupted(stop)
 
         scores = evaluate(
-            self.engine.generator, self.data.val_batches(), self.execution, self.data.classes,
+            self.engine.evaluated, self.data.val_batches(), self.execution, self.data.classes,
             self.config.data.report, progress, world=self.world,
         )  # fmt: skip
         self.run.log({"step": step, "eval": scores.record()})
@@ -260,7 +260,7 @@ class Trainer:
             seconds=self.monitor.seconds,
             skipped=here.skipped,
         )
-        sheet = before_and_after(self.run.path, self.engine.generator, self.data, self.execution)
+        sheet = before_and_after(self.run.path, self.engine.evaluated, self.data, self.execution)
         self.run.write(SUMMARY, json.dumps(summary, indent=2) + "\n")
         self.reporter.line(table(summary))
         self.reporter.line(f"contact sheet: {sheet}")

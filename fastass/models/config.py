@@ -34,6 +34,9 @@ class ModelConfig:
     """`batch`: running statistics update. `frozen`: statistics and affine never change, folded into
     the convolutions. `sync`: `batch` with statistics over all processes."""
 
+    checkpoint_activations: bool = False
+    """Keep only the inputs of the backbone's blocks and compute the rest again in the backward."""
+
     width: int = 16
     """Channels of the first stage of `tiny` (six times as many features); others ignore it."""
 

@@ -32,11 +32,10 @@ class Output(NamedTuple):
 
 
 class ParameterGroup(TypedDict):
-    """One optimizer group: `lr_scale` multiplies the learning rate."""
+    """One optimizer group."""
 
     name: str
     params: list[nn.Parameter]
-    lr_scale: float
 
 
 class Classifier(nn.Module):
@@ -81,37 +80,33 @@ class DeepLab(nn.Module):
         return Output(features, self.classifier(features), aux_scores)
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Trainable parameters: backbone at 1×, classifiers at 10× the learning rate.
-
-        VGG-16 trains at 1× throughout, as in the base code.
-        """
+        """Trainable parameters: those of the backbone, then those of the classifiers."""
         heads = [m for m in (self.classifier, self.aux_classifier) if m is not None]
         return [
             {
                 "name": "backbone",
                 "params": [p for p in self.backbone.parameters() if p.requires_grad],
-                "lr_scale": 1.0,
             },
             {
                 "name": "classifiers",
                 "params": [p for head in heads for p in head.parameters() if p.requires_grad],
-                "lr_scale": 1.0 if self.config.backbone == "vgg16" else 10.0,
             },
         ]
 
 
 def make_backbone(config: ModelConfig) -> ResNet | TinyResNet | VGG16:
+    again = config.checkpoint_activations
     match config.backbone:
         case "resnet101":
-            return ResNet(Bottleneck, (3, 4, 23, 3), config.norm)
+            return ResNet(Bottleneck, (3, 4, 23, 3), config.norm, checkpointed=again)
         case "resnet50":
-            return ResNet(Bottleneck, (3, 4, 6, 3), config.norm)
+            return ResNet(Bottleneck, (3, 4, 6, 3), config.norm, checkpointed=again)
         case "resnet18":
-            return ResNet(BasicBlock, (2, 2, 2, 2), config.norm)
+            return ResNet(BasicBlock, (2, 2, 2, 2), config.norm, checkpointed=again)
         case "tiny":
-            return TinyResNet(config.width, config.norm)
+            return TinyResNet(config.width, config.norm, checkpointed=again)
         case "vgg16":
-            return VGG16()
+            return VGG16(checkpointed=again)
 
 
 def build_deeplab(config: ModelConfig) -> DeepLab:

@@ -8,6 +8,7 @@ are torchvision's.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastass.models.checkpointing import run_blocks
 from fastass.models.config import NormKind
 from fastass.models.norm import conv_norm, make_norm
 
@@ -143,8 +144,12 @@ class ResNet(nn.Module):
         block: type[BasicBlock] | type[Bottleneck],
         depths: tuple[int, int, int, int],
         norm: NormKind,
+        *,
+        checkpointed: bool = False,
     ) -> None:
+        """checkpointed: see `run_blocks`."""
         super().__init__()
+        self.checkpointed = checkpointed
         e = block.expansion
         self.out_channels, self.aux_channels = 512 * e, 256 * e
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
@@ -175,5 +180,6 @@ class ResNet(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x = F.relu(conv_norm(images, self.conv1, self.bn1), inplace=True)
         x = self.maxpool(x)
-        middle = self.layer3(self.layer2(self.layer1(x)))
-        return self.layer4(middle), middle
+        for stage in (self.layer1, self.layer2, self.layer3):
+            x = run_blocks(stage, x, checkpointed=self.checkpointed)
+        return run_blocks(self.layer4, x, checkpointed=self.checkpointed), x

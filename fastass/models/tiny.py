@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastass.models.checkpointing import run_blocks
 from fastass.models.config import NormKind
 from fastass.models.norm import conv_norm, make_norm
 from fastass.models.resnet import BasicBlock, make_stage
@@ -16,8 +17,9 @@ class TinyResNet(nn.Module):
     He's initialisation, since there are no weights to start from.
     """
 
-    def __init__(self, width: int, norm: NormKind) -> None:
+    def __init__(self, width: int, norm: NormKind, *, checkpointed: bool = False) -> None:
         super().__init__()
+        self.checkpointed = checkpointed
         w = width
         self.out_channels, self.aux_channels = 6 * w, 6 * w
         self.conv1 = nn.Conv2d(3, w, 3, stride=2, padding=1, bias=False)
@@ -47,5 +49,6 @@ class TinyResNet(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x = F.relu(conv_norm(images, self.conv1, self.bn1), inplace=True)
         x = self.maxpool(x)
-        middle = self.layer3(self.layer2(self.layer1(x)))
-        return self.layer4(middle), middle
+        for stage in (self.layer1, self.layer2, self.layer3):
+            x = run_blocks(stage, x, checkpointed=self.checkpointed)
+        return run_blocks(self.layer4, x, checkpointed=self.checkpointed), x

@@ -1,6 +1,10 @@
 """VGG-16 of output stride 8, as AdaptSegNet builds its VGG variant."""
 
+from itertools import pairwise
+
 from torch import Tensor, nn
+
+from fastass.models.checkpointing import run_blocks
 
 # Channels of the 3×3 convolutions; "pool" halves the resolution. Pools 4 and 5 of VGG-16 are left
 # out, and the last stage is dilated by 2 instead.
@@ -22,8 +26,9 @@ class VGG16(nn.Module):
 
     out_channels = 1024
 
-    def __init__(self) -> None:
+    def __init__(self, *, checkpointed: bool = False) -> None:
         super().__init__()
+        self.checkpointed = checkpointed
         layers: list[nn.Module] = []
         channels = 3
 
@@ -46,4 +51,10 @@ class VGG16(nn.Module):
         self.features = nn.Sequential(*layers)
 
     def forward(self, images: Tensor) -> tuple[Tensor, None]:
-        return self.features(images), None
+        return run_blocks(self._parts(), images, checkpointed=self.checkpointed), None
+
+    def _parts(self) -> nn.Sequential:
+        """The layers between the poolings, each starting with a convolution."""
+        ends = [i + 1 for i, layer in enumerate(self.features) if isinstance(layer, nn.MaxPool2d)]
+        bounds = pairwise([0, *ends, len(self.features)])
+        return nn.Sequential(*(self.features[a:b] for a, b in bounds))

@@ -1,0 +1,90 @@
+"""One way of training that a benchmark times: the engine under a configuration, or the reference.
+
+A contender lives in a process of its own, so that each has its own allocator settings and its own
+peak memory; `Contender` is the parent's handle. The parent lets them step in turns.
+"""
+
+import multiprocessing
+from dataclasses import astuple, dataclass, replace
+from multiprocessing.connection import Connection
+from typing import Any, Literal
+
+from fastass.bench.worker import Recipe, serve
+from fastass.config import Config
+from fastass.errors import UserError
+
+Kind = Literal["engine", "reference"]
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of one step and of its parts."""
+
+    wait: float
+    forward_backward: float
+    optimizer: float
+
+    @property
+    def total(self) -> float:
+        return self.wait + self.forward_backward + self.optimizer
+
+
+class Contender:
+    """A started contender. Use it as a context manager: its process ends with it."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        """Starts the process; UserError if it can't be built on this machine."""
+        self.recipe, self.name = recipe, recipe.name
+        self.times: list[StepTime] = []
+        context = multiprocessing.get_context("spawn")
+        self._pipe: Connection
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(theirs, recipe))
+        self._process.start()
+        theirs.close()
+        self.facts: dict[str, Any] = self._receive()
+
+    def __enter__(self) -> "Contender":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pipe.close()
+        self._process.join(timeout=10)
+        if self._process.is_alive():
+            self._process.kill()
+
+    def ask(self, what: str) -> Any:
+        """Let it do one of `Worker`'s public methods, and return its answer."""
+        self._pipe.send(what)
+        return self._receive()
+
+    def turn(self, steps: int, unmeasured: int) -> None:
+        """`unmeasured` steps, then `steps` whose mean is kept in `times`."""
+        for _ in range(unmeasured):
+            self.ask("step")
+        every = [StepTime(**self.ask("step")) for _ in range(steps)]
+        means = [sum(parts) / steps for parts in zip(*map(astuple, every), strict=True)]
+        self.times.append(StepTime(*means))
+
+    def _receive(self) -> Any:
+        try:
+            answer = self._pipe.recv()
+        except EOFError:
+            raise UserError(
+                f"bench: the process of {self.name!r} died; is there memory for it?"
+            ) from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def engine(name: str, config: Config, **options: Any) -> Recipe:
+    """The engine under `config`."""
+    return Recipe(name=name, kind="engine", config=config, **options)
+
+
+def reference(name: str, config: Config, norm: str, **options: Any) -> Recipe:
+    """The base code's way with `norm`: eager, fp32, NCHW, unfused."""
+    model = replace(config.model, norm=norm)  # type: ignore[arg-type]
+    config = replace(config, model=model, amp=False, compile=False, kernels="reference")
+    return Recipe(name=name, kind="reference", config=config, **options)

@@ -1,0 +1,77 @@
+"""Where a contender's batches come from when the data count too: our feed, or the base code's way.
+
+The base code has one `DataLoader` for each stream: PNGs as shipped, decoded at full size by Pillow,
+resized, label ids mapped one after the other, float32, collated, channels first.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fastass.adaptation import Images, Modules, Streams
+from fastass.config import Config
+from fastass.data import open_training_data
+from fastass.errors import UserError
+from fastass.execution import Execution
+from fastass.pipelines.bench_baselines import BaseCodeWay, in_processes
+from fastass.pipelines.layouts import Dataset
+from fastass.pipelines.streams import NORMALIZATIONS
+from fastass.progress import reporter
+
+
+def engine_batches(config: Config, modules: Modules, execution: Execution) -> Iterator[Streams]:
+    """What the trainer feeds the engine with."""
+    data, _ = open_training_data(config, reporter(plain=True))
+    for batch in data.batches(0, modules, execution.device):
+        yield execution.to_device(batch)
+
+
+class ImagesAlone(BaseCodeWay):
+    """The unlabelled stream: no label is read."""
+
+    def __getitem__(self, i: int) -> Any:
+        sample = self.dataset.samples[i % len(self.dataset)]
+        with Image.open(sample.image) as file:
+            image = file.convert("RGB").resize(self.size, Image.Resampling.BICUBIC)
+        levels = np.asarray(image, np.float32)[..., ::-1]
+        levels = levels - np.array(NORMALIZATIONS["bgr"].mean, np.float32)
+        return levels.transpose(2, 0, 1).copy()
+
+
+def base_code_batches(config: Config, modules: Modules, execution: Execution) -> Iterator[Streams]:
+    """The base code's loaders, `data.workers` processes for each stream."""
+    data, _ = open_training_data(config, reporter(plain=True))
+    d = config.data
+    loaders: dict[str, Iterator[Any]] = {}
+
+    def start(name: str, dataset: BaseCodeWay) -> None:
+        loaders[name] = in_processes(dataset, config.batch, d.workers)[0]
+
+    if modules.source:
+        start("source", BaseCodeWay(_as_shipped(data.source), d.source_size))
+    target = _as_shipped(data.target)
+    if modules.labelled:
+        chosen = tuple(target.samples[i] for i in data.labelled)
+        start("labelled", BaseCodeWay(replace(target, samples=chosen), d.target_size))
+    if modules.global_:
+        start("unlabelled", ImagesAlone(target, d.target_size))
+    while True:
+        yield Streams(**{name: _images(next(one), execution) for name, one in loaders.items()})
+
+
+def _as_shipped(dataset: object) -> Dataset:
+    if not isinstance(dataset, Dataset):
+        raise UserError("bench train: the base code reads data sets as shipped, not packed ones")
+    return dataset
+
+
+def _images(batch: Tensor | list[Tensor], execution: Execution) -> Images:
+    if isinstance(batch, torch.Tensor):
+        return Images(batch.to(execution.device), None)
+    pixels, labels = batch
+    return Images(pixels.to(execution.device), labels.to(execution.device))

@@ -1,0 +1,206 @@
+"""`fastass bench step`: one training step, the engine beside the base code's way.
+
+Every contender is a process of its own; all step in turns, so that a disturbance of the machine
+meets each of them. Times are medians. The share of the peak is model FLOPs (those of the engine's
+step, the same for all) over the time and the highest rate that the device reached in this run.
+"""
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+
+import torch
+
+from fastass import apex_optimizers
+from fastass.adaptation import modules_of
+from fastass.bench.contender import Contender, StepTime, engine, reference
+from fastass.bench.worker import Recipe
+from fastass.config import Config
+from fastass.execution import choose_amp, choose_device
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A contender's result."""
+
+    name: str
+    images_per_second: float
+    seconds: float
+    wait: float
+    forward_backward: float
+    optimizer: float
+    peak_mib: float
+    tflops: float
+    """Model FLOPs a second, 10¹²."""
+    peak_share: float
+    """… as a share of the highest rate seen."""
+    speedup: float
+    """Against the first contender."""
+    memory_ratio: float
+    """Peak memory against the first contender's."""
+    tensors_mib: dict[str, float]
+
+
+def contenders(config: Config, **options: object) -> list[Recipe]:
+    """The reference with the base code's norm and, where it differs, with the engine's; ours."""
+    recipes = [reference("base code's way, norm batch", config, "batch", **options)]
+    if config.model.norm == "frozen":
+        recipes.append(reference("base code's way, norm frozen", config, "frozen", **options))
+    return [*recipes, engine("fastass", config, count_flops=True, **options)]
+
+
+def switches(config: Config) -> Iterator[Recipe]:
+    """The engine with each of its optimisations turned off, or the optional ones on, alone."""
+    c, o = config, config.optim
+    yield engine("kernels reference", replace(c, kernels="reference"))
+    yield engine("NCHW instead of channels-last", c, channels_last=False)
+    if choose_device(c.device).type == "cpu":
+        yield engine("allocator default", replace(c, tune_allocator=False))
+    if c.model.norm == "frozen":
+        yield engine("frozen norm not folded", c, fold_norm=False)
+        yield engine("norm batch", replace(c, model=replace(c.model, norm="batch")))
+    foreach = replace(o, optimizer_backend="foreach")
+    yield engine("optimizers foreach, not fused", replace(c, optim=foreach))
+    if apex_optimizers.unavailable() is None and choose_device(c.device).type == "cuda":
+        apex = replace(o, optimizer_backend="apex")
+        yield engine("optimizers of apex", replace(c, optim=apex))
+    other = "fused" if c.backward == "streamed" else "streamed"
+    yield engine(f"backward {other}", replace(c, backward=other))  # type: ignore[arg-type]
+    checkpointed = replace(c.model, checkpoint_activations=True)
+    yield engine("activation checkpointing", replace(c, model=checkpointed))
+    if c.amp or choose_amp(choose_device(c.device))[0] is not None:
+        yield engine(f"amp {'off' if c.amp else 'on'}", replace(c, amp=not c.amp))
+
+
+def compiled(config: Config) -> Iterator[Recipe]:
+    """The engine compiled, in every mode that the device knows."""
+    cuda = choose_device(config.device).type == "cuda"
+    modes = ("default", "max-autotune", "reduce-overhead") if cuda else ("default",)
+    for mode in modes:
+        yield engine(
+            f"compile {mode}",
+            replace(config, compile=True, compile_mode=mode),  # type: ignore[arg-type]
+        )
+
+
+def measure(
+    recipes: Sequence[Recipe],
+    rounds: int,
+    warmup: int,
+    progress: Progress,
+    *,
+    steps: int = 1,
+    unmeasured: int = 0,
+) -> list[Row]:
+    """Step all recipes in turns: `warmup` rounds that do not count, then `rounds` that do.
+
+    A turn is `unmeasured` steps, then `steps` whose mean counts.
+    """
+    with ExitStack() as stack:
+        running = []
+        for recipe in recipes:
+            progress(f"start {recipe.name}")
+            running.append(stack.enter_context(Contender(recipe)))
+        flops = next((c.facts["flops"] for c in running if c.facts["flops"]), 0.0)
+        rate = 0.0
+        for i in range(warmup + rounds):
+            for contender in running:
+                progress(f"round {i + 1} of {warmup + rounds}: {contender.name}")
+                contender.turn(steps, unmeasured)
+            rate = max(rate, running[-1].ask("peak_rate"))
+        peaks, tensors = [], []
+        for contender in running:
+            progress(f"memory: {contender.name}")
+            peaks.append(contender.ask("memory")["peak"])
+            tensors.append(contender.ask("tensors"))
+        return [
+            _row(c, c.times[warmup:], peak, running[0], peaks[0], flops, rate, parts)
+            for c, peak, parts in zip(running, peaks, tensors, strict=True)
+        ]
+
+
+def _row(
+    contender: Contender,
+    times: Sequence[StepTime],
+    peak: float,
+    first: Contender,
+    first_peak: float,
+    flops: float,
+    rate: float,
+    tensors: dict[str, float],
+) -> Row:
+    def median(values: Iterator[float]) -> float:
+        return statistics.median(values)
+
+    seconds = median(t.total for t in times)
+    base = median(t.total for t in first.times[-len(times) :])
+    return Row(
+        name=contender.name,
+        images_per_second=images_per_step(contender.recipe.config) / seconds,
+        seconds=seconds,
+        wait=median(t.wait for t in times),
+        forward_backward=median(t.forward_backward for t in times),
+        optimizer=median(t.optimizer for t in times),
+        peak_mib=peak,
+        tflops=flops / seconds / 1e12,
+        peak_share=flops / seconds / rate if rate else 0.0,
+        speedup=base / seconds,
+        memory_ratio=peak / first_peak,
+        tensors_mib=tensors,
+    )
+
+
+def images_per_step(config: Config) -> int:
+    """Images of all streams."""
+    modules = modules_of(config.method, labelled=max(config.labelled, 1))
+    return config.batch * (modules.source + modules.labelled + modules.global_)
+
+
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "path": lambda r: r.name,
+    "images/s": lambda r: f"{r.images_per_second:.3g}",
+    "step ms": lambda r: f"{1e3 * r.seconds:.0f}",
+    "data wait ms": lambda r: f"{1e3 * r.wait:.1f}",
+    "forward+backward ms": lambda r: f"{1e3 * r.forward_backward:.0f}",
+    "optimizer ms": lambda r: f"{1e3 * r.optimizer:.1f}",
+    "GFLOP/s": lambda r: f"{1e3 * r.tflops:.0f}",
+    "% of peak": lambda r: f"{100 * r.peak_share:.0f}",
+    "peak MiB": lambda r: f"{r.peak_mib:.0f}",
+    "speed": lambda r: f"{r.speedup:.2f}×",
+    "memory": lambda r: f"{r.memory_ratio:.2f}×",
+}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown. `speed` and `memory` are relative to the first row."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+    lines += ["| " + " | ".join(cell(row) for cell in COLUMNS.values()) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def memory_table(rows: Sequence[Row]) -> str:
+    """Markdown: MiB of the tensors behind each peak."""
+    names = list(rows[0].tensors_mib)
+    lines = ["| " + " | ".join(["path, MiB", *names]) + " |", "|---" * (len(names) + 1) + "|"]
+    for row in rows:
+        cells = [row.name, *(f"{row.tensors_mib[name]:.0f}" for name in names)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def heading(config: Config, line: str) -> str:
+    """What was run, on what."""
+    (sw, sh), (tw, th) = config.data.source_size, config.data.target_size
+    return (
+        f"{config.model.backbone}, {config.method}, source {sw}×{sh}, target {tw}×{th}, "
+        f"batch {config.batch}, backward {config.backward}, norm {config.model.norm}; "
+        f"torch {torch.__version__}; {line}"
+    )
+
+
+def record(rows: Sequence[Row]) -> list[dict[str, object]]:
+    """As JSON."""
+    return [asdict(row) for row in rows]

@@ -1,0 +1,20 @@
+"""`fastass bench train`: training end to end, data included, beside the base code's way.
+
+Both train on the same files: the engine with its own loader, the reference path with the base
+code's. They step in turns, `steps` at a time, so that each one's loader also works while the other
+steps; the turns are long enough for what was loaded ahead not to count.
+"""
+
+from collections.abc import Sequence
+
+from fastass.bench.contender import engine, reference
+from fastass.bench.worker import Recipe
+from fastass.config import Config
+
+
+def contenders(config: Config) -> Sequence[Recipe]:
+    """The base code's way with its norm; the engine with the configuration given."""
+    return [
+        reference("base code's way", config, "batch", data="own"),
+        engine("fastass", config, data="own", count_flops=True),
+    ]

@@ -1,0 +1,179 @@
+"""The process of a contender: builds it, then steps and measures on command."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Literal
+
+import torch
+from torch import nn
+
+from fastass.adaptation import Modules, Streams, modules_of
+from fastass.bench import memory
+from fastass.bench.reference import ReferencePath
+from fastass.bench.synthetic import streams_of
+from fastass.config import Config
+from fastass.engine import Engine, build
+from fastass.errors import USER_ERRORS, UserError
+from fastass.execution import Execution, choose
+from fastass.models.norm import FrozenBatchNorm2d
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a contender is; it travels to the process that builds it."""
+
+    name: str
+    kind: Literal["engine", "reference"]
+    config: Config
+    channels_last: bool = True
+    """False: weights and images of the engine in NCHW."""
+    fold_norm: bool = True
+    """False: a frozen norm is a layer of its own."""
+    data: Literal["synthetic", "own"] = "synthetic"
+    """`own`: read, decode and augment; each kind in its own way."""
+    count_flops: bool = False
+    """Count the model FLOPs of a step before the first one."""
+
+
+class UnfoldedNorm(nn.Module):
+    """A frozen norm as plain torch runs it: a layer that reads and writes the whole map."""
+
+    def __init__(self, like: FrozenBatchNorm2d) -> None:
+        super().__init__()
+        self.like = like
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n = self.like
+        return nn.functional.batch_norm(
+            x, n.running_mean, n.running_var, n.weight, n.bias, training=False, eps=n.eps
+        )
+
+
+class Worker:
+    """A built contender."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        config = recipe.config
+        self.recipe, self.config = recipe, config
+        self.execution: Execution = choose(config)
+        self.device = self.execution.device
+        modules = modules_of(config.method, labelled=max(config.labelled, 1))
+        module = build(config, modules)
+        self.optimizer_seconds = 0.0
+        self.step_count = 0
+        run: Callable[[Streams], object]
+        if recipe.kind == "reference":
+            path = ReferencePath(module, config, self.device)
+            self.networks: nn.Module = path.networks
+            optimizers = path.optimizers
+            run = path.step
+        else:
+            if not recipe.fold_norm:
+                unfold(module)
+            if not recipe.channels_last:
+                module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            engine = Engine(module, config, self.execution)
+            self.networks = module
+            optimizers = list(engine.optimizers.values())
+
+            def run(streams: Streams) -> object:
+                return engine.step([streams], adapt=True)
+
+        self.optimizers, self.run = optimizers, run
+        self._time_optimizers()
+        self.batches = self._batches(modules)
+        self.flops = self._count_flops() if recipe.count_flops else None
+
+    def _batches(self, modules: Modules) -> Iterator[Streams]:
+        channels_last = self.recipe.kind == "engine" and self.recipe.channels_last
+        if self.recipe.data == "synthetic":
+            streams = streams_of(self.config, modules, self.device, channels_last)
+            while True:
+                yield streams
+        from fastass.bench.loading import base_code_batches, engine_batches
+
+        own = engine_batches if self.recipe.kind == "engine" else base_code_batches
+        yield from own(self.config, modules, self.execution)
+
+    def _time_optimizers(self) -> None:
+        """Sum the seconds spent inside `Optimizer.step`, the device idle before and after."""
+        started = 0.0
+
+        def before(*args: object) -> None:
+            nonlocal started
+            started = self.now()
+
+        def after(*args: object) -> None:
+            self.optimizer_seconds += self.now() - started
+
+        for optimizer in self.optimizers:
+            optimizer.register_step_pre_hook(before)
+            optimizer.register_step_post_hook(after)
+
+    def now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def step(self) -> dict[str, float]:
+        self.optimizer_seconds = 0.0
+        start = time.perf_counter()
+        streams = next(self.batches)
+        begin = time.perf_counter()
+        self.run(streams)
+        end = self.now()
+        self.step_count += 1
+        return {
+            "wait": begin - start,
+            "forward_backward": end - begin - self.optimizer_seconds,
+            "optimizer": self.optimizer_seconds,
+        }
+
+    def memory(self) -> dict[str, float]:
+        """MiB: the peak of one more step, of the whole process on a CPU."""
+        memory.reset_peak(self.device)
+        self.step()
+        return {"peak": memory.peak_mib(self.device)}
+
+    def tensors(self) -> dict[str, float]:
+        """MiB of what fills the memory; one more step."""
+        return memory.tensors(self.networks, self.optimizers, self.step)
+
+    def peak_rate(self) -> float:
+        """FLOP/s that this device reaches now in the precision of the step."""
+        from fastass.bench.rate import peak_rate
+
+        return peak_rate(self.device, self.execution.amp_dtype or torch.float32)
+
+    def _count_flops(self) -> float:
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with FlopCounterMode(display=False) as counter:
+            self.run(next(self.batches))
+        return float(counter.get_total_flops())
+
+
+def unfold(module: nn.Module) -> None:
+    """Replace every frozen norm by one that is not folded into its convolution."""
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, FrozenBatchNorm2d):
+                setattr(parent, name, UnfoldedNorm(child))
+
+
+def serve(pipe: Connection, recipe: Recipe) -> None:
+    """Build the contender, tell about it, then answer until the other end closes."""
+    try:
+        worker = Worker(recipe)
+        pipe.send({"line": worker.execution.line, "flops": worker.flops})
+        while True:
+            what = pipe.recv()
+            pipe.send(getattr(worker, what)())
+    except EOFError:
+        return
+    except USER_ERRORS as error:
+        pipe.send(error)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        pipe.send(UserError(f"bench: {recipe.name}: out of memory: {error}"))
