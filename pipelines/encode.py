@@ -12,7 +12,7 @@ from PIL import Image, features
 
 from fastass.pipelines.layouts import Dataset, Sample
 from fastass.pipelines.manifest import PackSettings
-from fastass.pipelines.read import read_image, read_pair
+from fastass.pipelines.read import read_image, read_label
 from fastass.pipelines.tarwriter import EncodedMember, EncodedSample, record_meta
 
 
@@ -33,10 +33,9 @@ def encoder_settings(image: str, quality: int) -> Mapping[str, Any]:
 
 def encode_sample(dataset: Dataset, sample: Sample, settings: PackSettings) -> EncodedSample:
     """Read, resize and encode one sample. Raises DataError for damaged files and unknown labels."""
-    if sample.label is None:
-        pixels, label = read_image(sample), None
-    else:
-        pixels, train_ids = read_pair(dataset, sample)
+    pixels, label = read_image(sample), None
+    if sample.label is not None:
+        train_ids = read_label(dataset, sample, (pixels.shape[1], pixels.shape[0]))
         label = Image.fromarray(train_ids).resize(settings.size, Image.Resampling.NEAREST)
     return EncodedSample(
         _member(_encode_image(resize_bicubic(pixels, settings.size), settings)),

@@ -18,20 +18,12 @@ from fastass.pipelines.classes import IGNORE
 from fastass.pipelines.encode import encoder_settings
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.layouts import Dataset, Sample
-from fastass.pipelines.manifest import (
-    MANIFEST,
-    BadSample,
-    Manifest,
-    PackSettings,
-    ShardIndex,
-    digest,
-    index_name,
-    shard_name,
-)
+from fastass.pipelines.manifest import MANIFEST, Manifest, PackSettings
 from fastass.pipelines.packlock import claim, release
 from fastass.pipelines.packworkers import encode_all
 from fastass.pipelines.shardcheck import check_shard
-from fastass.pipelines.shards import read_file
+from fastass.pipelines.shardfiles import read_file
+from fastass.pipelines.shardindex import BadSample, ShardIndex, digest, index_name, shard_name
 from fastass.pipelines.tarwriter import (
     IMAGE_SUFFIX,
     LABEL_SUFFIX,

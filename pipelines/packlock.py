@@ -8,17 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fastass.pipelines.errors import DataError
-from fastass.pipelines.manifest import (
-    MANIFEST,
-    UNFINISHED,
-    Manifest,
-    PackSettings,
-    ShardIndex,
-    digest,
-    index_name,
-    shard_name,
-)
-from fastass.pipelines.shards import read_file
+from fastass.pipelines.manifest import MANIFEST, UNFINISHED, Manifest, PackSettings
+from fastass.pipelines.shardfiles import read_file
+from fastass.pipelines.shardindex import ShardIndex, digest, index_name, shard_name
 from fastass.pipelines.tarwriter import PART, sync_directory, write_durably
 
 

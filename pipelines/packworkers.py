@@ -11,7 +11,8 @@ import torch
 from fastass.pipelines.encode import encode_sample
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.layouts import Dataset, Sample
-from fastass.pipelines.manifest import BadSample, PackSettings
+from fastass.pipelines.manifest import PackSettings
+from fastass.pipelines.shardindex import BadSample
 from fastass.pipelines.tarwriter import EncodedSample
 from fastass.pipelines.workerprocess import become_worker, worker_pool
 

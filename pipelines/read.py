@@ -25,29 +25,18 @@ def read_image(sample: Sample) -> np.ndarray:
     return np.asarray(open_image(read_file(sample.image), str(sample.image)))
 
 
-def read_label(dataset: Dataset, sample: Sample) -> np.ndarray:
-    """The label as train ids, uint8 [H,W].
+def read_label(dataset: Dataset, sample: Sample, size: tuple[int, int] | None = None) -> np.ndarray:
+    """The label as train ids, uint8 [H,W]. size: (W,H) of its image; None: from the file's header.
 
     Raises DataError: no label, damaged file, a colour image, a value outside the class table, or
-    another size than the image's (whose header is read for this).
+    another size than the image's.
     """
     if sample.label is None:
         raise DataError(f"{sample.image}: image without label")
     where = str(sample.label)
     raw = decode_label(read_file(sample.label), where, rgb16=dataset.rgb16)
-    check_size(image_size(sample.image), (raw.shape[1], raw.shape[0]), sample)
+    _check_size(size or image_size(sample.image), (raw.shape[1], raw.shape[0]), sample)
     return dataset.classes.encode(raw, where)
-
-
-def read_pair(dataset: Dataset, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-    """`read_image` and `read_label`, each file opened once."""
-    if sample.label is None:
-        raise DataError(f"{sample.image}: image without label")
-    image = read_image(sample)
-    where = str(sample.label)
-    raw = decode_label(read_file(sample.label), where, rgb16=dataset.rgb16)
-    check_size((image.shape[1], image.shape[0]), (raw.shape[1], raw.shape[0]), sample)
-    return image, dataset.classes.encode(raw, where)
 
 
 def read_file(path: Path) -> bytes:
@@ -109,7 +98,7 @@ def image_size(path: Path) -> tuple[int, int]:
         raise _damaged(str(path), error) from error
 
 
-def check_size(image: tuple[int, int], label: tuple[int, int], sample: Sample) -> None:
+def _check_size(image: tuple[int, int], label: tuple[int, int], sample: Sample) -> None:
     """Raises DataError where an image and its label differ in size (a few of GTA5's do)."""
     if image != label:
         raise DataError(

@@ -8,8 +8,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from fastass.pipelines.errors import DataError
-from fastass.pipelines.manifest import PackSettings, Record, ShardIndex
-from fastass.pipelines.shards import check_size, read_file
+from fastass.pipelines.manifest import PackSettings
+from fastass.pipelines.shardfiles import check_size, read_file
+from fastass.pipelines.shardindex import Record, ShardIndex
 from fastass.pipelines.tarwriter import (
     BLOCK,
     TRAILER,

@@ -26,7 +26,6 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +34,14 @@ from PIL import Image
 
 from fastass.pipelines.classes import IGNORE, ClassTable
 from fastass.pipelines.errors import DataError
-from fastass.pipelines.manifest import (
-    AGAIN,
-    MANIFEST,
-    UNFINISHED,
-    Manifest,
-    Member,
-    Record,
-    ShardIndex,
-    index_name,
-    shard_name,
-)
+from fastass.pipelines.manifest import MANIFEST, UNFINISHED, Manifest
+from fastass.pipelines.shardfiles import check_size, map_shard, read_index, read_manifest
+from fastass.pipelines.shardindex import AGAIN, Member, Record, shard_name
 
 
 @dataclass(frozen=True)
 class PackedDataset:
-    """The records of a packed directory, or a subset of them, by number 0 … len−1.
+    """The records of a packed directory, or some of them, by number 0 … len−1.
 
     Picklable: a worker process maps the shards anew, when it first reads from them.
     locations: (shard number, record) of every sample. classes: the table of `label`'s train ids.
@@ -93,10 +84,6 @@ class PackedDataset:
     def has_labels(self) -> bool:
         """Whether every record has a label."""
         return all(record.label is not None for _, record in self.locations)
-
-    def subset(self, indices: Iterable[int]) -> "PackedDataset":
-        """These records only, in this order."""
-        return replace(self, locations=tuple(self.locations[i] for i in indices))
 
     def with_classes(self, names: Iterable[str]) -> "PackedDataset":
         """The same records with fewer classes; all other pixels are ignored in `label`.
@@ -163,7 +150,7 @@ class PackedDataset:
 
     def _view(self, shard: int, member: Member) -> memoryview:
         if shard not in self._maps:
-            self._maps[shard] = _map(
+            self._maps[shard] = map_shard(
                 self.root / shard_name(shard), self.manifest.shards[shard].size
             )
         return memoryview(self._maps[shard])[member.offset : member.offset + member.size]
@@ -209,58 +196,3 @@ def open_packed(directory: Path | str, split: str | None = None) -> PackedDatase
         check_size(root / shard_name(number), index.size)
         locations.extend((number, record) for record in index.records)
     return PackedDataset(root, manifest, tuple(locations), manifest.settings.classes)
-
-
-def read_manifest(root: Path) -> Manifest:
-    """The manifest of a finished directory; raises DataError otherwise."""
-    if (root / UNFINISHED).exists():
-        raise DataError(
-            f"{root}: is still being packed, or packing was interrupted: {AGAIN} to finish it"
-        )
-    path = root / MANIFEST
-    return Manifest.decode(read_file(path, f"{root} holds no packed data set"), path)
-
-
-def read_index(root: Path, number: int, manifest: Manifest) -> ShardIndex:
-    """The index of one shard, checked against the manifest; raises DataError."""
-    path = root / index_name(number)
-    data = read_file(path, f"{AGAIN} to rewrite it")
-    index = ShardIndex.decode(data, path, shard_name(number))
-    if sha256(data).hexdigest() != manifest.shards[number].sha256:
-        raise DataError(
-            f"{path}: its checksum is not the manifest's: the index is damaged, or of another "
-            f"packed data set; {AGAIN} to rewrite it"
-        )
-    return index
-
-
-def read_file(path: Path, missing: str) -> bytes:
-    """The file's bytes; DataError when it is missing or unreadable."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: is missing; {missing}") from None
-    except OSError as error:
-        raise DataError(f"{path}: is not readable: {error.strerror}") from None
-
-
-def check_size(path: Path, size: int) -> None:
-    """Raise DataError unless the file exists and has `size` bytes."""
-    try:
-        found = path.stat().st_size
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; {AGAIN} to rewrite the shard") from None
-    if found != size:
-        state = "cut short" if found < size else "changed"
-        raise DataError(
-            f"{path}: has {found} bytes, not {size}: the shard is {state}; {AGAIN} to rewrite it"
-        )
-
-
-def _map(path: Path, size: int) -> mmap.mmap:
-    check_size(path, size)
-    try:
-        with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise DataError(f"{path}: can't be mapped: {error.strerror}") from None

@@ -11,7 +11,7 @@ from fastass.pipelines.classes import ClassTable
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.layouts import Dataset
 from fastass.pipelines.png import SIGNATURE, check_png
-from fastass.pipelines.read import check_size, decode_label, image_size, open_image, read_file
+from fastass.pipelines.read import image_size, open_image, read_file, read_label
 from fastass.pipelines.shards import PackedDataset
 
 
@@ -82,13 +82,7 @@ class FileSource:
         return open_image(read_file(path), str(path))
 
     def label(self, i: int, size: tuple[int, int]) -> np.ndarray:
-        sample = self.dataset.samples[i]
-        if sample.label is None:
-            raise DataError(f"{sample.image}: image without label")
-        where = str(sample.label)
-        raw = decode_label(read_file(sample.label), where, rgb16=self.dataset.rgb16)
-        check_size(size, (raw.shape[1], raw.shape[0]), sample)
-        return self.dataset.classes.encode(raw, where)
+        return read_label(self.dataset, self.dataset.samples[i], size)
 
 
 class PackedSource:

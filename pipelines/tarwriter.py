@@ -7,7 +7,8 @@ import tarfile
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from fastass.pipelines.manifest import Member, PackSettings, Record, ShardIndex
+from fastass.pipelines.manifest import PackSettings
+from fastass.pipelines.shardindex import Member, Record, ShardIndex
 
 BLOCK = 512
 TRAILER = bytes(2 * BLOCK)

@@ -10,9 +10,11 @@ import numpy as np
 
 from fastass.pipelines.classes import IGNORE
 from fastass.pipelines.errors import DataError
-from fastass.pipelines.manifest import MANIFEST, Manifest, ShardIndex, index_name, shard_name
+from fastass.pipelines.manifest import MANIFEST, Manifest
 from fastass.pipelines.shardcheck import Damage, check_shard, reason
-from fastass.pipelines.shards import PackedDataset, read_index, read_manifest
+from fastass.pipelines.shardfiles import read_index, read_manifest
+from fastass.pipelines.shardindex import ShardIndex, index_name, shard_name
+from fastass.pipelines.shards import PackedDataset
 from fastass.pipelines.workerprocess import worker_pool
 
 

@@ -11,13 +11,9 @@ import pytest
 
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.layouts import open_dataset
-from fastass.pipelines.manifest import (
-    Manifest,
-    ShardIndex,
-    index_name,
-    shard_name,
-)
+from fastass.pipelines.manifest import Manifest
 from fastass.pipelines.pack import pack
+from fastass.pipelines.shardindex import ShardIndex, index_name, shard_name
 
 SIZE = (32, 20)
 

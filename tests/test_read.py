@@ -8,7 +8,7 @@ from PIL import Image
 from fastass.pipelines.classes import IGNORE, NAMES, SYNTHIA_16
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.layouts import Dataset, open_dataset
-from fastass.pipelines.read import read_image, read_label, read_pair
+from fastass.pipelines.read import read_image, read_label
 
 
 def first(root: Path) -> tuple[Dataset, np.ndarray, np.ndarray]:
@@ -103,7 +103,7 @@ def test_different_sizes(tmp_path: Path) -> None:
         first(root)
     data = open_dataset(root)
     with pytest.raises(DataError, match="image is 48x28"):
-        read_pair(data, data.samples[0])
+        read_label(data, data.samples[0], (48, 28))
 
 
 @pytest.mark.parametrize("kind", ["images", "labels"])

@@ -69,13 +69,6 @@ def test_labels_and_bytes_are_views_of_the_shard(tmp_path: Path) -> None:
     assert data.image_bytes(2).readonly
 
 
-def test_subset_keeps_the_order_asked_for(tmp_path: Path) -> None:
-    data = open_packed(packed(tmp_path))
-    some = data.subset([4, 0])
-    assert some.names == (data.names[4], data.names[0])
-    np.testing.assert_array_equal(some.image(0), data.image(4))
-
-
 def test_pickle_carries_no_maps(tmp_path: Path) -> None:
     data = open_packed(packed(tmp_path))
     before = data.image(3)

@@ -11,7 +11,7 @@ import pytest
 from packed_files import fails, flip, index_of, packed, replace_index
 
 from fastass.pipelines.errors import DataError
-from fastass.pipelines.manifest import Record
+from fastass.pipelines.shardindex import Record
 from fastass.pipelines.verify import verify
 
 SHARD = "shard-00001.tar"
