@@ -3,23 +3,29 @@
 import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Any
 
+from fastass import claims
 from fastass.cellruns import CellRun, run_all
 from fastass.chart import line_chart
 from fastass.commands.command import Command
 from fastass.config import LAMBDA_SADV
 from fastass.errors import TrainingFailure, UserError
 from fastass.grids import GRIDS, Cell, Grid, grid
+from fastass.meanmap import mean_map
 from fastass.pipelines.classes import CITYSCAPES, SYNTHIA_13, SYNTHIA_16
 from fastass.pipelines.toycity import generate
 from fastass.presets import preset
 from fastass.progress import reporter
 from fastass.reproduce import chart_lines, markdown, results
+from fastass.run import CLASS_MEANS
+
+CLAIMS = "claims"
 
 
 def flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("table", choices=tuple(GRIDS), help="table of the paper")
+    add("table", choices=(*GRIDS, CLAIMS), help="table of the paper, or ToyCity's test of claims")
     add("--toycity", action="store_true", help="on the built-in data")
     add("--gta5", metavar="DIR", help="source of tables 1, 2 and 4")
     add("--synthia", metavar="DIR", help="source of tables 3 and 5")
@@ -31,50 +37,106 @@ def flags(parser: ArgumentParser) -> None:
     add("--part", default="1/1", metavar="I/N", help="run the I-th of N parts, one a machine (1/1)")
     add("--out", type=Path, metavar="DIR", help="for the runs and results (runs/SOURCE)")
     add("--train", default="", metavar="FLAGS", help="more flags for every `fastass train`")
+    add("--no-train", action="store_true", help="only write what the complete runs give")
 
 
 def run(args: Namespace) -> None:
-    table = grid(args.table, _counts(args.counts), args.toycity)
-    out = args.out or Path("runs") / (table.source + ("_toycity" if args.toycity else ""))
+    if args.table == CLAIMS and not args.toycity:
+        raise UserError("claims needs --toycity: its rules are made for that data")
+    names = ("table1", "table2") if args.table == CLAIMS else (args.table,)
+    counts = _counts(args.counts)
+    grids = [grid(name, counts, args.toycity) for name in names]
+    source = grids[0].source
+    out = args.out or Path("runs") / (source + ("_toycity" if args.toycity else ""))
     part, parts = _part(args.part)
     for name in ("seeds", "jobs"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name}: expected at least 1, got {getattr(args, name)}")
-    data = _data(args, table)
     seeds = range(args.seeds)
-    extra = args.train.split()
-    starts = _starts(seeds, [*data, *extra]) if args.toycity and not args.init else []
-    cells = [
-        _cell_run(cell, seed, table, out, args, [*data, *extra])
-        for cell in table.cells
-        for seed in seeds
-    ]
-    with reporter() as report:
-        report.phase(f"{args.table}, starts", len(starts))
-        failed = run_all(starts, out, args.jobs, report)
-        if not failed:
-            mine = cells[part - 1 :: parts]
-            report.phase(args.table, len(mine))
-            failed = run_all(mine, out, args.jobs, report)
-    print(write(table, out, seeds))
+    failed = [] if args.no_train else _train(grids, out, seeds, part, parts, args)
+    if args.table == CLAIMS:
+        print(write_claims(grids[0], grids[1], out, seeds))
+    else:
+        print(write(grids[0], out, seeds))
     if failed:
         raise TrainingFailure(f"{len(failed)} runs failed: {failed[0]}; call again to go on")
+
+
+def _train(
+    grids: list[Grid], out: Path, seeds: range, part: int, parts: int, args: Namespace
+) -> list[Path]:
+    """Run this part of the cells, and first the starts that they share; → logs of failures."""
+    source = grids[0].source
+    flags = [*_data(args, source), *args.train.split()]
+    starts = _starts(seeds, flags) if args.toycity and not args.init else []
+    cells = {
+        run.name: run
+        for table in grids
+        for cell in table.cells
+        for seed in seeds
+        for run in (_cell_run(cell, seed, source, out, args, flags),)
+    }
+    with reporter() as report:
+        report.phase("starts", len(starts))
+        failed = run_all(starts, out, args.jobs, report)
+        if not failed:
+            mine = list(cells.values())[part - 1 :: parts]
+            report.phase(args.table, len(mine))
+            failed = run_all(mine, out, args.jobs, report)
+    return failed
 
 
 def write(table: Grid, out: Path, seeds: range) -> str:
     """OUT/TABLE/results.json, table.md and, where there is an axis, plot.svg; → the Markdown."""
     records = results(table, out, seeds)
     classes = SYNTHIA_13 if table.source == "synthia" else CITYSCAPES.names
-    text = markdown(table, records, classes)
-    files = {"results.json": json.dumps(records, indent=2), "table.md": text}
+    files = {
+        "results.json": json.dumps(records, indent=2),
+        "table.md": markdown(table, records, classes),
+    }
     title, x_label, lines = chart_lines(table, records)
     if lines:
         files["plot.svg"] = line_chart(lines, title, x_label, "mIoU, %").rstrip()
-    folder = out / table.table
+    return _write_files(out / table.table, files, "table.md")
+
+
+def write_claims(table1: Grid, table2: Grid, out: Path, seeds: range) -> str:
+    """OUT/claims/claims.md, claims.json and class_means.svg; → the Markdown."""
+    found = claims.claims(
+        results(table1, out, seeds),
+        results(table2, out, seeds),
+        claims.class_distances(table1, out, seeds),
+    )
+    files = {
+        "claims.json": json.dumps([vars(claim) for claim in found], indent=2),
+        "claims.md": claims.markdown(found),
+    }
+    networks = _networks(table1, out)
+    if networks:
+        files["class_means.svg"] = mean_map(networks).rstrip()
+    return _write_files(out / CLAIMS, files, "claims.md")
+
+
+def _networks(table1: Grid, out: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Class means of the start and of GA+CSA with most labels, of the first seed."""
+    most = max((c.labelled for c in table1.cells), default=0)
+    runs = {
+        "Source only": _start_name(0),
+        f"GA+CSA, {most} labelled images": Cell("ga+csa", most).name(0),
+    }
+    paths = {title: out / name / CLASS_MEANS for title, name in runs.items()}
+    return [
+        (title, json.loads(path.read_text(encoding="utf-8"))["last"])
+        for title, path in paths.items()
+        if path.exists()
+    ]
+
+
+def _write_files(folder: Path, files: dict[str, str], shown: str) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name).write_text(content + "\n", encoding="utf-8")
-    return f"{text}\n\n{folder}: {', '.join(files)}"
+    return f"{files[shown]}\n\n{folder}: {', '.join(files)}"
 
 
 def _starts(seeds: range, flags: list[str]) -> list[CellRun]:
@@ -103,9 +165,9 @@ def _words(cell: Cell, seed: int) -> list[str]:
 
 
 def _cell_run(
-    cell: Cell, seed: int, table: Grid, out: Path, args: Namespace, flags: list[str]
+    cell: Cell, seed: int, source: str, out: Path, args: Namespace, flags: list[str]
 ) -> CellRun:
-    words = ["toycity" if args.toycity else cell.preset(table.source)]
+    words = ["toycity" if args.toycity else cell.preset(source)]
     words += [*_words(cell, seed), *flags]
     if cell.sadv is not None and cell.sadv != LAMBDA_SADV[cell.method]:
         words += ["--loss-sadv", str(cell.sadv)]
@@ -117,23 +179,21 @@ def _cell_run(
     return CellRun(cell.name(seed), tuple(words))
 
 
-def _data(args: Namespace, table: Grid) -> list[str]:
+def _data(args: Namespace, domain: str) -> list[str]:
     """Flags that name the data; ToyCity is generated where it is not there."""
     if not args.toycity:
-        source = getattr(args, table.source)
+        source = getattr(args, domain)
         if source is None or args.cityscapes is None:
-            raise UserError(
-                f"{args.table} needs --{table.source} DIR and --cityscapes DIR, or --toycity"
-            )
+            raise UserError(f"{args.table} needs --{domain} DIR and --cityscapes DIR, or --toycity")
         return ["--data-source", source, "--data-target", args.cityscapes]
     toy = preset("toycity").toycity
-    if table.source == "gta5":
+    if domain == "gta5":
         generate(toy.directory, toy.source, toy.target, toy.seed, toy.val)
         return []
-    root = f"{toy.directory}_{table.source}"
-    generate(root, toy.source, toy.target, toy.seed, toy.val, source_layout=table.source)
+    root = f"{toy.directory}_{domain}"
+    generate(root, toy.source, toy.target, toy.seed, toy.val, source_layout=domain)
     return [
-        "--data-source", f"{root}/{table.source}", "--data-target", f"{root}/cityscapes",
+        "--data-source", f"{root}/{domain}", "--data-target", f"{root}/cityscapes",
         "--data-classes", ",".join(SYNTHIA_16), "--data-report", ",".join(SYNTHIA_13),
     ]  # fmt: skip
 

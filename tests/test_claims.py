@@ -1,0 +1,116 @@
+"""The paper's claims against records made up to show them, and not to."""
+
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastass.claims import claims, class_distances, gains, markdown
+from fastass.cli import main
+from fastass.grids import grid
+from fastass.meanmap import mean_map
+
+Records = list[dict[str, Any]]
+
+
+def record(method: str, labelled: int, values: list[float], **more: Any) -> dict[str, Any]:
+    last = {"values": values, "mean": sum(values) / len(values) if values else None}
+    return {
+        "method": method, "labelled": labelled, "seeds": list(range(len(values))), "last": last,
+        "part": "", "lambda_sadv": None, **more,
+    }  # fmt: skip
+
+
+def table1(oracle: dict[int, float], ga: dict[int, float], sa: dict[int, float]) -> Records:
+    rows = []
+    for method, figures in (("oracle", oracle), ("ga", ga), ("ga+fcsa", sa), ("ga+csa", sa)):
+        rows += [record(method, n, [value, value + 1]) for n, value in figures.items()]
+    return rows
+
+
+def table2(*means: float) -> Records:
+    λs = (1.0, 0.1, 0.01, 0.001)
+    return [
+        record("ga+csa", 10, [mean], part="(b) CSA", lambda_sadv=λ)
+        for λ, mean in zip(λs, means, strict=True)
+    ]
+
+
+CLOSER = {"start": [0.5], "joint": [0.4], "ga": [0.3], "ga+fcsa": [0.2], "ga+csa": [0.1]}
+
+
+def test_the_papers_own_figures_show_its_claims() -> None:
+    oracle, ga, sa = {50: 39.5, 1000: 58.6}, {50: 50.0, 1000: 58.0}, {50: 50.1, 1000: 64.5}
+    found = claims(table1(oracle, ga, sa), table2(59.76, 59.46, 60.16, 59.67), CLOSER)
+    assert [claim.letter for claim in found] == list("abcde")
+    assert all(claim.outcome.startswith("shown") for claim in found)
+    assert "GA+CSA − oracle: 50: +10.6 ± 0.0, 1000: +5.9 ± 0.0" in found[0].evidence
+    assert found[1].evidence == "+10.6 → +5.9"
+    assert "GA+CSA − GA: 50: +0.1 ± 0.0, 1000: +6.5 ± 0.0" in found[2].evidence
+    assert found[3].outcome == "shown (at most 0.7 points)"
+    assert markdown(found).count("\n") == 6
+
+
+def test_what_is_not_shown_is_said() -> None:
+    oracle, ga, sa = {5: 30.0, 50: 40.0}, {5: 31.0, 50: 39.0}, {5: 29.0, 50: 39.5}
+    far = {**CLOSER, "ga": [0.45], "ga+fcsa": [0.45], "ga+csa": [0.45]}
+    a, b, c, d, e = claims(table1(oracle, ga, sa), table2(50.0, 52.0, 52.0, 52.0), far)
+    assert a.outcome == "shown with no labelled images, not with 5, 50"
+    assert b.outcome == "not shown"
+    assert c.outcome.startswith("not shown: GA's gain fades, that of GA+SA does not stay positive")
+    assert d.outcome == "not shown for (b) CSA, 10 images (2.0 points)"
+    assert e.outcome == "closer than at the start, but no closer than without adaptation"
+    sometimes = claims(table1({5: 30.0, 50: 40.0}, ga, {5: 33.0, 50: 39.0}), [], {})
+    assert sometimes[0].outcome == "shown with 5 labelled images, not with 50"
+
+
+def test_nothing_run() -> None:
+    found = claims([record("oracle", 5, [])], [], {})
+    assert {claim.outcome for claim in found} == {"not run"}
+
+
+def test_gains_pair_the_seeds() -> None:
+    rows = [record("oracle", 5, [30.0, 40.0]), record("ga", 5, [33.0])]
+    assert gains(rows, "ga", "oracle") == {5: [3.0]}
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Class means of a start and of two GA+CSA runs."""
+    classes = {
+        name: {"distance": 0.2, "source": [i, 0.0], "target": [i, 1.0]}
+        for i, name in enumerate(("road", "sky"))
+    }
+    for name, distance in (("start-seed0", 0.5), ("ga_csa-300-seed0", 0.2)):
+        (tmp_path / name).mkdir()
+        means = {"explained": 0.7, "mean_distance": distance, "classes": classes}
+        (tmp_path / name / "class_means.json").write_text(json.dumps({"last": means}))
+    return tmp_path
+
+
+def test_distances_are_read_from_the_runs(runs: Path) -> None:
+    found = class_distances(grid("table1", None, toycity=True), runs, range(2))
+    assert found["start"] == [0.5]
+    assert found["ga+csa"] == [0.2]
+    assert found["ga"] == []
+
+
+def test_the_command_writes_claims_and_a_picture(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["reproduce", "claims", "--toycity", "--no-train", "--out", str(runs)]) == 0
+    assert "| (a) | " in capsys.readouterr().out
+    assert {path.name for path in (runs / "claims").iterdir()} == {
+        "claims.json", "claims.md", "class_means.svg"
+    }  # fmt: skip
+    picture = ET.parse(runs / "claims" / "class_means.svg")
+    assert len(picture.findall(".//{*}circle")) == 2 * 2 * 2
+    assert main(["reproduce", "claims", "--no-train"]) == 2
+    assert "needs --toycity" in capsys.readouterr().err
+
+
+def test_titles_are_escaped(runs: Path) -> None:
+    means = json.loads((runs / "start-seed0" / "class_means.json").read_text())["last"]
+    assert ET.fromstring(mean_map([("<a & b>", means)])) is not None
