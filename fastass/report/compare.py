@@ -50,7 +50,7 @@ def text(value: Any) -> str:
 def of_preset(name: Any) -> dict[str, Any] | None:
     """The settings of a preset by dotted path, None for an unknown name."""
     preset = PRESETS.get(str(name))
-    return flat(asdict(preset.config)) if preset is not None else None
+    return flat(asdict(preset.config.resolved())) if preset is not None else None
 
 
 def paper_row(run: Mapping[str, Any]) -> PaperRow | None:

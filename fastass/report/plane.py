@@ -4,7 +4,15 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 WIDTH, HEIGHT, EDGE = 420, 340, 26
-_PLACES = ((9, 4, "start"), (-9, 4, "end"), (0, -9, "middle"), (0, 17, "middle"))
+# Offsets of a label from its point, the nearest first.
+_PLACES = [
+    place
+    for r in (9, 16, 24)
+    for place in (
+        (r, 4, "start"), (-r, 4, "end"), (0, -r, "middle"), (0, r + 8, "middle"),
+        (r, -r + 6, "start"), (-r, -r + 6, "end"), (r, r + 4, "start"), (-r, r + 4, "end"),
+    )
+]  # fmt: skip
 _LETTER, _LINE = 5.9, 11.0  # size of a letter of the labels, for keeping them apart
 
 
@@ -75,6 +83,7 @@ def _label(name: str, at: tuple[float, float], taken: list[Box]) -> tuple[tuple[
         return 100 * outside + sum(_overlap(box, other) for other in taken)
 
     places = [(at[0] + dx, at[1] + dy, anchor) for dx, dy, anchor in _PLACES]
+    # Of equally free places, min takes the first, which is the nearest.
     x, y, anchor = min(places, key=lambda p: cost(_box(p[0], p[1], width, p[2])))
     taken.append(_box(x, y, width, anchor))
     return (round(x, 1), round(y, 1)), anchor
