@@ -115,12 +115,27 @@ struct Scores {
     template <typename T, typename Convert>
     void read(float* row, int padded, int64_t base, Convert convert) const {
         const T* from = static_cast<const T*>(data) + base;
+        const bool whole = type == kFloat32 && stride_c == 1 && classes >= kLanes;
+        const int square = whole ? width / kLanes * kLanes : 0;  // columns that are read as squares, not one by one
+        if (whole) read_squares(row, padded, reinterpret_cast<const float*>(from), square);
         for (int c = 0; c < classes; ++c, from += stride_c) {
             float* to = row + static_cast<size_t>(c) * padded;
-            for (int x = 0; x < width; ++x) to[x] = convert(from[x * stride_w]);
+            for (int x = square; x < width; ++x) to[x] = convert(from[x * stride_w]);
             for (int x = 0; x < width; ++x) to[x] = to[x] < -1e38f ? -1e38f : to[x];
             for (int x = width; x < padded; ++x) to[x] = to[width - 1];
         }
+    }
+
+    // Channels last: kLanes pixels by kLanes classes at a time; the last square of classes overlaps its neighbour.
+    void read_squares(float* row, int padded, const float* from, int columns) const {
+        for (int x = 0; x < columns; x += kLanes)
+            for (int c = 0; c < classes; c += kLanes) {
+                const int first = c + kLanes < classes ? c : classes - kLanes;
+                Vf square[kLanes];
+                for (int i = 0; i < kLanes; ++i) square[i] = load(from + (x + i) * stride_w + first);
+                transpose(square);
+                for (int i = 0; i < kLanes; ++i) store(row + static_cast<size_t>(first + i) * padded + x, square[i]);
+            }
     }
 };
 
