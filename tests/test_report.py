@@ -53,6 +53,10 @@ def make_run(path: Path, name: str = "toycity", *, examples: int = 2, **changes:
         **scores(30), "start": start, "images_per_second": 41.3, "training_seconds": 174.2,
         "peak_memory_mib": 663.1, "device": "cpu", "kernels": "native", "amp": "off",
         "versions": {"python": "3.11.7", "torch": "2.13.0"},
+        "selection": {
+            "best": 51.04, "best_step": 550, "mean_of_last": 46.5, "std_of_last": 0.52,
+            "evaluations_in_mean": 5,
+        },
     }  # fmt: skip
     (path / "summary.json").write_text(json.dumps(summary))
     means = {
@@ -128,6 +132,8 @@ def test_shows_every_run_and_what_differs(tmp_path: Path) -> None:
     assert [line.get("class") for line in page.all("path")].count("line run-1") >= 2
     assert "41.3 images/s" in page.text
     assert "2 min 54 s" in page.text
+    assert "51.0 at step 550" in page.text
+    assert "46.5 ± 0.5" in page.text
     assert " taken for " in page.text
 
 

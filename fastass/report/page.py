@@ -147,7 +147,21 @@ def _facts(record: RunRecord) -> list[tuple[str, str]]:
     for (key, text), word in zip(units.items(), words, strict=True):
         if isinstance(summary.get(key), (int, float, str)):
             facts.append((word, text(summary[key])))
-    return facts
+    return facts + _selection(summary.get("selection"))
+
+
+def _selection(rules: Any) -> list[tuple[str, str]]:
+    """mIoU under the other rules of choosing an evaluation: the figure above is the last one's."""
+    try:
+        best = f"{rules['best']:.1f} at step {rules['best_step']}"
+        spread = "" if rules["std_of_last"] is None else f" ± {rules['std_of_last']:.1f}"
+        few = rules["evaluations_in_mean"]
+        return [
+            ("best on val", best),
+            (f"mean of the last {few}", f"{rules['mean_of_last']:.1f}{spread}"),
+        ]
+    except (KeyError, TypeError, ValueError):
+        return []  # a run of an older version
 
 
 def _changed(record: RunRecord) -> list[tuple[str, str, str]]:
