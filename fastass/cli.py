@@ -3,12 +3,13 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from importlib.metadata import version
 
 import torch
 
 from fastass.commands import (
     bench,
+    completion,
     evaluate,
     export,
     information,
@@ -19,6 +20,7 @@ from fastass.commands import (
     toycity,
     train,
 )
+from fastass.commands.parser import Parser
 from fastass.configfile import neighbours
 from fastass.errors import USER_ERRORS, ExportFailure, TrainingFailure, UserError
 from fastass.interruption import Interrupted
@@ -37,26 +39,28 @@ COMMANDS = {
         reproduce.COMMAND,
         information.DOCTOR,
         information.PRESETS_COMMAND,
+        completion.COMMAND,
     )
 }
-
-
+DESCRIPTION = (
+    "Semantic segmentation that adapts from a labelled domain to another with few labels.\n"
+    "Each command has its own help: fastass COMMAND --help"
+)
 LESS_MEMORY = (
     "lower it with --batch and --accumulate, smaller --source-size and --target-size, --amp, "
     "--model-norm frozen"
 )
 
 
-class Parser(argparse.ArgumentParser):
-    """One line for a wrong word instead of the usage text."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-
 def build_parser() -> Parser:
     """The whole command line."""
-    parser = Parser(prog="fastass", description=__doc__, allow_abbrev=False)
+    parser = Parser(
+        prog="fastass",
+        description="example: fastass train toycity\n\n" + DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"fastass {version('fastass')}")
     every = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for command in COMMANDS.values():
         sub = every.add_parser(
@@ -67,7 +71,7 @@ def build_parser() -> Parser:
             allow_abbrev=False,
         )
         command.flags(sub)
-        sub.set_defaults(parser=sub)
+        sub.set_defaults(root=parser)
     return parser
 
 
@@ -75,12 +79,22 @@ def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
     """The arguments; UserError proposes the neighbours of an unknown command or flag."""
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
         raise UserError(f"unknown command {words[0]!r}; {neighbours(words[0], list(COMMANDS))}")
-    args, unknown = parser.parse_known_args(words)
-    if unknown:
-        own = args.parser._option_string_actions
-        flags = [flag for flag in own if flag.startswith("--")]
-        raise UserError(f"unknown argument {unknown[0]!r}; {neighbours(unknown[0], flags)}")
-    return args
+    known = flags_of(parser, words)
+    for word in words:
+        flag = word.partition("=")[0]
+        if flag.startswith("--") and " " not in flag and flag not in known and flag != "--":
+            raise UserError(f"unknown argument {flag!r}; {neighbours(flag, known)}")
+    return parser.parse_args(words)
+
+
+def flags_of(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
+    """The flags that a command, or a part of it, has."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for i, word in enumerate(words):
+                if word in action.choices:
+                    return flags_of(action.choices[word], words[i + 1 :])
+    return [flag for flag in parser._option_string_actions if flag.startswith("--")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,7 +16,7 @@ def test_help_starts_with_an_example(command: str, capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
     assert caught.value.code == 0
-    assert f"example: fastass {command}" in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith(f"example: fastass {command}")
 
 
 @pytest.mark.parametrize(
@@ -25,13 +25,17 @@ def test_help_starts_with_an_example(command: str, capsys: pytest.CaptureFixture
         (["trian"], "did you mean train?"),
         (["train", "toyctiy"], "did you mean toycity"),
         (["train", "--labeled", "5"], "did you mean --labelled"),
+        (["bench", "data", "--fils=x"], "did you mean --files"),
+        (["doctor", "now"], "unrecognized arguments: now"),
+        (["train", "--method", "gaa"], "--method: unknown value 'gaa'; did you mean ga,"),
+        (["bench", "stp"], "PART: unknown value 'stp'; did you mean step"),
         (["train", "--resume", "--overwrite"], "exclude each other"),
         (["train", "toycity", "--config", "x.yaml"], "not both"),
         (["train", "--config", "/nowhere.yaml"], "/nowhere.yaml: no such configuration file"),
         (["eval", "/nowhere", "--data", "x"], "/nowhere: no such checkpoint or run"),
         (["pack", "--root", "/nowhere"], "pack needs"),
         (["pack", "--root", "/nowhere", "--size", "8x8", "--out", "x"], "/nowhere: no such"),
-        (["predict", "a"], "required"),
+        (["predict", "a"], "required: IMAGES, --out; see `fastass predict --help`"),
     ],
 )
 def test_wrong_words_get_one_line(

@@ -20,7 +20,6 @@ def flags(parser: ArgumentParser) -> None:
             allow_abbrev=False,
         )
         part.flags(sub)
-        sub.set_defaults(parser=sub)
 
 
 def run(args: Namespace) -> None:

@@ -2,15 +2,20 @@
 
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace, _ArgumentGroup
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 from fastass.api import train
 from fastass.commands.command import Command
 from fastass.configfile import Leaf, flag_of, from_yaml, settable
 from fastass.errors import UserError
+from fastass.presets import PRESETS
 
 
 def flags(parser: ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", metavar="PRESET", help="see `fastass presets` (toycity)")
+    parser.add_argument(
+        "name", nargs="?", metavar="PRESET", choices=tuple(PRESETS),
+        help="see `fastass presets` (toycity)",
+    )  # fmt: skip
     parser.add_argument("--config", type=Path, metavar="FILE", help="a saved config.yaml")
     parser.add_argument("--out", type=Path, metavar="DIR", help="run directory (runs/PRESET)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out, if any")
@@ -37,7 +42,12 @@ def _add(group: _ArgumentGroup, leaf: Leaf, names: list[str]) -> None:
             *names, dest=leaf.path, action=BooleanOptionalAction, default=None, help=help
         )
     else:
-        group.add_argument(*names, dest=leaf.path, metavar="VALUE", default=None, help=help)
+        choices = get_args(leaf.type) if get_origin(leaf.type) is Literal else ()
+        words = tuple(str(choice) for choice in choices) or None
+        metavar = None if words else "VALUE"
+        group.add_argument(
+            *names, dest=leaf.path, metavar=metavar, choices=words, default=None, help=help
+        )
 
 
 def run(args: Namespace) -> None:

@@ -1,0 +1,45 @@
+"""The parser of every command: help that starts with an example, errors of one line."""
+
+import argparse
+from typing import Any, NoReturn
+
+from fastass.configfile import neighbours
+from fastass.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """Description (the example) first, a usage line that fits, one line for a wrong word."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        near = neighbours(str(value), [str(choice) for choice in action.choices])
+        name = "/".join(action.option_strings) or action.metavar or action.dest
+        raise UserError(f"{name}: unknown value {value!r}; {near}")
+
+    def format_help(self) -> str:
+        formatter = self._get_formatter()
+        formatter.add_text(self.description)
+        formatter.add_usage(self._brief_usage(), [], [])
+        for group in self._action_groups:
+            formatter.start_section(group.title)
+            formatter.add_text(group.description)
+            formatter.add_arguments(group._group_actions)
+            formatter.end_section()
+        formatter.add_text(self.epilog)
+        return formatter.format_help()
+
+    def _brief_usage(self) -> str:
+        """What must be given; `train` alone has ninety flags more."""
+        words = [self.prog.replace("%", "%%")]
+        for action in self._actions:
+            name = str(action.metavar or action.dest.upper())
+            if not action.option_strings:
+                words.append(f"[{name}]" if action.nargs in ("?", "*") else name)
+                words += ["…"] if action.nargs == "+" else []
+            elif action.required:
+                words.append(f"{action.option_strings[0]} {name}")
+        return " ".join([*words, "[flags]"])
