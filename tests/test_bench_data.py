@@ -1,7 +1,3 @@
-import multiprocessing
-import os
-import signal
-from itertools import islice
 from pathlib import Path
 
 import dataset_files as files
@@ -9,7 +5,7 @@ import numpy as np
 import pytest
 
 from fastass.pipelines.augment import Augment
-from fastass.pipelines.bench_baselines import BaseCodeWay, PackedByHand, in_processes
+from fastass.pipelines.bench_baselines import BaseCodeWay, PackedByHand
 from fastass.pipelines.bench_data import BASE, Rate, format_rates, measure
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.layouts import open_dataset
@@ -37,16 +33,6 @@ def test_baselines_make_the_same_batches(tmp_path: Path) -> None:
             pixels, truth = baseline[names.index(name)]
             np.testing.assert_allclose(pixels, image, atol=1e-4)
             np.testing.assert_array_equal(truth, label)
-
-
-def test_a_killed_worker_is_one_line(tmp_path: Path) -> None:
-    data = open_dataset(files.gta5(tmp_path / "gta5", 2, (97, 63)))
-    batches, _ = in_processes(BaseCodeWay(data, SIZE), 1, 1)
-    next(batches)
-    for worker in multiprocessing.active_children():
-        os.kill(worker.pid or 0, signal.SIGKILL)
-    with pytest.raises(DataError, match="a worker of the baseline was killed or hangs"):
-        list(islice(batches, 9))  # some are ready
 
 
 def test_measure(tmp_path: Path) -> None:
