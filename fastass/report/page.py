@@ -153,13 +153,11 @@ def _facts(record: RunRecord) -> list[tuple[str, str]]:
 def _selection(rules: Any) -> list[tuple[str, str]]:
     """mIoU under the other rules of choosing an evaluation: the figure above is the last one's."""
     try:
-        best = f"{rules['best']:.1f} at step {rules['best_step']}"
-        spread = "" if rules["std_of_last"] is None else f" ± {rules['std_of_last']:.1f}"
-        few = rules["evaluations_in_mean"]
-        return [
-            ("best on val", best),
-            (f"mean of the last {few}", f"{rules['mean_of_last']:.1f}{spread}"),
-        ]
+        facts = [("best on val", f"{rules['best']:.1f} at step {rules['best_step']}")]
+        if (few := rules["evaluations_in_mean"]) > 1:
+            mean = f"{rules['mean_of_last']:.1f} ± {rules['std_of_last']:.1f}"
+            facts.append((f"mean of the last {few}", mean))
+        return facts
     except (KeyError, TypeError, ValueError):
         return []  # a run of an older version
 
