@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastass.models.convolution import conv2d
+
 NEGATIVE_SLOPE = 0.2
 
 
@@ -45,7 +47,7 @@ class GlobalDiscriminator(nn.Module):
             weight, bias = layer.weight, layer.bias
             if frozen:
                 weight, bias = weight.detach(), bias.detach()
-            x = F.conv2d(x, weight, bias, layer.stride, layer.padding)
+            x = conv2d(x, weight, bias, layer)
         return x
 
 

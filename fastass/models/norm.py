@@ -1,10 +1,10 @@
 """Batch normalisation in the three kinds that published numbers depend on."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastass.models.config import NormKind
+from fastass.models.convolution import conv2d
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -53,7 +53,7 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
     forward and backward, disappears, and the weight's gradient stays exact.
     """
     if not isinstance(norm, FrozenBatchNorm2d):
-        return norm(conv(x))
+        return norm(conv2d(x, conv.weight, conv.bias, conv))
     scale, shift = norm.scale_shift()
     weight = conv.weight * scale[:, None, None, None]
-    return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation)
+    return conv2d(x, weight, shift, conv)
