@@ -2,6 +2,7 @@
 # make test    set up .venv, install, check style and types, run the tests
 # make slow    the long tests: kills, sanitizers, full compilation
 # make docs    build the documentation into build/site
+# make gpu     on a machine with a CUDA GPU: the operators against float64, then their benchmarks
 # make clean   remove .venv and build products (never runs/ or data/)
 
 PYTHON ?= python3
@@ -29,6 +30,11 @@ docs: install
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt 'mkdocs-material>=9.6'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "build/site/index.html: open it in a browser, or serve it: $(BIN)/mkdocs serve"
+
+gpu: install
+	$(BIN)/pytest -m gpu
+	$(BIN)/pytest bench/ --device cuda --benchmark-json=gpu.json
+	$(BIN)/python -m bench.table gpu.json
 
 install: $(VENV)/.installed
 

@@ -24,12 +24,13 @@ outputs, then gradients (torch.autograd.grad, so that `.grad` stays as it is). `
 3. times all sides in interleaved rounds, over `INPUT_SETS` rotating input sets, synchronised on
    CUDA. pytest-benchmark times "fastass"; the other sides run inside the same rounds, before it;
 4. measures the copy bandwidth (and, if `flops` is given, the matrix multiply rate in `dtype`) of
-   this run: the limit is max(bytes_moved / bandwidth, flops / rate).
+   this run: the limit is max(bytes_moved / bandwidth, flops / rate). On a GPU `cycles`, those that
+   its multiprocessors take together at the least (`EXPONENTIALS`, `OPERATIONS` a cycle), count too.
 
 All of it goes into the result file's `extra_info`, which `python -m bench.table` prints.
 Options: --device cpu|cuda, --rounds N, --no-compiled, --allocator tuned|default.
 On a CPU the instruction set is that of the environment: FASTASS_CPU_ISA=avx2
-ATEN_CPU_CAPABILITY=avx2 compares both sides on AVX2 alone.
+ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 compares all sides on AVX2 alone.
 """
 
 import ctypes
@@ -48,13 +49,17 @@ from fastass.kernels import native
 
 INPUT_SETS = 2
 COPY_BYTES = 256 << 20
+SECONDS = 40  # of interleaved rounds of one test
+# Results a clock cycle of one multiprocessor of compute capability 9.0 (CUDA programming guide,
+# arithmetic instructions): special functions; float32 additions, products, comparisons.
+EXPONENTIALS, OPERATIONS = 16, 128
 Side = Callable[..., Sequence[Tensor]]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fastass benchmarks")
     group.addoption("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    group.addoption("--rounds", type=int, default=0, help="rounds; 0: as many as fit one minute")
+    group.addoption("--rounds", type=int, default=0, help=f"rounds; 0: as many as fit {SECONDS} s")
     group.addoption("--no-compiled", action="store_true", help="leave torch.compile sides out")
     group.addoption("--allocator", choices=("tuned", "default"), default="tuned")
 
@@ -143,6 +148,12 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * n**3 / statistics.median(timed(lambda: a @ b, device) for _ in range(7))
 
 
+def cycle_rate(device: torch.device) -> float:
+    """Clock cycles a second of all multiprocessors of a GPU together, at its highest clock."""
+    properties = torch.cuda.get_device_properties(device)
+    return properties.multi_processor_count * properties.clock_rate * 1e3  # kHz
+
+
 class Contest(Protocol):
     def __call__(
         self,
@@ -153,6 +164,7 @@ class Contest(Protocol):
         make_inputs: Callable[[int], tuple[Any, ...]],
         bytes_moved: int,
         flops: int = 0,
+        cycles: float = 0,
         rtol: float = 0,
         atol: float = 0,
         norm: float = 0,
@@ -177,6 +189,7 @@ def contest(
         make_inputs: Callable[[int], tuple[Any, ...]],
         bytes_moved: int,
         flops: int = 0,
+        cycles: float = 0,
         rtol: float = 0,
         atol: float = 0,
         norm: float = 0,
@@ -212,6 +225,8 @@ def contest(
         limit = bytes_moved / bandwidth
         if flops:
             limit = max(limit, flops / request.getfixturevalue("matmul_rate"))
+        if cycles and device.type == "cuda":
+            limit = max(limit, cycles / cycle_rate(device))
         benchmark.extra_info.update(
             op=op,
             passes=passes,
@@ -255,7 +270,7 @@ def _check(
 
 def _rounds(sides: Mapping[str, Side], inputs: tuple[Any, ...], device: torch.device) -> int:
     one = sum(timed(lambda side=side: side(*inputs), device) for side in sides.values())
-    return max(5, min(101, int(60 / one)))
+    return max(5, min(101, int(SECONDS / one)))
 
 
 def _instruction_sets(device: torch.device) -> str:

@@ -24,7 +24,7 @@ import torch
 from fastass.kernels import available
 
 FIRST = 1e-5  # relative difference of a loss term at the first step: float32 sums in another order
-LATER = 1e-3  # … at any step of a short run
+LATER = 1e-2  # … at any step of a short run
 METHODS = ("ga+csa", "ga+fcsa")  # between them, every operator
 
 Losses = list[dict[str, float]]  # the terms of each step

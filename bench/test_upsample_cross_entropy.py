@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from .conftest import Contest, Side
+from .conftest import EXPONENTIALS, Contest, Side
 from .test_class_mean import street_labels
 
 op = importlib.import_module("fastass.kernels.upsample_cross_entropy")
@@ -60,7 +60,8 @@ def test_upsample_cross_entropy(
         cotangent = torch.full((), 1e-6, device=device, dtype=dtype)
         return scores.to(dtype).permute(0, 3, 1, 2).requires_grad_(), labels, cotangent
 
-    p_bytes = B * C * LABEL_SIZE[0] * LABEL_SIZE[1] * dtype.itemsize
+    probabilities = B * C * LABEL_SIZE[0] * LABEL_SIZE[1]
+    p_bytes = probabilities * dtype.itemsize
     contest(
         op="upsample_cross_entropy",
         passes=passes,
@@ -72,6 +73,7 @@ def test_upsample_cross_entropy(
         },
         make_inputs=make_inputs,
         bytes_moved=B * LABEL_SIZE[0] * LABEL_SIZE[1] + (2 * p_bytes if "with P" in passes else 0),
+        cycles=probabilities / EXPONENTIALS,
         rtol=3e-2 if dtype == torch.bfloat16 else 1e-4,
         atol=1e-2 if dtype == torch.bfloat16 else 1e-4,
     )
