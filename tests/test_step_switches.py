@@ -1,0 +1,192 @@
+"""Switches of the step: equal results, whatever they change about speed or memory."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastass import ema, kernels
+from fastass.adaptation import Images, Streams, modules_of
+from fastass.bench.memory import SavedTensors
+from fastass.config import Config, DiscriminatorConfig, OptimConfig
+from fastass.engine import Engine, build
+from fastass.execution import choose
+from fastass.models.config import ModelConfig
+from fastass.models.deeplab import build_deeplab
+
+CLASSES = 5
+
+
+@pytest.fixture(autouse=True)
+def kernels_restored() -> Iterator[None]:
+    before = kernels.choice()
+    yield
+    kernels.use(before)
+
+
+def config(**values: Any) -> Config:
+    return Config(
+        method="ga+csa",
+        device="cpu",
+        steps=10,
+        tune_allocator=False,
+        discriminator=DiscriminatorConfig(width=4, hidden=16),
+        optim=OptimConfig(lr=1e-3, d_lr=1e-3),
+        **{"model": ModelConfig(backbone="tiny", num_classes=CLASSES, norm="frozen"), **values},
+    ).resolved()
+
+
+def batch(device: str = "cpu", seed: int = 0) -> Streams:
+    g = torch.Generator().manual_seed(seed)
+
+    def images(height: int, width: int, labelled: bool = True) -> Images:
+        pixels = torch.randn(1, 3, height, width, generator=g)
+        labels = torch.randint(0, CLASSES, (1, height, width), generator=g).to(torch.uint8)
+        return Images(
+            pixels.to(device, memory_format=torch.channels_last),
+            labels.to(device) if labelled else None,
+        )
+
+    return Streams(images(64, 96), images(64, 80), images(64, 80, labelled=False))
+
+
+def engine(c: Config) -> Engine:
+    return Engine(build(c, modules_of(c.method, 4)), c, choose(c))
+
+
+class Counting:
+    """A compiler's back end that runs graphs as they are and counts them."""
+
+    def __init__(self) -> None:
+        self.graphs = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        self.graphs += 1
+        return graph.forward
+
+
+@pytest.mark.parametrize(("backward", "graphs"), [("fused", 1), ("streamed", 3)])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's own imports
+def test_the_compiled_step_is_one_graph_and_compiles_once(
+    monkeypatch: pytest.MonkeyPatch, backward: str, graphs: int
+) -> None:
+    """No graph break and, after the first step, no recompilation; the losses are eager's."""
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    backend = Counting()
+    compile = torch.compile
+
+    def counted(module: torch.nn.Module, *, mode: str, dynamic: bool) -> Any:
+        assert mode == "default"
+        return compile(module, backend=backend, dynamic=dynamic)
+
+    monkeypatch.setattr(torch, "compile", counted)
+    c = config(backward=backward)
+    eager, compiled = engine(c), engine(replace(c, compile=True))
+    for step in range(4):
+        streams = batch(seed=step)
+        expected, terms = (e.step([streams], adapt=True) for e in (eager, compiled))
+        for a, b in zip(terms, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+        assert backend.graphs == graphs
+    assert not counters["graph_break"], dict(counters["graph_break"])
+    torch._dynamo.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_inductor_computes_the_same() -> None:
+    torch._dynamo.reset()
+    eager, compiled = engine(config()), engine(config(compile=True))
+    for step in range(2):
+        for a, b in zip(*(e.step([batch(seed=step)], adapt=True) for e in (compiled, eager))):  # noqa: B905
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    torch._dynamo.reset()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("amp", [False, True])
+@pytest.mark.parametrize("backward", ["fused", "streamed"])
+def test_a_step_never_waits_for_the_gpu(amp: bool, backward: str) -> None:
+    c = config(device="cuda", amp=amp, backward=backward)
+    e = engine(c)
+    streams = batch("cuda")
+    for _ in range(2):
+        e.step([streams], adapt=True)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        e.step([streams], adapt=True)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "norm"), [("tiny", "batch"), ("tiny", "frozen"), ("vgg16", "frozen")]
+)
+def test_checkpointed_activations_give_the_same_gradients(backbone: str, norm: str) -> None:
+    """In float64; the running statistics too. And fewer activations are kept."""
+    model = ModelConfig(backbone=backbone, norm=norm, num_classes=CLASSES)  # type: ignore[arg-type]
+    found = []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        network = build_deeplab(replace(model, checkpoint_activations=checkpointed)).double()
+        x = torch.randn(1, 3, 48, 64, dtype=torch.float64)
+        with SavedTensors(network.parameters()) as saved:
+            loss = network(x).scores.square().sum()
+            kept = saved.alive
+            loss.backward()
+        grads = {n: p.grad for n, p in network.named_parameters()}
+        found.append((kept, grads, network.state_dict()))
+    (kept, grads, state), (kept_less, grads_again, state_again) = found
+    assert kept_less < 0.7 * kept
+    for name, grad in grads.items():
+        torch.testing.assert_close(grads_again[name], grad, rtol=1e-9, atol=1e-12)
+    for name, value in state.items():
+        torch.testing.assert_close(state_again[name], value, rtol=1e-12, atol=0, msg=name)
+
+
+def test_the_running_average_follows_the_weights() -> None:
+    e = engine(config(ema=0.5))
+    average, truth = e.evaluated, None
+    assert average is not e.generator
+    name = "classifier.branches.0.weight"
+    truth = average.state_dict()[name].clone()
+    for n in range(3):
+        e.step([batch(seed=n)], adapt=True)
+        d = min(0.5, (1 + n) / (10 + n))
+        truth = d * truth + (1 - d) * e.generator.state_dict()[name]
+        torch.testing.assert_close(average.state_dict()[name], truth)
+    assert not torch.equal(truth, e.generator.state_dict()[name])
+    assert not any(p.requires_grad for p in average.parameters())
+    assert all(n.startswith("average.") for n in e.module.state_dict() if "average" in n)
+
+
+def test_a_resumed_average_is_exact() -> None:
+    c = config(ema=0.9)
+    whole = engine(c)
+    for n in range(4):
+        whole.step([batch(seed=n)], adapt=True)
+    first = engine(c)
+    for n in range(2):
+        first.step([batch(seed=n)], adapt=True)
+    second = engine(c)
+    second.module.load_state_dict(first.module.state_dict())
+    second.load_state(first.state())
+    for n in range(2, 4):
+        second.step([batch(seed=n)], adapt=True)
+    for name, value in whole.module.state_dict().items():
+        assert torch.equal(second.module.state_dict()[name], value), name
+
+
+def test_counters_are_copied_not_averaged() -> None:
+    model = build_deeplab(ModelConfig(backbone="tiny", norm="batch"))
+    average = ema.average_of(model)
+    model.train()(torch.randn(1, 3, 32, 32))
+    ema.update(average, model, 0.99, 0)
+    assert average.backbone.bn1.num_batches_tracked == 1
