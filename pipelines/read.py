@@ -53,7 +53,7 @@ def open_image(data: bytes | memoryview, where: str) -> Image.Image:
         if data[:8] == SIGNATURE:
             check_png(data)
         image = Image.open(io.BytesIO(data))
-        return image.convert("RGB") if image.mode != "RGB" else _loaded(image)
+        return _rgb(image)
     except UnidentifiedImageError:
         what = "not of a format that Pillow knows" if len(data) else "the file is empty"
         raise DataError(f"{where}: damaged image file: {what}") from None
@@ -107,7 +107,12 @@ def _check_size(image: tuple[int, int], label: tuple[int, int], sample: Sample) 
         )
 
 
-def _loaded(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I;16", "I"):  # 16-bit grey: Pillow would cut it off at 255
+        levels = (np.asarray(image).astype(np.uint32) + 128) // 257
+        image = Image.fromarray(levels.astype(np.uint8))
+    if image.mode != "RGB":
+        return image.convert("RGB")
     image.load()
     return image
 

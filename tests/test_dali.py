@@ -1,5 +1,6 @@
 """DALI against the Pillow path, on the CPU and, where there is one, on a GPU (marked gpu)."""
 
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import dataset_files as files
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fastass.pipelines.augment import Augment
 from fastass.pipelines.errors import DataError
@@ -100,6 +102,45 @@ def test_same_batches_as_pillow(
         assert difference.mean() < 0.6
         above.append((difference > usual + 0.01).mean())
     assert np.mean(above) < 2e-4
+
+
+TURNED = Image.Exif()
+TURNED[0x0112] = 6  # orientation
+FORMATS: dict[str, Callable[[np.ndarray, Path], object]] = {
+    "grey.png": lambda pixels, path: Image.fromarray(pixels[..., 0]).save(path),
+    "palette.png": lambda pixels, path: Image.fromarray(pixels).quantize(64).save(path),
+    "alpha.png": lambda pixels, path: Image.fromarray(np.dstack([pixels, pixels])[..., :4]).save(
+        path
+    ),
+    "grey16.png": lambda pixels, path: path.write_bytes(
+        files.png_bytes(pixels[..., 0].astype(np.uint16) * 251)
+    ),
+    "rgb16.png": lambda pixels, path: path.write_bytes(
+        files.png_bytes(pixels.astype(np.uint16) * 257)
+    ),
+    "grey.jpg": lambda pixels, path: Image.fromarray(pixels[..., 0]).save(path),
+    "halved chroma.jpg": lambda pixels, path: Image.fromarray(pixels).save(path, subsampling=2),
+    "progressive.jpg": lambda pixels, path: Image.fromarray(pixels).save(path, progressive=True),
+    "cmyk.jpg": lambda pixels, path: Image.fromarray(pixels).convert("CMYK").save(path),
+    "turned.jpg": lambda pixels, path: Image.fromarray(pixels).save(path, exif=TURNED),
+}
+
+
+@on_every_device
+@pytest.mark.parametrize("name", FORMATS)
+def test_same_pixels_as_pillow_from_every_format(tmp_path: Path, name: str, device: str) -> None:
+    root = files.folder(tmp_path, 1, (96, 64))
+    (root / "images/0.jpg").unlink()
+    (root / "labels/0.png").rename(root / f"labels/{Path(name).stem}.png")
+    FORMATS[name](files.natural(64, 96), root / "images" / name)
+    spec = StreamSpec(open_dataset(root), 1, SIZE, augment=Augment(mirror=False))
+    (ours,) = steps(DaliFeed({"source": spec}, 0, device=device), 0, 1)
+    (truth,) = steps(PillowFeed({"source": spec}, 0), 0, 1)
+    assert ours.source is not None
+    assert truth.source is not None
+    difference = (ours.source.images.cpu() - truth.source.images).abs()
+    assert difference.max() < (4.01 if device == "cpu" else 8.01)  # Pillow clips between passes
+    assert difference.mean() < 1
 
 
 def three(gta5: Dataset, packed: PackedDataset, batch: int = 2) -> dict[str, StreamSpec]:

@@ -67,6 +67,15 @@ def test_other_image_modes_become_rgb(tmp_path: Path, mode: str) -> None:
     assert read_image(open_dataset(root).samples[0]).shape == (28, 48, 3)
 
 
+def test_16_bit_grey_is_scaled_not_cut_off(tmp_path: Path) -> None:
+    root = files.folder(tmp_path, 1)
+    levels = np.arange(24 * 40, dtype=np.uint16).reshape(24, 40) * 68
+    (root / "images/0.jpg").unlink()
+    (root / "images/0.png").write_bytes(files.png_bytes(levels))
+    pixels = read_image(open_dataset(root).samples[0])
+    np.testing.assert_array_equal(pixels, np.rint(levels / 257).repeat(3).reshape(24, 40, 3))
+
+
 def test_colour_label_is_refused_by_name(tmp_path: Path) -> None:
     root = files.gta5(tmp_path, 1)
     files.write_image(root / "labels/00001.png", files.natural(28, 48))
