@@ -6,7 +6,6 @@ counts as finished once its index is durable. After a kill at any moment the sam
 finished shards are checked and kept, the others written again. The manifest comes last.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from fastass.pipelines.tarwriter import (
     record_key,
     write_durably,
 )
+from fastass.pipelines.workerprocess import cores
 
 BAD_LIMIT = 20  # after so many damaged samples, `on_bad_sample="stop"` looks no further
 
@@ -89,7 +89,7 @@ def pack(
         encoder=encoder_settings(image, quality),
         records_per_shard=records_per_shard,
     )
-    processes = workers or len(os.sched_getaffinity(0))
+    processes = workers or cores()
     try:
         with claim(Path(out), settings) as mark:
             job = _Packing(dataset, Path(out), settings, on_bad_sample == "skip", progress)

@@ -32,8 +32,9 @@ def verify(
 ) -> VerifyReport:
     """Read a packed directory whole: indices, tar headers, checksums, pixels, class counts.
 
-    progress: called with (shards done, shards). Raises DataError where there is no manifest to
-    check against: nothing packed, still being written, the manifest damaged or of another version.
+    workers: processes. progress: called with (shards done, shards). Raises DataError where there is
+    no manifest to check against (nothing packed, still being written, the manifest damaged or of
+    another version), and when the system kills a worker.
     """
     root = Path(root)
     manifest = read_manifest(root)
@@ -41,6 +42,7 @@ def verify(
     damages = _strangers(root, manifest)
     indices: list[ShardIndex] = []
     job = partial(_verify_shard, root, manifest)
+    workers = min(workers, len(numbers))
     with ExitStack() as stack:
         if workers > 1:
             results = stack.enter_context(worker_pool(workers, "verifying")).map(job, numbers)

@@ -22,6 +22,11 @@ def become_worker() -> None:
     threading.Thread(target=_follow_parent, daemon=True).start()
 
 
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 @contextmanager
 def worker_pool(
     workers: int,

@@ -9,6 +9,7 @@ from fastass.errors import UserError
 from fastass.pipelines.layouts import open_dataset
 from fastass.pipelines.pack import pack
 from fastass.pipelines.verify import verify
+from fastass.pipelines.workerprocess import cores
 from fastass.progress import reporter
 
 
@@ -69,7 +70,7 @@ def _pack(args: Namespace) -> None:
 def _verify(root: Path, workers: int | None) -> None:
     with reporter() as report:
         report.phase("verify", 0)
-        result = verify(root, workers or 1, lambda done, total: report.advance(done))
+        result = verify(root, workers or cores(), lambda done, total: report.advance(done))
     for damage in result.damages:
         print(damage)
     if result.damages:
