@@ -9,9 +9,13 @@ from fastass.commands.loading import execution_flags, load_segmenter, view_flags
 from fastass.data import open_any
 from fastass.errors import UserError
 from fastass.evaluation import evaluate
+from fastass.norm_statistics import reestimate
 from fastass.pipelines.evaluation import EvalFeed
 from fastass.progress import reporter
 from fastass.results import iou_table
+from fastass.segmenter import Segmenter
+
+NORM_IMAGES, NORM_BATCH = 64, 4
 
 
 def flags(parser: ArgumentParser) -> None:
@@ -20,6 +24,9 @@ def flags(parser: ArgumentParser) -> None:
     parser.add_argument("--layout", default="auto", help="gta5, synthia, cityscapes, folder, auto")
     parser.add_argument("--split", default="val", help="split of the data set (val)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result there")
+    parser.add_argument(
+        "--norm-from", metavar="DIR", help="take the norms' statistics from these training images"
+    )
     view_flags(parser)
 
 
@@ -36,6 +43,8 @@ def run(args: Namespace) -> None:
         )
     size = views.read_at(network.prepare.size)
     feed = EvalFeed(data, size, network.prepare.normalize)
+    if args.norm_from is not None:
+        _reestimate(args, network, size)
     with reporter() as report:
         report.phase("evaluate", len(data))
         done = 0
@@ -52,6 +61,16 @@ def run(args: Namespace) -> None:
     print(iou_table([(args.split, scores.record())]))
     if args.json is not None:
         args.json.write_text(json.dumps(scores.record(), indent=2) + "\n", encoding="utf-8")
+
+
+def _reestimate(args: Namespace, network: Segmenter, size: tuple[int, int]) -> None:
+    """`--norm-from`: statistics of about 64 images of the train split; labels are not read."""
+    images = open_any(args.norm_from, args.layout, "train", labels="optional")
+    world = max(1, len(images) // NORM_IMAGES)
+    feed = EvalFeed(
+        images, size, network.prepare.normalize, NORM_BATCH, world=world, with_labels=False
+    )
+    reestimate(network.generator, feed, network.execution)
 
 
 COMMAND = Command(
