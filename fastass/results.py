@@ -11,6 +11,7 @@ import torch
 from fastass import checkpoint, class_means
 from fastass.config import Config
 from fastass.data import TrainingData
+from fastass.errors import UserError
 from fastass.execution import Execution, describe
 from fastass.models.deeplab import DeepLab, build_deeplab
 from fastass.picture import colorize, contact_sheet, save_example
@@ -100,14 +101,13 @@ def iou_table(columns: Sequence[tuple[str, dict[str, Any]]]) -> str:
 def before_and_after(
     run: Path, generator: DeepLab, data: TrainingData, execution: Execution
 ) -> Path:
-    """Write what shows the finished run beside its start, where one was kept; → contact sheet.
+    """Write what shows the finished run beside what it started from; → contact sheet.
 
     RUN/contact_sheet.png for a quick look; RUN/examples and RUN/class_means.json for the report.
     """
     networks = {"adapted": generator}
-    if (run / "start").exists():
-        start = _generator_of(run / "start", generator, execution)
-        networks = {"source only": start, **networks}
+    if (before := _before(run, data.config)) is not None:
+        networks = {"source only": _generator_of(before, generator, execution), **networks}
     path = _examples(run, networks, data, execution)
     if data.source is not None:
         means = {_FILE[t]: _class_means(n, data, execution) for t, n in networks.items()}
@@ -148,8 +148,23 @@ def _class_means(generator: DeepLab, data: TrainingData, execution: Execution) -
     return class_means.record(data.classes.names, source, target)
 
 
+def _before(run: Path, config: Config) -> Path | None:
+    """The checkpoint the method started from: this run's start, or the whole network of `init`.
+
+    None where there is none, or no longer: a run of days must not fail over a picture.
+    """
+    if (run / "start").exists():
+        return run / "start"
+    if config.init is None or config.allow_mismatch or not Path(config.init).is_dir():
+        return None
+    try:
+        return checkpoint.find(config.init)
+    except UserError:
+        return None
+
+
 def _generator_of(path: Path, like: DeepLab, execution: Execution) -> DeepLab:
-    """The generator of a checkpoint of this same run."""
+    """The generator of a checkpoint with a network of the same shape."""
     generator = build_deeplab(like.config).to(execution.device)
     checkpoint.load_generator(generator, path)
     return generator

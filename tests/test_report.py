@@ -19,6 +19,7 @@ from fastass.pipelines.classes import CITYSCAPES
 from fastass.presets import preset
 from fastass.report import compare, curves
 from fastass.report.plane import plane
+from fastass.report.run_record import read_run
 
 NAMES = list(CITYSCAPES.names)
 
@@ -135,6 +136,19 @@ def test_shows_every_run_and_what_differs(tmp_path: Path) -> None:
     assert "51.0 at step 550" in page.text
     assert "46.5 ± 0.5" in page.text
     assert " taken for " in page.text
+
+
+def test_a_start_in_another_run(tmp_path: Path) -> None:
+    first = make_run(tmp_path / "first", examples=0)
+    checkpoint = first / "checkpoints" / "step-00000300"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "model.safetensors").touch()
+    (first / "last").symlink_to("checkpoints/step-00000300")
+    run = make_run(tmp_path / "run", examples=0, start_steps=0, seed=1, init=str(first / "last"))
+    start = read_run(run).start
+    assert start is not None
+    assert start.miou == 22.0
+    assert "before adaptation 22.0" in report(run).text
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import yaml
 
+from fastass.checkpoint import find
 from fastass.config import Config
 from fastass.errors import UserError
 from fastass.run import CLASS_MEANS, CONFIG, METRICS, SUMMARY
@@ -91,7 +92,7 @@ def read_run(path: Path) -> RunRecord:
     _read_metrics(run)
     start_steps = int(run.settings.get("start_steps") or 0)
     at_start = [score for step, score in run.evaluations if step == start_steps > 0]
-    run.start = at_start[0] if at_start else None
+    run.start = at_start[0] if at_start else _start_elsewhere(run)
     run.last = run.evaluations[-1][1] if run.evaluations else None
     summary = _json(run, SUMMARY, "the run is not finished: what is shown stands at its last step")
     if summary is not None:
@@ -100,6 +101,21 @@ def read_run(path: Path) -> RunRecord:
         missing = "no class means: the run is not finished, or is of an older version"
         run.class_means = _json(run, CLASS_MEANS, missing)
     return run
+
+
+def _start_elsewhere(run: RunRecord) -> Evaluation | None:
+    """The evaluation of the checkpoint of another run that this one started from (`init`)."""
+    init = run.settings.get("init")
+    if not isinstance(init, str) or not Path(init).is_dir():
+        return None
+    try:
+        checkpoint = find(init).resolve()
+    except UserError:
+        return None
+    other = RunRecord(checkpoint.parent.parent, {})
+    _read_metrics(other)
+    at = [score for step, score in other.evaluations if checkpoint.name == f"step-{step:08d}"]
+    return at[-1] if at else None
 
 
 def _settings(path: Path) -> dict[str, Any]:
