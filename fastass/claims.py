@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-from fastass.grids import HEADS, Grid
+from fastass.grids import HEADS, Grid, start_name
 from fastass.reproduce import Record
 from fastass.run import CLASS_MEANS
 
@@ -86,12 +86,12 @@ def _semantic_stays(records: Sequence[Record]) -> Claim:
     alone = gains(records, "ga", "oracle")
     with_sa = {m: gains(records, m, "oracle") for m in ("ga+fcsa", "ga+csa")}
     over_ga = {m: gains(records, m, "ga") for m in ("ga+fcsa", "ga+csa")}
-    if not alone:
+    most = max(alone, default=0)
+    if not most or any(most not in g for g in with_sa.values()):
         outcome = "not run"
     else:
-        most = max(alone)
         fades = mean(alone[most]) < mean(alone[min(alone)])
-        stays = all(mean(g[most]) > 0 for g in with_sa.values() if most in g)
+        stays = all(mean(g[most]) > 0 for g in with_sa.values())
         fade = "GA's gain fades" if fades else "GA's gain does not fade"
         stay = "stays positive" if stays else "does not stay positive"
         shown = "shown" if fades and stays else "not shown" if not stays else "in part"
@@ -146,7 +146,7 @@ def class_distances(grid: Grid, out: Path, seeds: Sequence[int]) -> dict[str, li
 
     The distance is that of `fastass.class_means.distances`, at the end of the run.
     """
-    runs = {"start": [f"start-seed{seed}" for seed in seeds]}
+    runs = {"start": [start_name(seed) for seed in seeds]}
     for method in ("joint", *ADAPTED):
         cells = [c for c in grid.cells if c.method == method and c.labelled > 0]
         runs[method] = [cell.name(seed) for cell in cells for seed in seeds]

@@ -14,6 +14,7 @@ from fastass.errors import UserError
 
 TOYCITY_COUNTS = (5, 10, 20, 50, 300)
 TOYCITY_LAMBDA_COUNTS = (10, 50)
+CLAIMS = "claims"  # not a table: ToyCity's test of what the paper claims
 # Method → head of its column, in the paper's order.
 HEADS = {
     "source_only": "Source only",
@@ -54,6 +55,11 @@ class Cell:
     def preset(self, source: str) -> str:
         """The preset of its configuration on the paper's data."""
         return f"{source}_to_cityscapes_{self.method.replace('ga+', '')}_{self.labelled}"
+
+
+def start_name(seed: int) -> str:
+    """Directory of the supervised start that ToyCity's runs of a seed share."""
+    return f"start-seed{seed}"
 
 
 @dataclass(frozen=True)

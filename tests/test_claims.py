@@ -69,6 +69,8 @@ def test_what_is_not_shown_is_said() -> None:
 def test_nothing_run() -> None:
     found = claims([record("oracle", 5, [])], [], {})
     assert {claim.outcome for claim in found} == {"not run"}
+    half = claims([record("oracle", 5, [30.0]), record("ga", 5, [33.0])], [], {})
+    assert {claim.outcome for claim in half} == {"not run"}
 
 
 def test_gains_pair_the_seeds() -> None:

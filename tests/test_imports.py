@@ -50,7 +50,7 @@ RANKS = [
         "doctor",
         "class_means",
     },
-    {"results", "report", "meanmap"},
+    {"results", "report", "meanmap", "tablefiles"},
     {"trainer"},
     {"training"},
     {"api", "export"},

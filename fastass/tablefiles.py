@@ -1,0 +1,66 @@
+"""What `fastass reproduce` writes: OUT/TABLE and OUT/claims."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fastass import claims
+from fastass.chart import line_chart
+from fastass.grids import CLAIMS, Cell, Grid, start_name
+from fastass.meanmap import mean_map
+from fastass.pipelines.classes import CITYSCAPES, SYNTHIA_13
+from fastass.reproduce import chart_lines, markdown, results
+from fastass.run import CLASS_MEANS
+
+
+def write(table: Grid, out: Path, seeds: range) -> str:
+    """OUT/TABLE/results.json, table.md and, where there is an axis, plot.svg; → the Markdown."""
+    records = results(table, out, seeds)
+    classes = SYNTHIA_13 if table.source == "synthia" else CITYSCAPES.names
+    files = {
+        "results.json": json.dumps(records, indent=2),
+        "table.md": markdown(table, records, classes),
+    }
+    title, x_label, lines = chart_lines(table, records)
+    if lines:
+        files["plot.svg"] = line_chart(lines, title, x_label, "mIoU, %").rstrip()
+    return _write_files(out / table.table, files, "table.md")
+
+
+def write_claims(table1: Grid, table2: Grid, out: Path, seeds: range) -> str:
+    """OUT/claims/claims.md, claims.json and class_means.svg; → the Markdown."""
+    found = claims.claims(
+        results(table1, out, seeds),
+        results(table2, out, seeds),
+        claims.class_distances(table1, out, seeds),
+    )
+    files = {
+        "claims.json": json.dumps([vars(claim) for claim in found], indent=2),
+        "claims.md": claims.markdown(found),
+    }
+    networks = _networks(table1, out)
+    if networks:
+        files["class_means.svg"] = mean_map(networks).rstrip()
+    return _write_files(out / CLAIMS, files, "claims.md")
+
+
+def _networks(table1: Grid, out: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Class means of the start and of GA+CSA with most labels, of the first seed."""
+    most = max((c.labelled for c in table1.cells), default=0)
+    runs = {
+        "Source only": start_name(0),
+        f"GA+CSA, {most} labelled images": Cell("ga+csa", most).name(0),
+    }
+    paths = {title: out / name / CLASS_MEANS for title, name in runs.items()}
+    return [
+        (title, json.loads(path.read_text(encoding="utf-8"))["last"])
+        for title, path in paths.items()
+        if path.exists()
+    ]
+
+
+def _write_files(folder: Path, files: dict[str, str], shown: str) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_text(content + "\n", encoding="utf-8")
+    return f"{files[shown]}\n\n{folder}: {', '.join(files)}"
