@@ -134,6 +134,8 @@ class Trainer:
         modules = self.modules if adapt else self.modules.start()
         for batch in self.data.batches(first, modules, self.execution.device):
             self._skipped += batch.skipped
+            for line in batch.found_bad:
+                self.reporter.line(f"skipped: {line}")
             yield self.execution.to_device(batch)
 
     def _log(self) -> None:

@@ -17,7 +17,7 @@ from fastass.pipelines import dali_graph
 from fastass.pipelines.augment import resize_label
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.order import positions
-from fastass.pipelines.reader import StreamReader
+from fastass.pipelines.reader import Located, StreamReader, as_batch
 from fastass.pipelines.streams import Batch, OnBadSample, StepBatch, StreamSpec, check_streams
 
 
@@ -96,8 +96,7 @@ class DaliFeed:
 @dataclass(frozen=True)
 class _Sample:
     number: int
-    name: str
-    replaced: bool
+    located: Located
     input: dali_graph.GraphInput
 
 
@@ -141,12 +140,7 @@ class _Lane:
             images = images.to(self.owner.dtype)
         if cuda and labels is not None:
             labels = torch.from_dlpack(outputs[1].as_tensor())
-        return Batch(
-            images.permute(0, 3, 1, 2),
-            labels,
-            tuple(s.name for s in samples),
-            sum(s.replaced for s in samples),
-        )
+        return as_batch(images.permute(0, 3, 1, 2), labels, [s.located for s in samples])
 
     def cancel(self) -> None:
         for _, futures in self._reading:
@@ -169,7 +163,7 @@ class _Lane:
             assert label is not None
             labels[i].numpy()[...] = resize_label(label, located.draw, self.spec.size)
         image = dali_graph.GraphInput(encoded, size, located.draw)
-        return _Sample(number, located.name, located.replaced, image)
+        return _Sample(number, located, image)
 
     def _load(self, i: int) -> tuple[int, np.ndarray, tuple[int, int], np.ndarray | None]:
         source = self.reader.source
@@ -184,5 +178,5 @@ class _Lane:
             except DataError as found:
                 return found
         reason = next((s for s in str(error).splitlines() if "rror" in s), str(error)).strip()
-        names = ", ".join(s.name for s in samples)
+        names = ", ".join(s.located.name for s in samples)
         return DataError(f"{self.spec.dataset.root}: DALI cannot decode one of {names}: {reason}")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from fastass.pipelines.augment import Draw, region_box, resize_label
 from fastass.pipelines.order import positions
-from fastass.pipelines.reader import StreamReader, decoded_bytes
+from fastass.pipelines.reader import Located, StreamReader, as_batch, decoded_bytes
 from fastass.pipelines.streams import (
     NORMALIZATIONS,
     Batch,
@@ -104,8 +104,10 @@ class PillowFeed:
     def _read(self, reader: StreamReader, step: int) -> Batch:
         images, labels = self._allocate(reader.spec)
         where = positions(step, reader.spec.batch, self.rank, self.world)
-        return _batch(
-            images, labels, [fill(reader, p, i, images, labels) for i, p in enumerate(where)]
+        return as_batch(
+            images.permute(0, 3, 1, 2),
+            labels,
+            [fill(reader, p, i, images, labels) for i, p in enumerate(where)],
         )
 
     def _submit(self, reader: StreamReader, step: int) -> "_Pending":
@@ -126,23 +128,20 @@ class _Pending:
         self,
         images: torch.Tensor,
         labels: torch.Tensor | None,
-        samples: "list[Future[tuple[str, bool]]]",
+        samples: "list[Future[Located]]",
     ) -> None:
         self.images, self.labels, self.samples = images, labels, samples
 
     def result(self) -> Batch:
-        return _batch(self.images, self.labels, [sample.result() for sample in self.samples])
+        return as_batch(
+            self.images.permute(0, 3, 1, 2),
+            self.labels,
+            [sample.result() for sample in self.samples],
+        )
 
     def cancel(self) -> None:
         for sample in self.samples:
             sample.cancel()
-
-
-def _batch(
-    images: torch.Tensor, labels: torch.Tensor | None, samples: list[tuple[str, bool]]
-) -> Batch:
-    names = tuple(name for name, _ in samples)
-    return Batch(images.permute(0, 3, 1, 2), labels, names, sum(bad for _, bad in samples))
 
 
 def fill(
@@ -151,11 +150,8 @@ def fill(
     i: int,
     images: torch.Tensor,
     labels: torch.Tensor | None,
-) -> tuple[str, bool]:
-    """Reads the sample of a position into entry i of images [B,H,W,3] and labels [B,H,W].
-
-    Returns its name and whether it replaces a bad sample.
-    """
+) -> Located:
+    """Reads the sample of a position into entry i of images [B,H,W,3] and labels [B,H,W]."""
     located, (image, label) = reader.read(position, reader.decode)
     spec = reader.spec
     image = augment_image(image, located.draw, spec.size)
@@ -163,7 +159,7 @@ def fill(
     if labels is not None:
         assert label is not None
         labels[i].numpy()[...] = resize_label(label, located.draw, spec.size)
-    return located.name, located.replaced
+    return located
 
 
 def augment_image(image: Image.Image, draw: Draw, size: tuple[int, int]) -> Image.Image:

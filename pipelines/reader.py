@@ -1,29 +1,34 @@
 """Reads the sample of a position: replacement of bad samples, and a cache for small sets."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+import torch
 from PIL import Image
 
 from fastass.pipelines.augment import Draw, draw, resize_label
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.order import sample_at
 from fastass.pipelines.source import open_source
-from fastass.pipelines.streams import OnBadSample, StreamSpec
+from fastass.pipelines.streams import Batch, OnBadSample, StreamSpec
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Located:
-    """What a position stands for. replaced: its own sample was bad and this is another one."""
+    """What a position stands for. replaced: its own sample was bad and this is another one.
+
+    found_bad: what is wrong with each bad sample that was met for the first time here.
+    """
 
     name: str
     draw: Draw
     replaced: bool
+    found_bad: tuple[str, ...] = ()
 
 
 class StreamReader:
@@ -59,6 +64,7 @@ class StreamReader:
         numbers = self.spec.indices
         count = len(self.spec)
         at = sample_at(self.seed, self.name, position, count)
+        found_bad = []
         for offset in range(count):
             i = (at + offset) % count
             i = i if numbers is None else numbers[i]
@@ -69,12 +75,15 @@ class StreamReader:
             except DataError as error:
                 if self.on_bad_sample == "stop":
                     raise DataError(f"{error}; to go on without: --on-bad-sample skip") from error
-                self.bad[i] = str(error)
+                reason = str(error)
+                if self.bad.setdefault(i, reason) is reason:
+                    found_bad.append(reason)
                 continue
             located = Located(
                 self.source.names[i],
                 draw(self.spec.augment, self.spec.size, self.seed, self.name, position),
                 offset > 0,
+                tuple(found_bad),
             )
             return located, loaded
         raise DataError(f"stream {self.name}: no good sample; {next(iter(self.bad.values()))}")
@@ -94,6 +103,19 @@ class StreamReader:
         if self._cache is not None:
             self._cache[i] = (image, label)
         return image, label
+
+
+def as_batch(
+    images: torch.Tensor, labels: torch.Tensor | None, samples: Sequence[Located]
+) -> Batch:
+    """A batch of images [B,3,H,W] and labels [B,H,W] with what is known of its samples."""
+    return Batch(
+        images,
+        labels,
+        tuple(sample.name for sample in samples),
+        sum(sample.replaced for sample in samples),
+        tuple(line for sample in samples for line in sample.found_bad),
+    )
 
 
 def decoded_bytes(spec: StreamSpec) -> int:

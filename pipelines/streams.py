@@ -97,12 +97,14 @@ class Batch(NamedTuple):
     """images: float32 [B,3,H,W], channels-last memory, normalised. labels: train ids uint8 [B,H,W].
 
     names: of the samples read, in order. skipped: how many of them replace a bad sample.
+    found_bad: a line for every bad sample that was met for the first time.
     """
 
     images: torch.Tensor
     labels: torch.Tensor | None
     names: tuple[str, ...]
     skipped: int = 0
+    found_bad: tuple[str, ...] = ()
 
 
 class StepBatch(NamedTuple):
@@ -116,6 +118,11 @@ class StepBatch(NamedTuple):
     def skipped(self) -> int:
         """Bad samples that were replaced in this step, on this rank."""
         return sum(batch.skipped for batch in self if batch is not None)
+
+    @property
+    def found_bad(self) -> tuple[str, ...]:
+        """A line for every bad sample that was met for the first time, on this rank."""
+        return tuple(line for batch in self if batch is not None for line in batch.found_bad)
 
 
 class Feed(Protocol):

@@ -244,6 +244,8 @@ def test_bad_file_is_named_and_can_be_skipped(
     got = steps(DaliFeed(streams, 0, on_bad_sample="skip", device=device), 0, 10)
     truth = steps(PillowFeed(streams, 0, on_bad_sample="skip"), 0, 10)
     assert sum(step.skipped for step in got) == 2
+    (line,) = [line for step in got for line in step.found_bad]
+    assert line.startswith(str(path))
     assert [s.source.names for s in got if s.source] == [s.source.names for s in truth if s.source]
 
 

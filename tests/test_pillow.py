@@ -155,12 +155,15 @@ def test_bad_sample_is_replaced_and_counted(gta5: Dataset) -> None:
 
     names: list[str] = []
     skipped = 0
+    lines: list[str] = []
     for a, b in zip(run(0), run(3), strict=True):
         assert_equal(a, b)
         assert a.source is not None
         names += a.source.names
         skipped += a.skipped
+        lines += a.found_bad
     assert skipped == 2  # two epochs
+    assert lines == [f"{gta5.samples[2].image}: damaged image file: the file is empty"]
     assert sorted(names) == sorted(["00001", "00002", "00004", "00004", "00005"] * 2)
 
 
