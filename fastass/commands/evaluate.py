@@ -31,6 +31,8 @@ def flags(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
+    if args.json is not None and not args.json.parent.is_dir():
+        raise UserError(f"--json: {args.json.parent}: no such directory")
     views = views_of(args)
     network = load_segmenter(args)
     data = open_any(args.data, args.layout, args.split)
