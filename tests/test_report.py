@@ -236,6 +236,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "damaged" / "config.yaml").write_text("a: [")
     for runs, words in (
         ([tmp_path / "nowhere"], "not a run"),
+        ([tmp_path], "runs in it: a, damaged"),
         ([tmp_path / "damaged"], "not readable as YAML"),
         ([run, run], "given twice"),
         ([run] * 9, "too many"),

@@ -122,7 +122,9 @@ def _settings(path: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path.parent}: not a run: it has no {path.name}") from None
+        inside = [found.parent.name for found in sorted(path.parent.glob(f"*/{CONFIG}"))]
+        hint = f"; runs in it: {', '.join(inside[:8])}" if inside else ""
+        raise UserError(f"{path.parent}: not a run: it has no {path.name}{hint}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
