@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,27 @@ def test_a_complete_run_is_started_again_only_for_other_words(
     (tmp_path / "a" / "summary.json").rename(tmp_path / "kept.json")
     run_all([CellRun("a", ("x",))], tmp_path, 1, Plain())
     assert started == ["a"]
+
+
+def test_each_of_two_jobs_at_a_time_has_a_gpu_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cellruns.torch.cuda, "device_count", lambda: 2)
+    both = threading.Barrier(2, timeout=20)
+    pairs: list[str] = []
+
+    class Done:
+        returncode = 0
+
+    def run(words: list[str], env: dict[str, str], **_: Any) -> Done:
+        both.wait()  # two runs are under way
+        pairs.append(env["CUDA_VISIBLE_DEVICES"])
+        both.wait()
+        return Done()
+
+    monkeypatch.setattr(cellruns.subprocess, "run", run)
+    run_all([CellRun(name, ()) for name in "abcd"], tmp_path, 2, Plain())
+    assert sorted(pairs[:2]) == sorted(pairs[2:]) == ["0", "1"]
 
 
 def test_toycity_shares_the_start_of_a_seed(
