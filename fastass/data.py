@@ -146,7 +146,7 @@ def open_training_data(config: Config, reporter: Reporter) -> tuple[TrainingData
     """
     for name in ("source", "target", "val"):  # before minutes go into generating the others
         root = getattr(config.data, name)
-        if root is not None and not Path(root).is_dir():
+        if root is not None and "://" not in root and not Path(root).is_dir():
             raise UserError(f"--data-{name}: {root}: no such directory")
     config = _with_toycity(config, reporter)
     d = config.data
