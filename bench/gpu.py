@@ -1,0 +1,76 @@
+"""What a first session on a CUDA GPU runs: tests, operators, step, training, in this order.
+
+    python -m bench.gpu --out results/gpu [--tiny] [--device cpu]
+
+Every part is a command of its own whose output goes to OUT/<part>.txt (and .json); a part that
+fails is told and the next one runs. `--tiny` runs each part on small sizes, to try the list itself;
+with `--device cpu` what needs a GPU is skipped by pytest.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PRESET = "gta5_to_cityscapes_csa_500"
+FULL = ["--source-size", "1280x720", "--target-size", "1024x512"]
+SMALL = ["--source-size", "64x48", "--target-size", "64x48", "--backbone", "tiny"]
+
+
+def parts(out: Path, device: str, tiny: bool) -> dict[str, list[str]]:
+    """Name → command, the cheapest and most telling first."""
+    python = [sys.executable, "-m"]
+    fastass = [*python, "fastass"]
+    step = [*fastass, "bench", "step", PRESET, "--device", device, "--norm", "frozen"]
+    step += [*(SMALL if tiny else FULL), *(["--rounds", "1"] if tiny else [])]
+    operators = [*python, "pytest", "bench/", "--device", device]
+    operators += ["-k", "confusion", "--rounds", "1", "--no-compiled"] if tiny else []
+    found = {
+        "doctor": [*fastass, "doctor"],
+        "tests": [*python, "pytest", "-q", "-m", "gpu", *(["tests/test_step_switches.py"] * tiny)],
+        "operators": [*operators, f"--benchmark-json={out}/operators.json"],
+    }
+    amp = [] if device == "cpu" else ["--amp"]
+    for batch in (1,) if tiny else (1, 2, 4, 8):
+        for backward in ("fused",) if tiny else ("fused", "streamed"):
+            name = f"step_batch{batch}_{backward}"
+            flags = ["--batch", str(batch), "--backward", backward, *amp]
+            found[name] = [*step, *flags, "--json", f"{out}/{name}.json"]
+    switches = [*step, *amp, "--batch", "1", "--backward", "streamed", "--switches"]
+    switches += [] if tiny else ["--compiled"]
+    found["switches"] = [*switches, "--json", f"{out}/switches.json"]
+    train = [*fastass, "bench", "train", "toycity", "--device", device]
+    train += ["--rounds", "1", "--turn", "2", "--unmeasured", "1"] if tiny else [*amp]
+    toy = ["--toycity-source", "8", "--toycity-target", "24", "--toycity-val", "2"] if tiny else []
+    toy += ["--toycity-directory", f"{out}/toycity"]
+    found["train"] = [*train, *toy, "--json", f"{out}/train.json"]
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="small sizes: tries the list itself")
+    parser.add_argument("--only", nargs="*", help="names of parts")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    failed = []
+    for name, command in parts(args.out.absolute(), args.device, args.tiny).items():
+        if args.only and name not in args.only:
+            continue
+        start = time.perf_counter()
+        with open(args.out / f"{name}.txt", "w", encoding="utf-8") as log:
+            log.write(" ".join(command) + "\n\n")
+            log.flush()
+            code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
+        print(f"{name}: exit code {code}, {time.perf_counter() - start:.0f} s", flush=True)
+        if code not in (0, 5):  # 5: pytest found nothing to run
+            failed.append(name)
+    print(f"failed: {', '.join(failed)}" if failed else f"all parts ran; see {args.out}")
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
