@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
+from fastass.config import LAMBDA_SADV
 from fastass.grids import HEADS, Grid, start_name
 from fastass.reproduce import Record
 from fastass.run import CLASS_MEANS
@@ -125,41 +126,48 @@ def _closer(distances: dict[str, list[float]]) -> Claim:
     text = "Features of a class move closer between the domains"
     known = {name: values for name, values in distances.items() if values}
     evidence = ", ".join(f"{name} {_spread(values)}" for name, values in known.items())
-    if not {"start", "joint", "ga+fcsa", "ga+csa"} <= known.keys():
+    usual = [HEADS[method] for method in ADAPTED]
+    if not {"start", HEADS["joint"], *usual} <= known.keys():
         return Claim("e", text, "not run", evidence)
-    start, joint = mean(known["start"]), mean(known["joint"])
-    shown = [m for m in ADAPTED if mean(known[m]) < min(start, joint)]
-    some = [m for m in ADAPTED if mean(known[m]) < start]
-    if len(shown) == len(ADAPTED):
+    start, joint = mean(known.pop("start")), mean(known.pop(HEADS["joint"]))
+    shown = [name for name, values in known.items() if mean(values) < min(start, joint)]
+    if set(usual) <= set(shown):
         outcome = "shown: closer than at the start and than without adaptation"
     elif shown:
-        outcome = f"shown by {', '.join(HEADS[m] for m in shown)}"
-    elif some:
+        outcome = f"shown by {', '.join(shown)}: closer than at the start and without adaptation"
+    elif any(mean(values) < start for values in known.values()):
         outcome = "closer than at the start, but no closer than without adaptation"
     else:
         outcome = "not shown"
     return Claim("e", text, outcome, evidence)
 
 
-def class_distances(grid: Grid, out: Path, seeds: Sequence[int]) -> dict[str, list[float]]:
-    """Method (and `start`) → mean distance of the domains' class means, of every run there is.
+def class_distances(
+    table1: Grid, table2: Grid, out: Path, seeds: Sequence[int]
+) -> dict[str, list[float]]:
+    """Network → mean distance of the domains' class means at the end of its runs, where there are.
 
-    The distance is that of `fastass.class_means.distances`, at the end of the run.
+    The networks: `start`, the columns of Table 1 that see a source, and Table 2's by their λ_sadv;
+    all with the numbers of labelled images that both tables have. The distance is that of
+    `fastass.class_means.distances`.
     """
+    counts = {cell.labelled for cell in table2.cells}
     runs = {"start": [start_name(seed) for seed in seeds]}
-    for method in ("joint", *ADAPTED):
-        cells = [c for c in grid.cells if c.method == method and c.labelled > 0]
-        runs[method] = [cell.name(seed) for cell in cells for seed in seeds]
-    return {
-        name: [
-            json.loads((out / run / CLASS_MEANS).read_text(encoding="utf-8"))["last"][
-                "mean_distance"
-            ]
-            for run in directories
-            if (out / run / CLASS_MEANS).exists()
-        ]
-        for name, directories in runs.items()
-    }
+    runs |= {HEADS[method]: [] for method in ("joint", *ADAPTED)}
+    for cell in (*table1.cells, *table2.cells):
+        if cell.labelled in counts and cell.method != "oracle":
+            usual = cell.sadv in (None, LAMBDA_SADV.get(cell.method))
+            name = HEADS[cell.method] if usual else f"{HEADS[cell.method]} λ {cell.sadv:g}"
+            names = [cell.name(seed) for seed in seeds]
+            known = runs.setdefault(name, [])
+            known += [run for run in names if run not in known]
+    return {name: _read(out, directories) for name, directories in runs.items()}
+
+
+def _read(out: Path, directories: Sequence[str]) -> list[float]:
+    paths = [out / name / CLASS_MEANS for name in directories]
+    records = [json.loads(p.read_text(encoding="utf-8")) for p in paths if p.exists()]
+    return [record["last"]["mean_distance"] for record in records]
 
 
 def markdown(found: Sequence[Claim]) -> str:

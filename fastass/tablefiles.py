@@ -32,24 +32,28 @@ def write_claims(table1: Grid, table2: Grid, out: Path, seeds: range) -> str:
     found = claims.claims(
         results(table1, out, seeds),
         results(table2, out, seeds),
-        claims.class_distances(table1, out, seeds),
+        claims.class_distances(table1, table2, out, seeds),
     )
     files = {
         "claims.json": json.dumps([vars(claim) for claim in found], indent=2),
         "claims.md": claims.markdown(found),
     }
-    networks = _networks(table1, out)
+    networks = _networks(table2, out)
     if networks:
         files["class_means.svg"] = mean_map(networks).rstrip()
     return _write_files(out / CLAIMS, files, "claims.md")
 
 
-def _networks(table1: Grid, out: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Class means of the start and of GA+CSA with most labels, of the first seed."""
-    most = max((c.labelled for c in table1.cells), default=0)
+def _networks(table2: Grid, out: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Class means before and after, of the first seed: the start, without adaptation, and with the
+    semantic module at Table 2's largest λ_sadv and number of labelled images."""
+    labelled = max(cell.labelled for cell in table2.cells)
+    fcsa = [c for c in table2.cells if c.method == "ga+fcsa" and c.labelled == labelled]
+    strongest = max(fcsa, key=lambda cell: cell.sadv or 0.0)
     runs = {
         "Source only": start_name(0),
-        f"GA+CSA, {most} labelled images": Cell("ga+csa", most).name(0),
+        f"Joint, {labelled} labelled images": Cell("joint", labelled).name(0),
+        f"GA+FCSA, λ_sadv = {strongest.sadv:g}, {labelled} labelled images": strongest.name(0),
     }
     paths = {title: out / name / CLASS_MEANS for title, name in runs.items()}
     return [

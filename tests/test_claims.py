@@ -38,7 +38,7 @@ def table2(*means: float) -> Records:
     ]
 
 
-CLOSER = {"start": [0.5], "joint": [0.4], "ga": [0.3], "ga+fcsa": [0.2], "ga+csa": [0.1]}
+CLOSER = {"start": [0.5], "Joint": [0.4], "GA": [0.3], "GA+FCSA": [0.2], "GA+CSA": [0.1]}
 
 
 def test_the_papers_own_figures_show_its_claims() -> None:
@@ -55,13 +55,15 @@ def test_the_papers_own_figures_show_its_claims() -> None:
 
 def test_what_is_not_shown_is_said() -> None:
     oracle, ga, sa = {5: 30.0, 50: 40.0}, {5: 31.0, 50: 39.0}, {5: 29.0, 50: 39.5}
-    far = {**CLOSER, "ga": [0.45], "ga+fcsa": [0.45], "ga+csa": [0.45]}
+    far = {**CLOSER, "GA": [0.45], "GA+FCSA": [0.45], "GA+CSA": [0.45]}
     a, b, c, d, e = claims(table1(oracle, ga, sa), table2(50.0, 52.0, 52.0, 52.0), far)
     assert a.outcome == "shown with no labelled images, not with 5, 50"
     assert b.outcome == "not shown"
     assert c.outcome.startswith("not shown: GA's gain fades, that of GA+SA does not stay positive")
     assert d.outcome == "not shown for (b) CSA, 10 images (2.0 points)"
     assert e.outcome == "closer than at the start, but no closer than without adaptation"
+    strong = claims([], [], {**far, "GA+CSA λ 1": [0.3]})[4]
+    assert strong.outcome.startswith("shown by GA+CSA λ 1: closer")
     sometimes = claims(table1({5: 30.0, 50: 40.0}, ga, {5: 33.0, 50: 39.0}), [], {})
     assert sometimes[0].outcome == "shown with 5 labelled images, not with 50"
 
@@ -85,7 +87,12 @@ def runs(tmp_path: Path) -> Path:
         name: {"distance": 0.2, "source": [i, 0.0], "target": [i, 1.0]}
         for i, name in enumerate(("road", "sky"))
     }
-    for name, distance in (("start-seed0", 0.5), ("ga_csa-300-seed0", 0.2)):
+    for name, distance in (
+        ("start-seed0", 0.5),
+        ("ga_csa-10-seed0", 0.2),
+        ("ga_csa-10-λ1-seed0", 0.1),
+        ("joint-50-seed0", 0.4),
+    ):
         (tmp_path / name).mkdir()
         means = {"explained": 0.7, "mean_distance": distance, "classes": classes}
         (tmp_path / name / "class_means.json").write_text(json.dumps({"last": means}))
@@ -93,10 +100,12 @@ def runs(tmp_path: Path) -> Path:
 
 
 def test_distances_are_read_from_the_runs(runs: Path) -> None:
-    found = class_distances(grid("table1", None, toycity=True), runs, range(2))
-    assert found["start"] == [0.5]
-    assert found["ga+csa"] == [0.2]
-    assert found["ga"] == []
+    table1, table2 = (grid(name, None, toycity=True) for name in ("table1", "table2"))
+    found = class_distances(table1, table2, runs, range(2))
+    assert {name: values for name, values in found.items() if values} == {
+        "start": [0.5], "Joint": [0.4], "GA+CSA": [0.2], "GA+CSA λ 1": [0.1]
+    }  # fmt: skip
+    assert found["GA"] == found["GA+FCSA λ 1"] == []
 
 
 def test_the_command_writes_claims_and_a_picture(
