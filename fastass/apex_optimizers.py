@@ -39,7 +39,7 @@ def unavailable() -> str | None:
 def _optimizers() -> ModuleType:
     reason = unavailable()
     if reason is not None:
-        raise UserError(f"optim.optimizer_backend = apex: {reason}, or use torch")
+        raise UserError(f"optim.optimizer_backend: {reason}; or use torch")
     return importlib.import_module("apex.optimizers")
 
 

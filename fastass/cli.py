@@ -48,7 +48,7 @@ DESCRIPTION = (
 )
 LESS_MEMORY = (
     "lower it with --batch and --accumulate, smaller --source-size and --target-size, --amp, "
-    "--model-norm frozen"
+    "--model-norm frozen, --backward streamed, --checkpoint-activations"
 )
 
 

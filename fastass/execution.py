@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fastass import kernels
+from fastass import apex_optimizers, kernels
 from fastass.adaptation import Images, Streams
 from fastass.config import Config
 from fastass.errors import UserError
@@ -65,10 +65,23 @@ def choose(config: Config) -> Execution:
     tuned = tune and native.tune_allocator()
     line = (
         f"device {describe(device)} · precision {PRECISIONS[amp_dtype]} (amp {why}) · "
-        f"kernels {implementation} · compile {'on' if config.compile else 'off'} · "
+        f"kernels {implementation} · compile {config.compile_mode if config.compile else 'off'} · "
+        f"optimizers {choose_optimizers(config, device)} · "
         f"allocator {'tuned' if tuned else 'default'}"
     )
     return Execution(device, amp_dtype, implementation, line)
+
+
+def choose_optimizers(config: Config, device: torch.device) -> str:
+    """Whose implementation of SGD and Adam runs. UserError for apex where it can't."""
+    backend = config.optim.optimizer_backend
+    if backend == "apex":
+        reason = apex_optimizers.unavailable()
+        if reason is None and device.type != "cuda":
+            reason = f"its optimizers need CUDA, the device is {device}"
+        if reason is not None:
+            raise UserError(f"optim.optimizer_backend: {reason}; or use torch")
+    return {"torch": "torch fused", "foreach": "torch foreach", "apex": "apex"}[backend]
 
 
 def choose_device(name: str) -> torch.device:

@@ -49,7 +49,7 @@ def test_a_contender_that_can_not_be_built_says_why() -> None:
     wrong = replace(config(), optim=replace(config().optim, optimizer_backend="apex"))
     if torch.cuda.is_available():
         pytest.skip("apex may be here")
-    with pytest.raises(Exception, match="optimizer_backend = apex"):
+    with pytest.raises(Exception, match="optimizer_backend: "):
         Contender(step.engine("apex", wrong))
 
 

@@ -11,6 +11,7 @@ import torch
 from fastass import apex_optimizers
 from fastass.config import Config, OptimConfig
 from fastass.errors import UserError
+from fastass.execution import choose_optimizers
 from fastass.models.config import ModelConfig
 from fastass.models.deeplab import build_deeplab
 from fastass.models.discriminators import GlobalDiscriminator
@@ -92,3 +93,10 @@ def test_apex_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apex_optimizers.importlib.util, "find_spec", absent)
     with pytest.raises(UserError, match="not installed"):
         both("apex")
+
+
+def test_apex_needs_cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    install(monkeypatch, tmp_path, FAKE)
+    with pytest.raises(UserError, match="need CUDA, the device is cpu; or use torch"):
+        choose_optimizers(config("apex"), torch.device("cpu"))
+    assert choose_optimizers(config("torch"), torch.device("cpu")) == "torch fused"
