@@ -88,8 +88,7 @@ class LiveView:
         self.line(score_line(step, miou))
 
     def line(self, text: str) -> None:
-        # Words wrap; one that is longer than a line, such as a path, stays whole.
-        self._progress.console.print(text, markup=False, overflow="ignore", crop=False)
+        self._progress.console.print(text, markup=False)
 
     def picture(self) -> RenderableType:
         """What is drawn now."""

@@ -70,6 +70,13 @@ def test_the_live_view_fits_the_terminal(width: int) -> None:
     assert len(set(lines)) <= 8  # the view is drawn twice here: printed, and live
 
 
+def test_lines_wrap_at_words() -> None:
+    console = Console(file=io.StringIO(), width=20, force_terminal=True, highlight=False)
+    with LiveView(console) as show, console.capture() as capture:
+        show.line("a line that is [longer] than twenty")
+    assert "a line that is \n[longer] than twenty\n" in capture.get()
+
+
 def test_a_phase_comes_back_after_another() -> None:
     console = Console(file=io.StringIO(), width=80, force_terminal=True)
     with LiveView(console) as show:
