@@ -38,7 +38,9 @@ def prefers_products(x: Tensor) -> bool:
 
 
 def _splits(x: Tensor, weight: Tensor) -> bool:
-    return torch.is_grad_enabled() and weight.requires_grad and prefers_products(x)
+    # Few channels are little arithmetic for the copies: with 96 they cost more than they save.
+    large = max(weight.shape[:2]) >= 128 and min(weight.shape[:2]) >= 64
+    return large and torch.is_grad_enabled() and weight.requires_grad and prefers_products(x)
 
 
 class _SplitBackward(torch.autograd.Function):

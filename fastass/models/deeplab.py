@@ -51,12 +51,13 @@ class Classifier(nn.Module):
         self.branches = nn.ModuleList(
             nn.Conv2d(inputs, num_classes, 3, padding=d, dilation=d) for d in dilations
         )
+        self.taps = 9 * len(dilations) * num_classes  # of all branches
         for branch in self.branches:
             assert isinstance(branch, nn.Conv2d)
             nn.init.normal_(branch.weight, std=0.01)
 
     def forward(self, features: Tensor) -> Tensor:
-        if prefers_products(features):
+        if prefers_products(features) and features.shape[1] > self.taps:
             return self._as_product(features)
         scores = self.branches[0](features)
         for branch in self.branches[1:]:
@@ -67,7 +68,8 @@ class Classifier(nn.Module):
         """The same sum: one 1×1 convolution for the taps of all branches, which reads F once, then
         each tap's scores moved to where they belong.
 
-        A dilated convolution with few outputs reaches a sixth of the rate of such a product.
+        A dilated convolution with few outputs reaches a sixth of the rate of such a product. It
+        takes features with more channels than there are taps, or the map of all taps is larger.
         """
         branches = [b for b in self.branches if isinstance(b, nn.Conv2d)]
         h, w = features.shape[2:]
