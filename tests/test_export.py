@@ -96,9 +96,12 @@ def test_torch_export(network: fastass.Segmenter, tmp_path: Path) -> None:
     loaded = torch.export.load(out, extra_files=extra).module()
     about = json.loads(extra["fastass.json"])
     assert about["preprocessing"]["size"] == [64, 32]
-    image = torch.randint(0, 256, (3, 3, 41, 53), dtype=torch.uint8)
+    draws = torch.Generator().manual_seed(1)
+    image = torch.randint(0, 256, (3, 3, 41, 53), dtype=torch.uint8, generator=draws)
     with torch.no_grad():
-        torch.testing.assert_close(loaded(image), graph_of(network)(image))
+        expected = graph_of(network)(image)
+        allowed = 1e-4 * float(expected.abs().max())
+        torch.testing.assert_close(loaded(image), expected, atol=allowed, rtol=0)
 
 
 def test_the_graph_is_prepare_network_upsample(network: fastass.Segmenter, tmp_path: Path) -> None:
