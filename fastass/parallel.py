@@ -4,8 +4,8 @@ import inspect
 from typing import Any
 
 import torch
-from torch import nn
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+import torch.distributed as dist
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -42,8 +42,16 @@ def wrap(module: nn.Module, config: Config, world: World) -> DistributedDataPara
         static_graph=whole,  # with no_sync() its first step would wait for an exchange never begun
     )
     if config.distributed.compress:
-        parallel.register_comm_hook(None, bf16_compress_hook)
+        parallel.register_comm_hook(world.size, _average_in_bf16)
     return parallel
+
+
+def _average_in_bf16(size: int, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """Exchange one bucket of gradients in bf16. torch's own hook of this kind needs NCCL."""
+    gradients = bucket.buffer()
+    half = gradients.to(torch.bfloat16).div_(size)
+    work = dist.all_reduce(half, async_op=True)
+    return work.get_future().then(lambda done: gradients.copy_(done.value()[0]))
 
 
 def average_statistics(module: nn.Module, world: World) -> None:
