@@ -1,0 +1,160 @@
+"""torchrun's groups under faults: a rank killed, hung, stopped, or with an error of its own."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from processes import children, command_line
+from ranks import free_port
+
+from fastass import checkpoint
+from fastass.pipelines.toycity import generate
+
+SMALL = (
+    "--method ga+csa --labelled 3 --steps 60 --batch 1 --data-source-size 96x56 --workers 0 "
+    "--data-target-size 96x48 --model-width 16 --discriminator-width 4 --start-steps 0 "
+    "--discriminator-hidden 16 --eval-every 0 --save-every 5 --log-every 1 --plain --resume"
+).split()
+
+
+@pytest.fixture(scope="module")
+def toycity(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "toycity"
+    generate(root, source=5, target=4, val=2, workers=1)
+    return root
+
+
+def arguments(toycity: Path, out: Path, *more: str) -> list[str]:
+    data = ["--data-source", str(toycity / "gta5"), "--data-target", str(toycity / "cityscapes")]
+    return ["-m", "fastass", "train", "toycity", *SMALL, *data, "--out", str(out), *more]
+
+
+@contextlib.contextmanager
+def torchrun(
+    words: list[str], ranks: int = 2, restarts: int = 0
+) -> Iterator[subprocess.Popen[str]]:
+    """A group of ranks, ended at the end."""
+    group = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks),
+        "--max-restarts", str(restarts), "--monitor-interval", "0.1",
+        "--master-port", str(free_port()),
+    ]  # fmt: skip
+    agent = subprocess.Popen(
+        [*group, *words], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    try:
+        yield agent
+    finally:
+        for process in [*ranks_of(agent), agent.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        agent.communicate()
+
+
+def ranks_of(agent: subprocess.Popen[str]) -> list[int]:
+    with contextlib.suppress(FileNotFoundError):
+        return [p for p in children(agent.pid) if b"fastass" in command_line(p)]
+    return []
+
+
+def until(condition: Callable[[], bool], agent: subprocess.Popen[str], within: float = 90) -> None:
+    end = time.monotonic() + within
+    while not condition():
+        assert agent.poll() is None, agent.communicate()[0]
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def lines(run: Path) -> int:
+    path = run / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.read_weights(checkpoint.find(run / "last"))
+
+
+@pytest.mark.slow
+def test_a_killed_rank_costs_nothing(toycity: Path, tmp_path: Path) -> None:
+    """torchrun restarts the group from the last checkpoint; the weights are those of no kill."""
+    calm, run = tmp_path / "calm", tmp_path / "run"
+    with torchrun(arguments(toycity, calm)) as agent:
+        assert "mIoU" in agent.communicate(timeout=120)[0]
+    with torchrun(arguments(toycity, run), restarts=2) as agent:
+        for rank, after in ((1, 12), (0, 31)):
+            until(lambda after=after: lines(run) >= after and len(ranks_of(agent)) == 2, agent)
+            os.kill(ranks_of(agent)[rank], signal.SIGKILL)
+            killed_at = lines(run)
+            until(lambda n=killed_at: lines(run) != n, agent)
+        output = agent.communicate(timeout=120)[0]
+    assert output.count("resuming") == 2, output
+    assert agent.returncode == 0, output
+    for name, value in weights(calm).items():
+        assert torch.equal(value, weights(run)[name]), name
+
+
+@pytest.mark.slow
+def test_a_hung_rank_ends_the_run_with_a_line(toycity: Path, tmp_path: Path) -> None:
+    words = arguments(toycity, tmp_path / "run", "--distributed-timeout", "3")
+    with torchrun(words) as agent:
+        until(lambda: lines(tmp_path / "run") >= 3, agent)
+        os.kill(ranks_of(agent)[1], signal.SIGSTOP)
+        stopped = ranks_of(agent)[1]
+        assert agent.stdout is not None
+        found = ""
+        for line in agent.stdout:
+            if line.startswith("fastass:"):
+                found = line
+                break
+        os.kill(stopped, signal.SIGCONT)
+        agent.communicate(timeout=60)
+    assert "rank 1 did not answer for 3 s (--distributed-timeout): it hangs or was cut off" in found
+    assert checkpoint.every(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_sigterm_saves_once_and_every_rank_ends(toycity: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with torchrun(arguments(toycity, run, "--save-every", "1000")) as agent:
+        until(lambda: lines(run) >= 3, agent)
+        agent.send_signal(signal.SIGTERM)
+        output = agent.communicate(timeout=60)[0]
+    assert output.count("SIGTERM: saved at step") == 1, output
+    assert len(checkpoint.every(run)) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [["--labelled", "99"], ["--model-norm", "sync"]])
+def test_an_error_of_the_user_is_told_once(toycity: Path, tmp_path: Path, more: list[str]) -> None:
+    with torchrun(arguments(toycity, tmp_path / "run", *more)) as agent:
+        output = agent.communicate(timeout=60)[0]
+    assert output.count("fastass: ") == 1, output
+    assert "fastass: rank" in output
+    assert "cli.py" not in output, "a traceback of ours"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_an_error_on_one_rank_ends_all(toycity: Path, tmp_path: Path) -> None:
+    """A damaged image that one rank reads first."""
+    damaged = tmp_path / "data"
+    import shutil
+
+    shutil.copytree(toycity, damaged)
+    image = sorted((damaged / "gta5" / "images").rglob("*.png"))[2]
+    image.write_bytes(image.read_bytes()[:200])
+    began = time.monotonic()
+    with torchrun(arguments(damaged, tmp_path / "run")) as agent:
+        output = agent.communicate(timeout=60)[0]
+    assert time.monotonic() - began < 50
+    assert output.count("fastass: ") == 1, output
+    assert image.name in output
+    assert "cli.py" not in output
