@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
-from fastass import ema, kernels
+from fastass import checkpoint, ema, kernels
 from fastass.adaptation import Images, Streams, modules_of
 from fastass.bench.memory import SavedTensors
 from fastass.config import Config, DiscriminatorConfig, OptimConfig
@@ -190,3 +192,14 @@ def test_counters_are_copied_not_averaged() -> None:
     model.train()(torch.randn(1, 3, 32, 32))
     ema.update(average, model, 0.99, 0)
     assert average.backbone.bn1.num_batches_tracked == 1
+
+
+def test_predictions_load_the_running_average(tmp_path: Path) -> None:
+    e = engine(config(ema=0.9))
+    e.step([batch()], adapt=True)
+    weights = {k: v.contiguous() for k, v in e.module.state_dict().items()}
+    save_file(weights, tmp_path / checkpoint.MODEL)
+    loaded = build_deeplab(e.config.model)
+    checkpoint.load_generator(loaded, tmp_path)
+    for name, value in e.evaluated.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
