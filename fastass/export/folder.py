@@ -25,8 +25,10 @@ GRAPH, README = "graph.json", "README.md"
 
 PLAIN = """\
 import json, numpy as np, torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
+
 config, graph = (json.load(open(f"model/{name}.json")) for name in ("config", "graph"))
 prepare, values = config["preprocessing"], load_file("model/model.safetensors")
 image = Image.open("photo.png").convert("RGB")
@@ -36,8 +38,8 @@ values["image"] = torch.from_numpy(levels).float().permute(2, 0, 1)[None]
 for name, op, arguments in graph:
     arguments = [values[a] if isinstance(a, str) else a for a in arguments]
     values[name] = getattr(torch.ops.aten, op)(*arguments)
-scores = torch.nn.functional.interpolate(values["scores"], image.size[::-1], mode="bilinear",
-                                         align_corners=config["model"]["align_corners"])
+size, corners = image.size[::-1], config["model"]["align_corners"]
+scores = F.interpolate(values["scores"], size, mode="bilinear", align_corners=corners)
 labels = scores.argmax(1)[0]  # train ids [H,W]; config["classes"] has their names and colours
 """
 
