@@ -167,7 +167,7 @@ def _meet(device_type: str, timeout: timedelta) -> dist.Store:
         store, rank, size = next(iter(dist.rendezvous("env://", timeout=timeout)))
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo",
-            store=dist.PrefixStore("group", store),
+            store=dist.PrefixStore(f"group {_attempt()}", store),
             rank=rank,
             world_size=size,
             timeout=timeout,
@@ -178,7 +178,17 @@ def _meet(device_type: str, timeout: timedelta) -> dist.Store:
             f"the ranks did not meet at {where} within {timeout.total_seconds():g} s: "
             f"{str(error).splitlines()[0]}"
         ) from error
-    return dist.PrefixStore("failure", store)
+    return dist.PrefixStore(f"failure {_attempt()}", store)
+
+
+def _attempt() -> str:
+    """Tells the starts of a group apart, where its store outlives a restart.
+
+    That is so for a single agent with a static rendezvous; several agents get a new store each
+    time, and may count their restarts differently.
+    """
+    alone = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if alone else "0"
 
 
 def _end(world: World, store: dist.Store, timeout: float, error: Exception) -> None:

@@ -105,7 +105,7 @@ def test_a_killed_rank_costs_nothing(toycity: Path, tmp_path: Path) -> None:
 def test_a_hung_rank_ends_the_run_with_a_line(toycity: Path, tmp_path: Path) -> None:
     words = arguments(toycity, tmp_path / "run", "--distributed-timeout", "3")
     with torchrun(words) as agent:
-        until(lambda: lines(tmp_path / "run") >= 3, agent)
+        until(lambda: lines(tmp_path / "run") >= 8, agent)
         os.kill(ranks_of(agent)[1], signal.SIGSTOP)
         stopped = ranks_of(agent)[1]
         assert agent.stdout is not None
