@@ -133,6 +133,10 @@ class OptimConfig:
     """Steps over which the rate decays to 0 (0: --steps)."""
     warmup: int = 0
     """Steps of linear warm-up."""
+    scale_lr: Literal["none", "linear", "sqrt"] = "none"
+    """All rates times the ratio of the global batch to `base_batch`, or times its square root."""
+    base_batch: int = 1
+    """Global batch, in images a stream and step, that the rates are meant for."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Optimizers and their schedule, section 4.2: SGD for G, Adam for the discriminators."""
 
+import math
 from typing import Any
 
 import torch
@@ -16,9 +17,9 @@ def generator_optimizer(generator: DeepLab, config: Config) -> Optimizer:
 
     UserError where the backend asked for is not there.
     """
-    o = config.optim
+    o, factor = config.optim, batch_factor(config)
     groups = [
-        {"params": group["params"], "base_lr": o.lr * scale}
+        {"params": group["params"], "base_lr": o.lr * scale * factor}
         for group, scale in zip(generator.parameter_groups(), (1.0, o.head_lr), strict=True)
     ]
     values: dict[str, Any] = {
@@ -38,8 +39,9 @@ def discriminator_optimizer(discriminator: nn.Module, config: Config) -> Optimiz
     UserError where the backend asked for is not there.
     """
     o = config.optim
-    groups = [{"params": list(discriminator.parameters()), "lr": o.d_lr, "base_lr": o.d_lr}]
-    values: dict[str, Any] = {"lr": o.d_lr, "betas": o.d_betas}
+    rate = o.d_lr * batch_factor(config)
+    groups = [{"params": list(discriminator.parameters()), "lr": rate, "base_lr": rate}]
+    values: dict[str, Any] = {"lr": rate, "betas": o.d_betas}
     if o.optimizer_backend == "apex":
         return apex_optimizers.adam(groups, **values)
     return torch.optim.Adam(groups, **values, **_implementation(config))
@@ -49,6 +51,27 @@ def _implementation(config: Config) -> dict[str, Any]:
     """Torch has fused kernels of both optimizers for a CPU and for CUDA."""
     fused = config.optim.optimizer_backend == "torch"
     return {"fused": fused} if fused else {"foreach": True}
+
+
+def batch_factor(config: Config) -> float:
+    """The factor on every base rate for a global batch other than `base_batch`.
+
+    Linear: Goyal et al. 2017, section 2.1. Square root: Krizhevsky 2014, section 5. One factor for
+    SGD and Adam keeps the balance of G and its discriminators.
+    """
+    ratio = config.global_batch / config.optim.base_batch
+    return {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[config.optim.scale_lr]
+
+
+def describe_rates(config: Config) -> str:
+    """For the line that opens a run; empty where the rates are used as they are."""
+    o = config.optim
+    if o.scale_lr == "none":
+        return ""
+    return (
+        f" · rates × {batch_factor(config):.3g} ({o.scale_lr}, "
+        f"global batch {config.global_batch}, base {o.base_batch})"
+    )
 
 
 def decay(step: int, config: Config) -> float:

@@ -41,7 +41,7 @@ def _toycity() -> Preset:
         ),
         discriminator=DiscriminatorConfig(width=16, hidden=256),
         # From scratch: a higher rate than fine-tuning's, and a calmer head (docs/toycity.md).
-        optim=OptimConfig(lr=0.1, head_lr=0.1, d_lr=2e-4),
+        optim=OptimConfig(lr=0.1, head_lr=0.1, d_lr=2e-4, base_batch=4),
     )
     return Preset(config, "built-in data, two CPU cores", None)
 

@@ -17,6 +17,7 @@ from fastass.execution import Execution, choose, choose_device
 from fastass.loggers import Loggers
 from fastass.loggers import check as check_loggers
 from fastass.models.weights import init_weights
+from fastass.optim import describe_rates
 from fastass.parallel import check_parallel
 from fastass.progress import Reporter, Silent
 from fastass.results import table
@@ -83,7 +84,7 @@ def _train(
             reporter.line(f"{out} is complete")
             reporter.line(table(done))
             return done
-    reporter.line(execution.line + world.describe())
+    reporter.line(execution.line + world.describe() + describe_rates(config))
     reporter.line(data.describe(modules))
     module = build(config, modules)
     if config.init and not (resuming and has_checkpoint(out)):
@@ -117,6 +118,8 @@ def _check(config: Config) -> None:
     for name in ("start_steps", "labelled", "eval_every"):
         if getattr(config, name) < 0:
             raise UserError(f"{name}: expected 0 or more, got {getattr(config, name)}")
+    if config.optim.base_batch < 1:
+        raise UserError(f"optim.base_batch: expected at least 1, got {config.optim.base_batch}")
     if config.method == "oracle" and config.labelled == 0 and config.labelled_list is None:
         raise UserError("method oracle trains on labelled target images; give --labelled N")
     check_loggers(config.log)

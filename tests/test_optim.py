@@ -1,6 +1,7 @@
 """Which optimizers a run gets, NVIDIA apex and its namesake included."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -9,13 +10,21 @@ import pytest
 import torch
 
 from fastass import apex_optimizers
-from fastass.config import Config, OptimConfig
+from fastass.config import Config, DistributedConfig, OptimConfig
 from fastass.errors import UserError
 from fastass.execution import choose_optimizers
 from fastass.models.config import ModelConfig
 from fastass.models.deeplab import build_deeplab
 from fastass.models.discriminators import GlobalDiscriminator
-from fastass.optim import discriminator_optimizer, generator_optimizer
+from fastass.optim import (
+    batch_factor,
+    decay,
+    describe_rates,
+    discriminator_optimizer,
+    generator_optimizer,
+    set_rates,
+)
+from fastass.presets import preset
 
 
 def config(backend: str) -> Config:
@@ -100,3 +109,46 @@ def test_apex_needs_cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     with pytest.raises(UserError, match="need CUDA, the device is cpu; or use torch"):
         choose_optimizers(config("apex"), torch.device("cpu"))
     assert choose_optimizers(config("torch"), torch.device("cpu")) == "torch fused"
+
+
+def scaled(rule: str, batch: int, accumulate: int = 1, world: int = 1, base: int = 4) -> Config:
+    return replace(
+        config("torch"),
+        batch=batch,
+        accumulate=accumulate,
+        distributed=DistributedConfig(world=world),
+        optim=OptimConfig(lr=0.1, d_lr=0.01, scale_lr=rule, base_batch=base),  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize(("rule", "factor"), [("none", 1.0), ("linear", 16.0), ("sqrt", 4.0)])
+def test_rates_follow_the_global_batch_however_it_is_cut(rule: str, factor: float) -> None:
+    for batch, accumulate, world in ((64, 1, 1), (8, 8, 1), (4, 1, 16), (1, 4, 16)):
+        c = scaled(rule, batch, accumulate, world)
+        assert batch_factor(c) == factor
+        g = generator_optimizer(build_deeplab(c.model), c)
+        d = discriminator_optimizer(GlobalDiscriminator(19, 4), c)
+        set_rates([g, d], decay(0, c))
+        backbone, head = (group["lr"] for group in g.param_groups)
+        assert backbone == pytest.approx(0.1 * factor)
+        assert head == pytest.approx(c.optim.head_lr * 0.1 * factor)
+        assert d.param_groups[0]["lr"] == pytest.approx(0.01 * factor)
+
+
+def test_the_start_line_tells_the_factor() -> None:
+    assert describe_rates(scaled("none", 64)) == ""
+    line = describe_rates(scaled("sqrt", 8, 2, 2, base=4))
+    assert line == " · rates × 2.83 (sqrt, global batch 32, base 4)"
+
+
+def test_a_warm_up_rises_to_the_scaled_rate() -> None:
+    c = replace(scaled("linear", 16), steps=1000)
+    c = replace(c, optim=replace(c.optim, warmup=10, power=0.0))
+    assert [decay(step, c) for step in (0, 4, 9, 10, 500)] == pytest.approx([0.1, 0.5, 1, 1, 1])
+
+
+def test_presets_keep_their_rates_at_their_own_batch() -> None:
+    for name in ("toycity", "gta5_to_cityscapes_csa_500"):
+        c = preset(name)
+        assert c.optim.scale_lr == "none"
+        assert c.global_batch == c.optim.base_batch
