@@ -53,6 +53,15 @@ def test_the_papers_own_figures_show_its_claims() -> None:
     assert markdown(found).count("\n") == 6
 
 
+def test_a_difference_within_the_spread_of_the_seeds_is_none() -> None:
+    oracle, ga = {5: 30.0, 50: 40.0}, {5: 35.0, 50: 41.0}
+    rows = [r for r in table1(oracle, ga, {5: 35.0}) if r["labelled"] == 5 or "+" not in r["method"]]
+    rows += [record(f"ga+{kind}", 50, [41.5, 41.6]) for kind in ("fcsa", "csa")]
+    found = claims(rows, [], {})[2]
+    assert found.outcome.startswith("in part: GA's gain fades")
+    assert found.outcome.endswith("no higher than GA's with 50 beyond the spread of the seeds")
+
+
 def test_what_is_not_shown_is_said() -> None:
     oracle, ga, sa = {5: 30.0, 50: 40.0}, {5: 31.0, 50: 39.0}, {5: 29.0, 50: 39.5}
     far = {**CLOSER, "GA": [0.45], "GA+FCSA": [0.45], "GA+CSA": [0.45]}

