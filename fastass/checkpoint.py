@@ -13,6 +13,7 @@ atomically; only then are older checkpoints removed. Whatever fails, `last` stay
 the disk damage it later, `newest` finds the one before.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -28,6 +29,7 @@ from safetensors.torch import load as safetensors_load
 from safetensors.torch import save as safetensors_save
 from torch import nn
 
+from fastass.disk import writing
 from fastass.errors import UserError
 
 MODEL, STATE, CONFIG, CLASSES = "model.safetensors", "state.pt", "config.yaml", "classes.json"
@@ -51,7 +53,7 @@ def save(
     final = run / "checkpoints" / f"step-{step:08d}"
     temporary = final.with_name(f".{final.name}.tmp")
     buffer = io.BytesIO()
-    torch.save({"step": step, **state}, buffer)
+    torch.save({"step": step, "links": list(links), **state}, buffer)
     contiguous = {name: value.contiguous() for name, value in weights.items()}
     files = {
         MODEL: safetensors_save(contiguous, metadata={"format": "fastass"}),
@@ -65,13 +67,15 @@ def save(
         for name, data in {**files, CHECKSUMS: json.dumps(sums).encode()}.items():
             _write(temporary / name, data)
         _sync_directory(temporary)
-        shutil.rmtree(final, ignore_errors=True)  # of an interrupted run's later steps
+        if final.exists():  # this step's, saved before its evaluation or by an interrupted run
+            final.rename(_aside(final))
         temporary.rename(final)
         _sync_directory(final.parent)
         for name in links:
             _point(run / name, final)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        _put_back(run)
         kept = _target(run / "last")
         raise UserError(
             f"{final}: can't save at step {step}: {error.strerror or error}; "
@@ -110,12 +114,36 @@ def _target(link: Path) -> Path | None:
 
 def _retain(run: Path, recent: int = 2) -> None:
     """Keep the `recent` newest checkpoints and those that a link points to."""
+    for replaced in (run / "checkpoints").glob("step-*~"):
+        _drop(replaced)
     linked = {_target(link) for link in run.iterdir() if link.is_symlink()}
     for path in every(run)[recent:]:
         if path.resolve() not in linked:
-            shutil.rmtree(path, ignore_errors=True)
+            _drop(path)
     for leftover in (run / "checkpoints").glob(".step-*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _drop(path: Path) -> None:
+    """Remove a checkpoint: at no moment is half of it there under its name."""
+    with contextlib.suppress(OSError):
+        shutil.rmtree(path.rename(path.with_name(f".{path.name}.tmp")), ignore_errors=True)
+
+
+def _aside(path: Path) -> Path:
+    """Where a checkpoint is while another of its step takes its place."""
+    return path.with_name(f"{path.name}~")
+
+
+def _put_back(run: Path) -> None:
+    """Undo a replacement that a kill or the disk stopped half-way."""
+    for path in (run / "checkpoints").glob("step-*~"):
+        final = path.with_name(path.name.removesuffix("~"))
+        if final.exists():
+            _drop(path)
+        else:
+            with contextlib.suppress(OSError):
+                path.rename(final)
 
 
 def every(run: Path) -> list[Path]:
@@ -126,15 +154,21 @@ def every(run: Path) -> list[Path]:
 def newest(run: Path, tell: Callable[[str], None]) -> Path:
     """The newest checkpoint of a run that can be read; `tell` gets a line for each that can't.
 
-    Raises UserError when none can.
+    What a kill kept `save` from finishing is finished: links that were to point to it do.
+
+    Raises UserError when none can be read.
     """
+    _put_back(run)
     for path in every(run):
         try:
             read_weights(path)
-            read_state(path)
+            links = read_state(path).get("links", [])
         except UserError as error:
             tell(f"{error}; falling back to the checkpoint before it")
             continue
+        with writing(run):
+            for name in links:
+                _point(run / name, path)
         return path
     raise UserError(f"{run}: no checkpoint can be read; start anew with --overwrite")
 

@@ -123,10 +123,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"fastass: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
         return 2
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:
+        if not _out_of_memory(error):
+            raise
         print(f"fastass: out of memory: {_one_line(error)}; {LESS_MEMORY}", file=sys.stderr)
         return 1
     return 0
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """torch has a class for GPU memory alone; its CPU allocator raises a plain RuntimeError."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        "can't allocate memory" in str(error)
+    )
 
 
 def _one_line(error: BaseException) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from fastass.configfile import neighbours
+from fastass.disk import writing
 from fastass.errors import UserError
 from fastass.execution import Execution
 from fastass.frames import Frame, frames
@@ -59,18 +60,22 @@ class Writer:
     def __call__(self, frame: Frame, predicted: np.ndarray) -> None:
         """Write one image's prediction, train ids uint8 [H,W]."""
         name = frame.name.removesuffix("_leftImg8bit")
-        (self.out / name).parent.mkdir(parents=True, exist_ok=True)
         for form in self.formats:
             path = self.out / f"{name}_{form}.png"
-            match form:
-                case "trainIds":
-                    save_train_ids(predicted, self.classes, path)
-                case "labelIds":
-                    Image.fromarray(label_ids(self.classes)[predicted]).save(path)
-                case "color":
-                    Image.fromarray(colorize(predicted, self.classes)).save(path)
-                case "overlay":
-                    Image.fromarray(overlay(frame.pixels, predicted, self.classes)).save(path)
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._save(form, frame, predicted, path)
+
+    def _save(self, form: str, frame: Frame, predicted: np.ndarray, path: Path) -> None:
+        match form:
+            case "trainIds":
+                save_train_ids(predicted, self.classes, path)
+            case "labelIds":
+                Image.fromarray(label_ids(self.classes)[predicted]).save(path)
+            case "color":
+                Image.fromarray(colorize(predicted, self.classes)).save(path)
+            case "overlay":
+                Image.fromarray(overlay(frame.pixels, predicted, self.classes)).save(path)
 
 
 def label_ids(classes: ClassTable) -> np.ndarray:

@@ -11,6 +11,7 @@ import torch
 from fastass import checkpoint, class_means
 from fastass.config import Config
 from fastass.data import TrainingData
+from fastass.disk import writing
 from fastass.errors import UserError
 from fastass.execution import Execution, describe
 from fastass.models.deeplab import DeepLab, build_deeplab
@@ -42,6 +43,7 @@ def summarize(
         "labelled": labelled,
         "steps": config.total_steps,
         "seed": config.seed,
+        "ranks": config.distributed.world,
         "miou": last["miou"],
         "per_class_iou": last["per_class_iou"],
         "reported_classes": last["reported_classes"],
@@ -125,9 +127,11 @@ def _examples(
         for title, network in networks.items():
             labels[title] = predict(network, image, data.target_size, data.normalize, execution)
         named = {_FILE.get(title, title): label for title, label in labels.items()}
-        save_example(run / EXAMPLES, i, image, named, data.classes)
+        with writing(run / EXAMPLES):
+            save_example(run / EXAMPLES, i, image, named, data.classes)
         rows.append([image, *(colorize(label, data.classes) for label in labels.values())])
-    contact_sheet(rows, ["image", "truth", *networks], run / SHEET)
+    with writing(run / SHEET):
+        contact_sheet(rows, ["image", "truth", *networks], run / SHEET)
     return run / SHEET
 
 

@@ -21,15 +21,17 @@ from typing import Any
 from fastass.checkpoint import every
 from fastass.config import Config
 from fastass.configfile import from_yaml, leaves, to_yaml
+from fastass.disk import write_whole, writing
 from fastass.errors import UserError
 
 CONFIG, LABELLED, METRICS, SUMMARY = "config.yaml", "labelled.txt", "metrics.jsonl", "summary.json"
 SHEET, EXAMPLES, CLASS_MEANS = "contact_sheet.png", "examples", "class_means.json"
 LOGGERS, TENSORBOARD = "loggers.json", "tensorboard"
-_OURS = (
-    CONFIG, LABELLED, METRICS, SUMMARY, SHEET, EXAMPLES, CLASS_MEANS, LOGGERS, TENSORBOARD,
-    "checkpoints", "last", "best", "start",
+_OURS = (  # in the order of removal: while the configuration is there, it is a run
+    LABELLED, METRICS, SUMMARY, SHEET, EXAMPLES, CLASS_MEANS, LOGGERS, TENSORBOARD,
+    "checkpoints", "last", "best", "start", CONFIG,
 )  # fmt: skip
+_BEGUN = {LABELLED, *(f".{name}.tmp" for name in (LABELLED, CONFIG))}
 
 # What may differ when a run is resumed: where and how fast it runs, not what is computed.
 # How the global batch is cut is free as well; its size is not.
@@ -60,27 +62,15 @@ class Run:
         """Write a small file whole: never half of it under its own name."""
         if not self.writes:
             return
-        temporary = self.path / f".{name}.tmp"
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(self.path / name)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise UserError(
-                f"{self.path / name}: can't write: {error.strerror or error}"
-            ) from error
+        write_whole(self.path / name, text)
 
     def log(self, record: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
         if not self.writes:
             return
-        try:
-            with open(self.path / METRICS, "a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-        except OSError as error:
-            raise UserError(
-                f"{self.path / METRICS}: can't write: {error.strerror or error}"
-            ) from error
+        path = self.path / METRICS
+        with writing(path), open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
         if self.also is not None:
             self.also(record)
 
@@ -110,8 +100,8 @@ def inspect_run(path: Path, *, resume: bool, overwrite: bool) -> bool:
 
     Raises UserError for an existing run without `resume` or `overwrite`, and a foreign directory.
     """
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return False
+    if not path.exists() or (path.is_dir() and {entry.name for entry in path.iterdir()} <= _BEGUN):
+        return False  # nothing, or what a kill left before the configuration was written
     if not (path / CONFIG).is_file():
         raise UserError(f"{path}: exists and is not a run of fastass; choose another --out")
     if not resume and not overwrite:

@@ -1,9 +1,16 @@
-"""Parents and their workers, for the tests that kill them."""
+"""Processes for the tests that kill and disturb them: parents with workers, and forked victims."""
 
+import importlib
+import json
+import multiprocessing
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
+from multiprocessing.context import ForkProcess
 from pathlib import Path
+from typing import Any
 
 
 def start(script: str, folder: Path, *arguments: Path) -> subprocess.Popen[str]:
@@ -39,3 +46,59 @@ def ended(processes: list[int], within: float) -> bool:
     while any(command_line(process) for process in processes) and time.monotonic() < end:
         time.sleep(0.05)
     return not any(command_line(process) for process in processes)
+
+
+def alone(function: Callable[..., Any], *arguments: Any, within: Sequence[str] = ()) -> Any:
+    """`function(*arguments)` of a test module in a process of its own with one thread.
+
+    It may fork without harm, which pytest's process, with threads of other tests, may not.
+    Arguments and result travel as JSON. within: a command that runs it, such as `unshare -rm`.
+    """
+    words = [function.__module__, function.__name__, json.dumps(arguments, default=str)]
+    command = [*within, sys.executable, __file__, *words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def victim(
+    words: list[str], output: Path, prepare: Callable[[], None] = lambda: None
+) -> ForkProcess:
+    """`fastass WORDS` in a forked child, after `prepare()`; what it prints goes to `output`.
+
+    A fork of a process that has everything imported takes no seconds to start.
+    """
+    process = multiprocessing.get_context("fork").Process(
+        target=_command, args=(words, output, prepare)
+    )
+    process.start()
+    return process
+
+
+def _command(words: list[str], output: Path, prepare: Callable[[], None]) -> None:
+    from fastass.cli import main
+
+    with open(output, "w", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        prepare()
+        sys.exit(main(words))
+
+
+def command(words: list[str], output: Path, prepare: Callable[[], None] = lambda: None) -> int:
+    """`victim`, waited for; → its exit code."""
+    process = victim(words, output, prepare)
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+if __name__ == "__main__":
+    import torch
+
+    import fastass  # noqa: F401, its OpenMP setting comes before torch
+
+    torch.set_num_threads(1)
+    function = getattr(importlib.import_module(sys.argv[1]), sys.argv[2])
+    print(json.dumps(function(*json.loads(sys.argv[3]))))

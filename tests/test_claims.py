@@ -55,7 +55,9 @@ def test_the_papers_own_figures_show_its_claims() -> None:
 
 def test_a_difference_within_the_spread_of_the_seeds_is_none() -> None:
     oracle, ga = {5: 30.0, 50: 40.0}, {5: 35.0, 50: 41.0}
-    rows = [r for r in table1(oracle, ga, {5: 35.0}) if r["labelled"] == 5 or "+" not in r["method"]]
+    rows = [
+        r for r in table1(oracle, ga, {5: 35.0}) if r["labelled"] == 5 or "+" not in r["method"]
+    ]
     rows += [record(f"ga+{kind}", 50, [41.5, 41.6]) for kind in ("fcsa", "csa")]
     found = claims(rows, [], {})[2]
     assert found.outcome.startswith("in part: GA's gain fades")

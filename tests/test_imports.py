@@ -11,6 +11,7 @@ LINKED = ("kernels", "pipelines", "bench")  # folders that fastass/ links to
 RANKS = [
     {"pipelines", "kernels"},
     {"errors"},
+    {"disk"},
     {"models"},
     {"config"},
     {"apex_optimizers"},

@@ -7,6 +7,7 @@ from pathlib import Path
 from fastass.commands.command import Command
 from fastass.commands.loading import execution_flags, load_segmenter, view_flags, views_of
 from fastass.data import open_any
+from fastass.disk import write_whole
 from fastass.errors import UserError
 from fastass.evaluation import evaluate
 from fastass.norm_statistics import reestimate
@@ -62,7 +63,7 @@ def run(args: Namespace) -> None:
         )  # fmt: skip
     print(iou_table([(args.split, scores.record())]))
     if args.json is not None:
-        args.json.write_text(json.dumps(scores.record(), indent=2) + "\n", encoding="utf-8")
+        write_whole(args.json, json.dumps(scores.record(), indent=2) + "\n")
 
 
 def _reestimate(args: Namespace, network: Segmenter, size: tuple[int, int]) -> None:

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from fastass.disk import writing
 from fastass.errors import UserError
 from fastass.export.folder import write_folder
 from fastass.export.onnx_file import write_onnx
@@ -35,14 +36,15 @@ def export(segmenter: Segmenter, out: Path, form: str, *, overwrite: bool = Fals
     if out.exists() and not overwrite:
         raise UserError(f"{out}: exists already; pass --overwrite or choose another --out")
     temporary = out.with_name(f".{out.name}.tmp")
-    _remove(temporary)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        line = WRITERS[form](segmenter, temporary)
-        _remove(out)
-        temporary.replace(out)
-    finally:
+    with writing(out):
         _remove(temporary)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            line = WRITERS[form](segmenter, temporary)
+            _remove(out)
+            temporary.replace(out)
+        finally:
+            _remove(temporary)
     return line
 
 

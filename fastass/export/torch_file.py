@@ -1,5 +1,6 @@
 """torch.export's own format, .pt2: runs with torch alone."""
 
+import io
 import json
 import warnings
 from pathlib import Path
@@ -18,10 +19,12 @@ def write_torch(segmenter: Segmenter, path: Path) -> str:
     graph = graph_of(segmenter)
     free = dict.fromkeys(FREE, torch.export.Dim.AUTO)
     about = {"input": INPUT, "output": OUTPUT, **description(segmenter)}
-    with warnings.catch_warnings(), open(path, "wb") as file, torch.no_grad():
+    buffer = io.BytesIO()  # torch's writer tells nothing of a disk that refuses
+    with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch's own deprecations
         program = torch.export.export(graph, (example(),), dynamic_shapes=(free,))
-        torch.export.save(program, file, extra_files={METADATA: json.dumps(about, indent=2)})
+        torch.export.save(program, buffer, extra_files={METADATA: json.dumps(about, indent=2)})
+    path.write_bytes(buffer.getvalue())
     with warnings.catch_warnings(), open(path, "rb") as file:
         warnings.simplefilter("ignore")
         loaded = torch.export.load(file).module()

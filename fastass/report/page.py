@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from fastass.disk import write_whole
 from fastass.errors import UserError
 from fastass.report import compare, curves
 from fastass.report.classes import Confusion, class_rows, confusions
@@ -68,13 +69,7 @@ def write_report(paths: Sequence[Path], out: Path) -> list[str]:
     records = [read_run(path) for path in paths]
     views = [_view(i, record, records) for i, record in enumerate(records)]
     html = render(views)
-    temporary = out.with_name(f".{out.name}.tmp")
-    try:
-        temporary.write_text(html, encoding="utf-8")
-        temporary.replace(out)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{out}: can't write: {error.strerror or error}") from None
+    write_whole(out, html)
     return [note for record in records for note in record.notes]
 
 
