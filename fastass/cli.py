@@ -126,7 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (RuntimeError, MemoryError) as error:
         if not _out_of_memory(error):
             raise
-        print(f"fastass: out of memory: {_one_line(error)}; {LESS_MEMORY}", file=sys.stderr)
+        where = f" ({_one_line(error)})" if str(error) else ""
+        print(f"fastass: out of memory{where}; {LESS_MEMORY}", file=sys.stderr)
         return 1
     return 0
 

@@ -96,8 +96,7 @@ def command(words: list[str], output: Path, prepare: Callable[[], None] = lambda
 
 if __name__ == "__main__":
     import torch
-
-    import fastass  # noqa: F401, its OpenMP setting comes before torch
+    import torch._dynamo  # the first optimizer loads it, which takes most of a tiny run
 
     torch.set_num_threads(1)
     function = getattr(importlib.import_module(sys.argv[1]), sys.argv[2])

@@ -119,6 +119,27 @@ def test_the_newest_that_can_be_read_is_found(tmp_path: Path) -> None:
         checkpoint.newest(tmp_path, told.append)
 
 
+def test_a_kill_while_a_step_is_saved_again(tmp_path: Path) -> None:
+    """The first checkpoint of the step is put back."""
+    first = save(tmp_path, 1)
+    first.rename(first.with_name(f"{first.name}~"))
+    assert checkpoint.newest(tmp_path, print) == first
+    assert checkpoint.find(tmp_path / "last")
+    first.with_name(f"{first.name}~").mkdir()  # killed after the second had taken its place
+    assert checkpoint.newest(tmp_path, print) == first
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [first.name]
+
+
+def test_links_that_a_kill_left_behind_are_set(tmp_path: Path) -> None:
+    save(tmp_path, 1, "best")
+    second = save(tmp_path, 2, "best")
+    for name in ("last", "best"):
+        checkpoint._point(tmp_path / name, tmp_path / "checkpoints" / "step-00000001")
+    assert checkpoint.newest(tmp_path, print) == second
+    for name in ("last", "best"):
+        assert (tmp_path / name).resolve() == second
+
+
 def test_saving_in_the_background_keeps_what_was_saved(tmp_path: Path) -> None:
     saver, net = Saver(tmp_path, background=True), module()
     before = {k: v.clone() for k, v in net.state_dict().items()}

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,8 +147,6 @@ def test_an_error_of_the_user_is_told_once(toycity: Path, tmp_path: Path, more: 
 def test_an_error_on_one_rank_ends_all(toycity: Path, tmp_path: Path) -> None:
     """A damaged image that one rank reads first."""
     damaged = tmp_path / "data"
-    import shutil
-
     shutil.copytree(toycity, damaged)
     image = sorted((damaged / "gta5" / "images").rglob("*.png"))[2]
     image.write_bytes(image.read_bytes()[:200])
@@ -158,3 +157,38 @@ def test_an_error_on_one_rank_ends_all(toycity: Path, tmp_path: Path) -> None:
     assert output.count("fastass: ") == 1, output
     assert image.name in output
     assert "cli.py" not in output
+
+
+def namespaces() -> list[str]:
+    """A command with network namespaces of its own; skips where they are not permitted."""
+    words = ["unshare", "--map-root-user", "--net", "--mount"]
+    if shutil.which("unshare") is None or shutil.which("ip") is None:
+        pytest.skip("no two nodes: there is no unshare, or no ip")
+    probe = "mount -t tmpfs none /run && mkdir /run/netns && ip netns add probe"
+    tried = subprocess.run([*words, "sh", "-c", probe], capture_output=True, text=True)
+    if tried.returncode != 0:
+        pytest.skip(f"no two nodes: namespaces are refused: {tried.stderr.strip()}")
+    return words
+
+
+@pytest.mark.slow
+def test_a_node_that_is_cut_off_for_a_while_costs_nothing(toycity: Path, tmp_path: Path) -> None:
+    """Two nodes in network namespaces; the cable between them is cut, and mended."""
+    calm, run = tmp_path / "calm", tmp_path / "run"
+    unshare = namespaces()
+    with torchrun(arguments(toycity, calm)) as agent:
+        assert "mIoU" in agent.communicate(timeout=120)[0]
+    script = [str(Path(__file__).with_name("two_nodes.sh")), str(run), "12", "8"]
+    words = arguments(toycity, run, "--distributed-timeout", "4")[2:]
+    tools = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # torchrun
+    done = subprocess.run(
+        [*unshare, "bash", *script, *words],
+        capture_output=True, text=True, timeout=400,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PATH": tools},
+    )  # fmt: skip
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output[-4000:]
+    assert "cable back" in output
+    assert "resuming" in output, output[-4000:]
+    for name, value in weights(calm).items():
+        assert torch.equal(value, weights(run)[name]), name

@@ -90,6 +90,7 @@ def test_a_run_leaves_what_it_promises(straight: Path) -> None:
     assert {*wanted.split(), "kernels", "amp", "versions"} <= summary.keys()
     assert len(summary["per_class_iou"]) == 19
     assert (summary["labelled"], summary["steps"], summary["preset"]) == (3, 8, "toycity")
+    assert summary["ranks"] == 1
     assert summary["start"]["miou"] >= 0
     assert len((straight / "labelled.txt").read_text().splitlines()) == 3
     assert (straight / "contact_sheet.png").stat().st_size > 1000
@@ -170,6 +171,35 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over(
     assert main(arguments(toycity, run, "--stop-at", "1")) == 0
     shutil.rmtree(run / "checkpoints")
     assert main(["train", "--out", str(run), "--resume", "--plain"]) == 0
+    assert_same_run(straight, run)
+
+
+def test_a_damaged_newest_checkpoint_falls_back_and_says_so(
+    straight: Path, toycity: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main(arguments(toycity, run, "--stop-at", "7")) == 0
+    damaged = run / "checkpoints" / "step-00000007" / checkpoint.MODEL
+    data = bytearray(damaged.read_bytes())
+    data[len(data) // 2] ^= 1
+    damaged.write_bytes(data)
+    capsys.readouterr()
+    assert main(["train", "--out", str(run), "--resume", "--plain"]) == 0
+    said = capsys.readouterr().out
+    assert f"{damaged}: damaged" in said
+    assert "falling back to the checkpoint before it" in said
+    assert f"resuming {run} at step 6" in said
+    assert_same_run(straight, run)
+
+
+def test_a_run_killed_before_its_configuration_was_written_starts_over(
+    straight: Path, toycity: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "labelled.txt").write_text("half of it")
+    (run / ".config.yaml.tmp").write_text("preset:")
+    assert main(arguments(toycity, run, "--resume")) == 0
     assert_same_run(straight, run)
 
 
