@@ -154,7 +154,7 @@ def every(run: Path) -> list[Path]:
 def newest(run: Path, tell: Callable[[str], None]) -> Path:
     """The newest checkpoint of a run that can be read; `tell` gets a line for each that can't.
 
-    What a kill kept `save` from finishing is finished: links that were to point to it do.
+    What a kill kept `save` from finishing is finished: links to it, and what was to be removed.
 
     Raises UserError when none can be read.
     """
@@ -162,13 +162,14 @@ def newest(run: Path, tell: Callable[[str], None]) -> Path:
     for path in every(run):
         try:
             read_weights(path)
-            links = read_state(path).get("links", [])
+            links = ["last", *read_state(path).get("links", ())]
         except UserError as error:
             tell(f"{error}; falling back to the checkpoint before it")
             continue
         with writing(run):
             for name in links:
                 _point(run / name, path)
+        _retain(run)
         return path
     raise UserError(f"{run}: no checkpoint can be read; start anew with --overwrite")
 
