@@ -1,5 +1,6 @@
 """Several ranks train what one rank trains: losses, gradients and weights within rounding."""
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from fastass import kernels
 from fastass.adaptation import Images, Streams, modules_of
-from fastass.config import Config, DiscriminatorConfig, OptimConfig
+from fastass.bench.synthetic import streams_of
+from fastass.config import Config, DataConfig, DiscriminatorConfig, OptimConfig
 from fastass.distributed import World
 from fastass.engine import Engine, build
 from fastass.execution import choose
@@ -123,3 +125,29 @@ def test_accumulation_is_one_large_batch(truth: dict[str, Any], backward: str) -
     for method in METHODS:
         c = config(method, accumulate=4, backward=backward)
         assert_same(truth[method], train(World(), c, 4))
+
+
+def in_silence(world: World, configs: list[Config]) -> None:
+    """Steps under which a warning is an error, such as that of torch about gradients' strides."""
+    for c in configs:
+        modules = modules_of(c.method, c.labelled)
+        engine = Engine(build(c, modules), c, choose(c), world)
+        streams = streams_of(c, modules, engine.execution.device, channels_last=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for _ in range(2):
+                engine.step([streams] * c.accumulate, adapt=True)
+
+
+def test_no_gradient_has_other_strides_than_its_bucket() -> None:
+    """Wide enough for the CPU's own form of 1×1 convolutions (64 → 192 channels), in fp32."""
+    configs = [
+        replace(
+            config("ga+csa", backward=backward, accumulate=accumulate),
+            model=ModelConfig(backbone="tiny", width=32, num_classes=CLASSES, norm=norm),  # type: ignore[arg-type]
+            data=DataConfig(source_size=SIZE[::-1], target_size=SIZE[::-1]),
+        )
+        for norm in ("batch", "frozen")
+        for backward, accumulate in (("fused", 1), ("fused", 2), ("streamed", 1), ("streamed", 2))
+    ]
+    run_ranks(2, in_silence, configs)
