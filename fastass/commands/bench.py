@@ -3,10 +3,13 @@
 import argparse
 from argparse import ArgumentParser, Namespace
 
-from fastass.commands import bench_data, bench_step, bench_train
+from fastass.commands import bench_data, bench_scale, bench_step, bench_train
 from fastass.commands.command import Command
 
-PARTS = {part.name: part for part in (bench_data.COMMAND, bench_step.COMMAND, bench_train.COMMAND)}
+PARTS = {
+    part.name: part
+    for part in (bench_data.COMMAND, bench_step.COMMAND, bench_train.COMMAND, bench_scale.COMMAND)
+}
 
 
 def flags(parser: ArgumentParser) -> None:

@@ -1,0 +1,137 @@
+"""Ranks on this machine's CPU that train together, to hold a prediction against.
+
+Each rank steps two engines in turns, one that trains alone and one of the group. Both are timed
+while all ranks do the same, so that what several ranks take from each other by sharing cores and
+memory is in both, and their difference is the exchange.
+"""
+
+import multiprocessing
+import os
+import socket
+import statistics
+import time
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+
+import torch
+import torch.distributed as dist
+
+from fastass.adaptation import modules_of
+from fastass.bench.synthetic import streams_of
+from fastass.bench.timeline import Recorder, Timeline
+from fastass.config import Config
+from fastass.distributed import World, join
+from fastass.engine import Engine, build
+from fastass.errors import UserError
+from fastass.execution import choose
+
+SIZES = tuple(2**k for k in (12, 16, 18, 20, 22, 24))  # bytes of the exchanges that are timed
+REPEATS = 15
+TIMEOUT = 300.0  # seconds for a rank that does not answer
+
+
+@dataclass(frozen=True)
+class Times:
+    """What one rank measured."""
+
+    alone: list[Timeline]
+    together: list[float]
+    exchanges: list[tuple[int, float]]
+
+
+def measure(ranks: int, config: Config, rounds: int, warmup: int) -> list[Times]:
+    """Start `ranks` processes of one thread each and let them step. UserError if one fails."""
+    context = multiprocessing.get_context("spawn")
+    port = _free_port()
+    pipes, workers = [], []
+    for rank in range(ranks):
+        ours, theirs = context.Pipe(duplex=False)
+        task = (theirs, rank, ranks, port, config, rounds, warmup)
+        worker = context.Process(target=_serve, args=task)
+        worker.start()
+        theirs.close()
+        pipes.append(ours)
+        workers.append(worker)
+    try:
+        found = [_receive(pipe, rank) for rank, pipe in enumerate(pipes)]
+    except UserError:
+        for worker in workers:
+            worker.kill()
+        raise
+    finally:
+        for worker in workers:
+            worker.join()
+    return found
+
+
+def _receive(pipe: Connection, rank: int) -> Times:
+    try:
+        answer = pipe.recv()
+    except EOFError:
+        raise UserError(f"bench: rank {rank} died; is there memory for all ranks?") from None
+    if isinstance(answer, str):
+        raise UserError(f"bench: rank {rank}: {answer}")
+    found: Times = answer
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def _serve(
+    pipe: Connection, rank: int, ranks: int, port: int, config: Config, rounds: int, warmup: int
+) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {
+        "RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    try:
+        with join("cpu", TIMEOUT) as world:
+            pipe.send(_measure(world, config, rounds, warmup))
+    except Exception as error:  # whatever it is, the parent tells it in one line
+        pipe.send(str(error) or type(error).__name__)
+
+
+def _measure(world: World, config: Config, rounds: int, warmup: int) -> Times:
+    config = replace(config, device="cpu")
+    execution = choose(config)
+    modules = modules_of(config.method, labelled=max(config.labelled, 1))
+    streams = streams_of(
+        replace(config, seed=config.seed + world.rank), modules, execution.device, True
+    )
+    batches = [streams] * config.accumulate
+    alone = Engine(build(config, modules), config, execution)
+    recorder = Recorder(alone.module, execution.device)
+    grouped = replace(config, distributed=replace(config.distributed, world=world.size))
+    together = Engine(build(config, modules), grouped, execution, world)
+    times = Times([], [], _exchanges(world))
+    for i in range(warmup + rounds):
+        for turn in (0, 1) if i % 2 else (1, 0):
+            world.barrier()
+            if turn:
+                times.alone.append(recorder.record(lambda: alone.step(batches, adapt=True)))
+            else:
+                begin = time.perf_counter()
+                together.step(batches, adapt=True)
+                times.together.append(time.perf_counter() - begin)
+    return Times(times.alone[warmup:], times.together[warmup:], times.exchanges)
+
+
+def _exchanges(world: World) -> list[tuple[int, float]]:
+    """(bytes, median seconds) of all-reduces in fp32."""
+    found = []
+    for size in SIZES if world.size > 1 else ():
+        tensor = torch.ones(size // 4)
+        seconds = []
+        for _ in range(2 + REPEATS):
+            world.barrier()
+            begin = time.perf_counter()
+            dist.all_reduce(tensor)
+            seconds.append(time.perf_counter() - begin)
+            tensor.fill_(1.0)
+        found.append((size, statistics.median(seconds[2:])))
+    return found
