@@ -70,8 +70,8 @@ class _SplitBackward(torch.autograd.Function):
         if to_x:
             of_x = _backward(gradient, x, weight, ctx.geometry, (True, False))
         if to_weight and weight.shape[2:] == (1, 1) and ctx.geometry[0] == (1, 1):
-            # In the weight's own strides and no view, or the sum with the gradients of other streams
-            # gets other strides than DistributedDataParallel expects.
+            # In the weight's own strides and no view: else its sum with other streams' gradients
+            # has other strides than DistributedDataParallel expects.
             of_weight = torch.empty_like(weight)
             torch.mm(_rows(gradient).t(), _rows(x), out=of_weight[..., 0, 0])
         elif to_weight:
