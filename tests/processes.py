@@ -98,6 +98,9 @@ if __name__ == "__main__":
     import torch
     import torch._dynamo  # the first optimizer loads it, which takes most of a tiny run
 
+    from fastass.cli import build_parser
+
     torch.set_num_threads(1)
+    build_parser()  # reads the help from the sources, and keeps it
     function = getattr(importlib.import_module(sys.argv[1]), sys.argv[2])
     print(json.dumps(function(*json.loads(sys.argv[3]))))

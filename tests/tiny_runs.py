@@ -20,7 +20,8 @@ SAME = ("miou", "best_miou", "per_class_iou", "confusion", "start", "selection",
 
 def city(root: Path) -> Path:
     """ToyCity of 3 source, 2 target and 2 validation images in `root`."""
-    generate(root, source=3, target=2, val=2, workers=1)
+    small = (64, 32)
+    generate(root, source=3, target=2, val=2, workers=1, source_size=small, target_size=small)
     return root
 
 
