@@ -1,4 +1,4 @@
-"""What a first session on a CUDA GPU runs: tests, operators, step, training, in this order.
+"""What a first session on a CUDA GPU runs: tests, operators, step, training, scale, in this order.
 
     python -m bench.gpu --out results/gpu [--tiny] [--device cpu]
 
@@ -45,6 +45,9 @@ def parts(out: Path, device: str, tiny: bool) -> dict[str, list[str]]:
     toy = ["--toycity-source", "8", "--toycity-target", "24", "--toycity-val", "2"] if tiny else []
     toy += ["--toycity-directory", f"{out}/toycity"]
     found["train"] = [*train, *toy, "--json", f"{out}/train.json"]
+    scale = [*fastass, "bench", "scale", PRESET, "--device", device, "--norm", "frozen", *amp]
+    scale += [*SMALL, "--rounds", "1"] if tiny else [*FULL, "--batch", "4"]
+    found["scale"] = [*scale, "--ranks", "", "--json", f"{out}/scale.json"]
     return found
 
 
