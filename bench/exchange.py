@@ -1,6 +1,6 @@
 """What an all-reduce costs, by the α–β model: a message of n bytes takes α + n·β on a link.
 
-    ring   2(p−1)·α + 2(p−1)/p·n·β      reduce-scatter and all-gather (Thakur et al. 2005)
+    ring   2(p−1)·α + 2(p−1)/p·n·β      reduce-scatter and all-gather (Patarasuk and Yuan 2009)
     tree   2⌈log₂ p⌉·α + 2·n·β          two pipelined binary trees (Sanders et al. 2009)
 
 p ranks, n bytes on each. A ring moves the least bytes, a tree has the fewest steps.

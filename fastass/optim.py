@@ -56,7 +56,7 @@ def _implementation(config: Config) -> dict[str, Any]:
 def batch_factor(config: Config) -> float:
     """The factor on every base rate for a global batch other than `base_batch`.
 
-    Linear: Goyal et al. 2017, section 2.1. Square root: Krizhevsky 2014, section 5. One factor for
+    Linear: Goyal et al. 2017, section 2.1. Square root: Krizhevsky 2014. One factor for
     SGD and Adam keeps the balance of G and its discriminators.
     """
     ratio = config.global_batch / config.optim.base_batch
