@@ -42,6 +42,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+
+import fastass  # noqa: F401  before torch: it sets how torch's idle threads wait, as in training
+
+# isort: split
 import torch
 from torch import Tensor
 

@@ -3,8 +3,8 @@
 The size is that of evaluation: one 2048×1024 label image (eight on a GPU), 19 classes, labels in
 regions. Scores: `noise` differs from pixel to pixel, which no trained network does (the slowest
 case: no class can be left out anywhere); `regions` are smooth, with some noise, as a network's are.
-Both layouts, `channels-first` (torch's default) and `channels-last` (the engine's), since plain torch
-is far slower in the first; its conversion to the other layout is one of the alternatives.
+Both layouts, `channels-first` (torch's default) and `channels-last` (the engine's), since plain
+torch is far slower in the first; its conversion to the other layout is one of the alternatives.
 """
 
 import importlib
