@@ -30,7 +30,7 @@ from fastass.models.config import ModelConfig
 LINK = Link(alpha=10e-6, beta=1e-9)  # 10 µs, 1 GB/s
 CLUSTER = Cluster(4, Link(1e-6, 1e-11), LINK)
 WORDS = (
-    "bench scale --backbone tiny --model-width 8 --discriminator-width 4 --discriminator-hidden 8 "
+    "bench scale --backbone tiny --model-width 16 --discriminator-width 4 --discriminator-hidden 8 "
     "--source-size 64x48 --target-size 64x48 --device cpu --batch 1 --rounds 2 --warmup-rounds 1"
 ).split()
 
