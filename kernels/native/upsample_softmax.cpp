@@ -204,21 +204,16 @@ void read_incoming(const Job& job, const Worker& w, int image, const Pixels<R>& 
     }
 }
 
-// The loss of one row of pixels where a term is too small to divide by: from the scores, in double.
+// The losses of one row of pixels where a term is too small to divide by: from the scores.
 __attribute__((noinline)) Vf far_losses(const Worker& w, int classes, Vf tx, Vf ty, Vi label) {
-    Vf losses = {};
-    for (int lane = 0; lane < kLanes; ++lane) {
-        if (label[lane] >= classes) continue;
-        double largest = -3.0e38, own = 0, total = 0;
-        for (int c = 0; c < classes; ++c) {
-            const double value = value_at(w.corners, c, tx, ty)[lane];
-            largest = value > largest ? value : largest;
-            if (c == label[lane]) own = value;
-        }
-        for (int c = 0; c < classes; ++c) total += exp(value_at(w.corners, c, tx, ty)[lane] - largest);
-        losses[lane] = static_cast<float>(largest - own + log(total));
+    Vf largest = splat(-3.0e38f), own = {}, total = {};
+    for (int c = 0; c < classes; ++c) {
+        const Vf value = value_at(w.corners, c, tx, ty);
+        largest = value > largest ? value : largest;
+        own = label == splat_int(c) ? value : own;
     }
-    return losses;
+    for (int c = 0; c < classes; ++c) total += exp_vector(value_at(w.corners, c, tx, ty) - largest);
+    return label < classes ? largest - own + log_vector(total) : Vf{};
 }
 
 // Adds the losses, and takes the sum from each label's term: (P - 1) sum is its score's gradient.
