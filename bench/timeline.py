@@ -60,7 +60,8 @@ def buckets(timeline: Timeline, limit: float, scale: float = 1.0) -> list[Gradie
 
     scale: on the bytes that travel, not on the limit; 0.5 where they are compressed to bf16.
     """
-    found, size = [], 0.0
+    found: list[Gradient] = []
+    size = 0.0
     for gradient in timeline.gradients:
         size += gradient.size
         if size >= (limit if found else min(FIRST_BUCKET, limit)):
