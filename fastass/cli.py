@@ -133,9 +133,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """torch has a class for GPU memory alone; its CPU allocator raises a plain RuntimeError."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        "can't allocate memory" in str(error)
+    """torch has a class for GPU memory alone; on a CPU it and oneDNN raise plain RuntimeErrors."""
+    signs = ("can't allocate memory", "could not create a primitive", "could not create a memory")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        sign in str(error) for sign in signs
     )
 
 
