@@ -9,8 +9,9 @@ from fastass.configfile import from_yaml, neighbours, override, settable
 from fastass.errors import UserError
 from fastass.loading import load
 from fastass.presets import preset
-from fastass.progress import Reporter, reporter
+from fastass.progress import Reporter
 from fastass.run import CONFIG
+from fastass.terminal import reporter
 from fastass.training import train as train_run
 
 __all__ = ["configure", "load", "train"]

@@ -1,7 +1,5 @@
-"""Progress of long work: a live view on a terminal, plain lines elsewhere."""
+"""What long work tells while it runs, and how that becomes plain lines."""
 
-import os
-import sys
 import time
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
@@ -59,15 +57,6 @@ class Reporter(Protocol):
     def line(self, text: str) -> None: ...
     def trained(self, step: int, window: Window) -> None: ...
     def scored(self, step: int, miou: float) -> None: ...
-
-
-def reporter(plain: bool = False) -> Reporter:
-    """The live view where standard output is a terminal, unless `plain` is asked for; or lines."""
-    if plain or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
-        return Plain()
-    from fastass.liveview import LiveView  # here, so that plain output needs no rich
-
-    return LiveView()
 
 
 class Plain:

@@ -14,7 +14,7 @@ from fastass.errors import UserError
 from fastass.pipelines.layouts import open_dataset
 from fastass.pipelines.pack import pack
 from fastass.pipelines.streams import Batch, StepBatch
-from fastass.progress import reporter
+from fastass.terminal import reporter
 
 STEPS = 5
 CPU = torch.device("cpu")

@@ -33,6 +33,7 @@ RANKS = [
         "monitor",
         "progress",
         "liveview",
+        "terminal",
         "cellruns",
         "interruption",
         "distributed",

@@ -14,7 +14,7 @@ from fastass.config import Config
 from fastass.configfile import leaves, override
 from fastass.execution import choose
 from fastass.presets import preset
-from fastass.progress import reporter
+from fastass.terminal import reporter
 
 
 def flags(parser: ArgumentParser) -> None:

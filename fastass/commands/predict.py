@@ -8,8 +8,8 @@ from fastass.commands.command import Command
 from fastass.commands.loading import execution_flags, load_segmenter, view_flags, views_of
 from fastass.configfile import parse
 from fastass.predict import FORMATS, MEASURED, Writer, parse_formats, predict_files
-from fastass.progress import reporter
 from fastass.stageclock import WARM_UP, StageClock
+from fastass.terminal import reporter
 
 
 def flags(parser: ArgumentParser) -> None:

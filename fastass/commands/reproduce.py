@@ -11,8 +11,8 @@ from fastass.grids import CLAIMS, GRIDS, Cell, Grid, grid, start_name
 from fastass.pipelines.classes import SYNTHIA_13, SYNTHIA_16
 from fastass.pipelines.toycity import generate
 from fastass.presets import preset
-from fastass.progress import reporter
 from fastass.tablefiles import write, write_claims
+from fastass.terminal import reporter
 
 
 def flags(parser: ArgumentParser) -> None:
