@@ -1,5 +1,6 @@
 """Several ranks train what one rank trains: losses, gradients and weights within rounding."""
 
+import functools
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -151,3 +152,40 @@ def test_no_gradient_has_other_strides_than_its_bucket() -> None:
         for backward, accumulate in (("fused", 1), ("fused", 2), ("streamed", 1), ("streamed", 2))
     ]
     run_ranks(2, in_silence, configs)
+
+
+def compiled_beside_eager(world: World, configs: list[Config]) -> list[bool]:
+    """Whether the weights are the same after three steps."""
+    torch.compile = functools.partial(_compile, torch.compile)
+    found = []
+    for c in configs:
+        torch._dynamo.reset()
+        modules = modules_of(c.method, c.labelled)
+        engines = [
+            Engine(build(c, modules), k, choose(c), world) for k in (c, replace(c, compile=True))
+        ]
+        streams = streams_of(c, modules, torch.device("cpu"), channels_last=True)
+        for _ in range(3):
+            for engine in engines:
+                engine.step([streams] * c.accumulate, adapt=True)
+        pairs = zip(*(e.module.parameters() for e in engines), strict=True)
+        found.append(all(torch.equal(a, b) for a, b in pairs))
+    return found
+
+
+def _compile(compile: Any, module: Any, *, mode: str, dynamic: bool) -> Any:
+    return compile(module, backend="eager", dynamic=dynamic)
+
+
+@pytest.mark.slow
+def test_compiled_ranks_train_as_eager_ones() -> None:
+    """What is traced and exchanged, to the bit: the graphs run as they are."""
+    configs = [
+        replace(
+            config("ga+csa", backward=backward, accumulate=accumulate),
+            data=DataConfig(source_size=SIZE[::-1], target_size=SIZE[::-1]),
+        )
+        for backward, accumulate in (("fused", 1), ("fused", 2), ("streamed", 1))
+    ]
+    for found in run_ranks(2, compiled_beside_eager, configs):
+        assert all(found), found
