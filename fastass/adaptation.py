@@ -154,8 +154,10 @@ class Adaptation(nn.Module):
                 scores, labels, align_corners=self.align_corners
             )
             seg.append(loss)
-            gadv.append(losses.domain_loss(d_g(P, frozen=True), TARGET, self.weights.gan))
-            gd.append(losses.domain_loss(d_g(P.detach()), SOURCE, self.weights.gan))
+            assert isinstance(d_g, GlobalDiscriminator)
+            to_generator, own = d_g.twice(P)  # of frozen(D_g) on P, of D_g on detached P
+            gadv.append(losses.domain_loss(to_generator, TARGET, self.weights.gan))
+            gd.append(losses.domain_loss(own, SOURCE, self.weights.gan))
         return terms._replace(
             seg_source=self._levels(seg, self.weights.aux_seg),
             gadv=self._levels(gadv, self.weights.aux_gadv),

@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from fastass.models import FeatureDiscriminator, GlobalDiscriminator, PixelDiscriminator
 
@@ -32,6 +32,46 @@ def test_global_equals_its_layers_written_out() -> None:
 
 def test_global_on_toycity_maps() -> None:
     assert GlobalDiscriminator(19, width=8)(torch.rand(1, 19, 128, 256)).shape == (1, 1, 4, 8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("width", [8, 64])  # 64: layers whose gradients are computed in two layouts
+def test_global_twice_is_two_forwards(
+    width: int, layout: torch.memory_format, dtype: torch.dtype
+) -> None:
+    """Equal logits and gradients, of both losses together and of each alone."""
+    torch.manual_seed(0)
+    d_g = GlobalDiscriminator(5, width).to(dtype)
+    P = torch.randn(2, 5, 70, 100, dtype=dtype).softmax(1)
+    P = P.contiguous(memory_format=layout).requires_grad_()
+    inputs = [P, *d_g.parameters()]
+
+    def gradients(pair: tuple[Tensor, Tensor]) -> list[Tensor | None]:
+        losses = [(pair[0] ** 2).sum(), (pair[1] - 1).abs().sum()]
+        every: list[Tensor | None] = []
+        for loss in (losses[0], losses[1], losses[0] + losses[1]):
+            every += torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
+        return every
+
+    shared, apart = d_g.twice(P), (d_g(P, frozen=True), d_g(P.detach()))
+    for ours, theirs in zip(shared, apart, strict=True):
+        assert torch.equal(ours, theirs)
+    for ours, theirs in zip(gradients(shared), gradients(apart), strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * float(theirs.abs().max()))
+
+
+def test_global_twice_in_mixed_precision() -> None:
+    d_g = GlobalDiscriminator(5, width=8)
+    P = torch.rand(1, 5, 64, 64, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        to_generator, own = d_g.twice(P)
+    assert to_generator.dtype == own.dtype == torch.bfloat16
+    (to_generator + own).sum().backward()
+    assert P.grad is not None
+    assert all(p.grad is not None for p in d_g.parameters())
 
 
 @pytest.mark.parametrize("size", [(31, 64), (64, 31), (8, 16)])

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 Pair = tuple[int, int]
+Geometry = tuple[Pair, Pair, Pair]  # stride, padding, dilation
+Wanted = tuple[bool, bool, bool]  # the gradient of the input, the weight, the bias
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, like: nn.Conv2d) -> Tensor:
     """`F.conv2d` with the stride, padding and dilation of `like`; [B,N,h,w] → [B,M,h',w']."""
-    assert isinstance(like.padding, tuple)
-    geometry = (like.stride, like.padding, like.dilation)
+    geometry = _geometry(like)
     if _splits(x, weight):
         return _SplitBackward.apply(x, weight, bias, *geometry)
     return F.conv2d(x, weight, bias, *geometry)
@@ -38,9 +40,13 @@ def prefers_products(x: Tensor) -> bool:
 
 
 def _splits(x: Tensor, weight: Tensor) -> bool:
+    wanted = torch.is_grad_enabled() and weight.requires_grad
+    return wanted and _wide(weight) and prefers_products(x)
+
+
+def _wide(weight: Tensor) -> bool:
     # Few channels are little arithmetic for the copies: with 96 they cost more than they save.
-    large = max(weight.shape[:2]) >= 128 and min(weight.shape[:2]) >= 64
-    return large and torch.is_grad_enabled() and weight.requires_grad and prefers_products(x)
+    return max(weight.shape[:2]) >= 128 and min(weight.shape[:2]) >= 64
 
 
 class _SplitBackward(torch.autograd.Function):
@@ -64,38 +70,54 @@ class _SplitBackward(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        to_x, to_weight, to_bias = ctx.needs_input_grad[:3]
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
-        of_x = of_weight = of_bias = None
-        if to_x:
-            of_x = _backward(gradient, x, weight, ctx.geometry, (True, False))
-        if to_weight and weight.shape[2:] == (1, 1) and ctx.geometry[0] == (1, 1):
-            # In the weight's own strides and no view: else its sum with other streams' gradients
-            # has other strides than DistributedDataParallel expects.
-            of_weight = torch.empty_like(weight)
-            torch.mm(_rows(gradient).t(), _rows(x), out=of_weight[..., 0, 0])
-        elif to_weight:
-            g, x, weight = (t.contiguous() for t in (gradient, x, weight))
-            of_weight = _backward(g, x, weight, ctx.geometry, (False, True))
-        if to_bias:
-            of_bias = gradient.sum(dim=(0, 2, 3))
-        return of_x, of_weight, of_bias, None, None, None
+        wanted = ctx.needs_input_grad[:3]
+        return *_split(gradient, x, weight, ctx.geometry, wanted), None, None, None
+
+
+def gradients(
+    gradient: Tensor, x: Tensor, weight: Tensor, like: nn.Conv2d, wanted: Wanted
+) -> Gradients:
+    """Those `wanted` of input, weight and bias of `conv2d(x, weight, bias, like)`."""
+    geometry = _geometry(like)
+    if _wide(weight) and prefers_products(x):
+        return _split(gradient, x, weight, geometry, wanted)
+    return _backward(gradient, x, weight, geometry, wanted)
+
+
+def _split(
+    gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: Wanted
+) -> Gradients:
+    to_x, to_weight, to_bias = wanted
+    gradient = gradient.contiguous(memory_format=torch.channels_last)
+    of_x = of_weight = of_bias = None
+    if to_x:
+        of_x, _, _ = _backward(gradient, x, weight, geometry, (True, False, False))
+    if to_weight and weight.shape[2:] == (1, 1) and geometry[0] == (1, 1):
+        # In the weight's own strides and no view: else its sum with other streams' gradients
+        # has other strides than DistributedDataParallel expects.
+        of_weight = torch.empty_like(weight)
+        torch.mm(_rows(gradient).t(), _rows(x), out=of_weight[..., 0, 0])
+    elif to_weight:
+        g, x, weight = (t.contiguous() for t in (gradient, x, weight))
+        _, of_weight, _ = _backward(g, x, weight, geometry, (False, True, False))
+    if to_bias:
+        of_bias = gradient.sum(dim=(0, 2, 3))
+    return of_x, of_weight, of_bias
 
 
 def _backward(
-    gradient: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    geometry: tuple[Pair, Pair, Pair],
-    wanted: tuple[bool, bool],
-) -> Tensor:
+    gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: Wanted
+) -> Gradients:
     stride, padding, dilation = geometry
-    mask = [*wanted, False]
-    of_x, of_weight, _ = torch.ops.aten.convolution_backward(
-        gradient, x, weight, None, stride, padding, dilation, False, (0, 0), 1, mask
+    bias = [weight.shape[0]]
+    of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
+        gradient, x, weight, bias, stride, padding, dilation, False, (0, 0), 1, wanted
     )
-    found: Tensor = of_x if wanted[0] else of_weight
-    return found
+    return of_x, of_weight, of_bias
+
+
+def _geometry(layer: nn.Conv2d) -> Geometry:
+    return layer.stride, layer.padding, layer.dilation  # type: ignore[return-value]
 
 
 def _rows(x: Tensor) -> Tensor:

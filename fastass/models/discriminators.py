@@ -5,12 +5,14 @@ which the adversarial terms of Eq. 11 reach the generator only.
 """
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from fastass.models.convolution import conv2d
+from fastass.models.convolution import conv2d, gradients
 
 NEGATIVE_SLOPE = 0.2
 
@@ -32,12 +34,7 @@ class GlobalDiscriminator(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, probabilities: Tensor, *, frozen: bool = False) -> Tensor:
-        height, width = probabilities.shape[-2:]
-        if height < 32 or width < 32:
-            raise ValueError(
-                f"global discriminator: a {width}×{height} map is too small for five halvings; "
-                "use images of at least 32×32"
-            )
+        self._check(probabilities)
         x = probabilities
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, nn.Conv2d)
@@ -49,6 +46,75 @@ class GlobalDiscriminator(nn.Module):
                 weight, bias = weight.detach(), bias.detach()
             x = conv2d(x, weight, bias, layer)
         return x
+
+    def twice(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
+        """`(self(P, frozen=True), self(P.detach()))`: the logits that train G and those for D_g.
+
+        They are the same numbers, so one forward computes both where torch runs eagerly in one
+        precision; each has its own backward.
+        """
+        P = probabilities
+        if torch.is_autocast_enabled(P.device.type) or torch.compiler.is_compiling():
+            return self(P, frozen=True), self(P.detach())
+        self._check(P)
+        to_generator, own = _Twice.apply(P, self.layers, *self.layers.parameters())
+        return to_generator, own
+
+    @staticmethod
+    def _check(probabilities: Tensor) -> None:
+        height, width = probabilities.shape[-2:]
+        if height < 32 or width < 32:
+            raise ValueError(
+                f"global discriminator: a {width}×{height} map is too small for five halvings; "
+                "use images of at least 32×32"
+            )
+
+
+class _Twice(torch.autograd.Function):
+    """The layers of D_g, once → two equal logits. The gradient of the first goes to P alone, that
+    of the second to the weights alone.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, P: Tensor, layers: nn.ModuleList, *parameters: Tensor) -> Any:
+        """parameters: those of `layers`, in their order."""
+        inputs: list[Tensor] = []
+        x = P
+        for layer in layers:
+            if inputs:
+                x = F.leaky_relu(x, NEGATIVE_SLOPE, inplace=True)
+            inputs.append(x)
+            x = layer(x)
+        ctx.save_for_backward(*inputs, *parameters[::2])
+        ctx.layers = layers
+        ctx.set_materialize_grads(False)
+        return x, x.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, to_generator: Tensor | None, own: Tensor | None) -> Any:
+        n = len(ctx.layers)
+        inputs, weights = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
+        of_parameters: list[Tensor | None] = [None] * (2 * n)
+        for i in reversed(range(n)):
+            x, weight, layer = inputs[i], weights[i], ctx.layers[i]
+            if own is not None:
+                own, *of_parameters[2 * i : 2 * i + 2] = gradients(
+                    own, x, weight, layer, (i > 0, True, True)
+                )
+            if to_generator is not None:
+                to_generator, _, _ = gradients(to_generator, x, weight, layer, (True, False, False))
+            if i:
+                own, to_generator = _before_leaky_relu(own, x), _before_leaky_relu(to_generator, x)
+        return to_generator, None, *of_parameters
+
+
+def _before_leaky_relu(gradient: Tensor | None, output: Tensor) -> Tensor | None:
+    """The gradient of its input, given that of its output."""
+    if gradient is None:
+        return None
+    found: Tensor = torch.ops.aten.leaky_relu_backward(gradient, output, NEGATIVE_SLOPE, True)
+    return found
 
 
 class SemanticDiscriminator(nn.Module):
