@@ -99,7 +99,8 @@ def _semantic_stays(records: Sequence[Record]) -> Claim:
         shown = "shown" if fades and stays and ahead else "in part" if stays else "not shown"
         outcome = f"{shown}: {fade}, that of GA+SA {stay}"
         if not ahead:
-            outcome += f", but no higher than GA's with {most} beyond the spread of the seeds"
+            word = "but" if stays else "and"
+            outcome += f", {word} no higher than GA's with {most} beyond the spread of the seeds"
     evidence = "; ".join(f"{HEADS[m]} − GA: {_by_count(g)}" for m, g in over_ga.items() if g)
     return Claim("c", "GA alone fades with many labels, GA+SA stays positive", outcome, evidence)
 
