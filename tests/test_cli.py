@@ -41,8 +41,13 @@ def test_help_starts_with_an_example(command: str, capsys: pytest.CaptureFixture
     ],
 )
 def test_wrong_words_get_one_line(
-    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # a checkout may hold runs
     assert main(words) == 2
     captured = capsys.readouterr()
     assert message in captured.err

@@ -15,7 +15,8 @@ from fastass.presets import PRESETS
 def test_the_folder_map_is_complete() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"^\| `(\w+)/` \|", readme, flags=re.MULTILINE))
-    hidden = ("build", "dist", "runs", "data")
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").split()
+    hidden = {line.strip("/") for line in ignored}
     folders = {p.name for p in ROOT.iterdir() if p.is_dir() and p.name[0] not in "._"}
     assert listed == {name for name in folders if name not in hidden}
     assert set(re.findall(r"^\| `fastass (\w+)", readme, flags=re.MULTILINE)) == set(COMMANDS)
