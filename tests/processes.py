@@ -4,6 +4,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -46,6 +47,24 @@ def ended(processes: list[int], within: float) -> bool:
     while any(command_line(process) for process in processes) and time.monotonic() < end:
         time.sleep(0.05)
     return not any(command_line(process) for process in processes)
+
+
+def check_workers_end(begin: Callable[[], subprocess.Popen[str]], message: str) -> None:
+    """A killed worker ends its parent with one line; a killed parent leaves no worker behind.
+
+    begin: starts the parent and returns once its workers are at work.
+    """
+    process = begin()
+    os.kill(spawned(children(process.pid))[0], signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert message in errors.splitlines()[-1]
+
+    process = begin()
+    left = children(process.pid)
+    process.kill()
+    process.communicate()
+    assert ended(left, within=20)
 
 
 def alone(function: Callable[..., Any], *arguments: Any, within: Sequence[str] = ()) -> Any:

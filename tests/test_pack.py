@@ -1,6 +1,5 @@
 import fcntl
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -309,23 +308,14 @@ if __name__ == "__main__":
 def test_killed_processes_leave_no_others_behind(tmp_path: Path) -> None:
     source = files.gta5(tmp_path / "source", 300, (48, 28))
 
-    def start() -> tuple[subprocess.Popen[str], list[int]]:
+    def start() -> subprocess.Popen[str]:
         process = processes.start(PARENT, tmp_path, source, tmp_path / "out")
         assert process.stdout is not None
         for _ in range(10):  # samples done: some shards are finished, and much is to be done
             process.stdout.readline()
-        return process, processes.children(process.pid)
+        return process
 
-    process, children = start()
-    os.kill(processes.spawned(children)[0], signal.SIGKILL)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "a packing worker was killed" in errors.splitlines()[-1]
-
-    process, children = start()
-    process.kill()
-    process.communicate()
-    assert processes.ended(children, within=20)
+    processes.check_workers_end(start, "a packing worker was killed")
     fails(lambda: open_packed(tmp_path / "out"), "still being packed")
     assert index_of(tmp_path / "out", 0).records
 

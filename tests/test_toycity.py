@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import signal
 import subprocess
 from pathlib import Path
 
@@ -286,19 +284,10 @@ if __name__ == "__main__":
 
 
 def test_killed_processes_leave_no_others_behind(tmp_path: Path) -> None:
-    def start() -> tuple[subprocess.Popen[str], list[int]]:
+    def start() -> subprocess.Popen[str]:
         process = processes.start(PARENT, tmp_path, tmp_path / "city")
         assert process.stdout is not None
         process.stdout.readline()
-        return process, processes.children(process.pid)
+        return process
 
-    process, children = start()
-    os.kill(processes.spawned(children)[0], signal.SIGKILL)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "a ToyCity worker was killed" in errors.splitlines()[-1]
-
-    process, children = start()
-    process.kill()
-    process.communicate()
-    assert processes.ended(children, within=20)
+    processes.check_workers_end(start, "a ToyCity worker was killed")
