@@ -13,6 +13,8 @@ from fastass.models.config import ModelConfig
 from fastass.models.deeplab import ASPP_DILATIONS, TINY_DILATIONS
 
 DEPTHS = {"resnet101": (3, 4, 23, 3), "resnet50": (3, 4, 6, 3), "resnet18": (2, 2, 2, 2)}
+# Width, convolutions, dilation; a pool follows each stage of fewer than 512 channels.
+VGG_STAGES = ((64, 2, 1), (128, 2, 1), (256, 3, 1), (512, 3, 1), (512, 3, 2), (1024, 2, 4))
 
 
 def norm(channels: int, affine: bool) -> nn.BatchNorm2d:
@@ -86,6 +88,27 @@ class ResNet(nn.Module):
         return self.layer4(middle), middle
 
 
+class VGG16(nn.Module):
+    """images [B,3,H,W] → (features, None), output stride 8; no norms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for width, depth, d in VGG_STAGES:
+            for _ in range(depth):
+                layers.append(nn.Conv2d(channels, width, 3, padding=d, dilation=d))
+                layers.append(nn.ReLU(inplace=True))
+                channels = width
+            if width < 512:
+                layers.append(nn.MaxPool2d(2, 2))
+        self.features = nn.Sequential(*layers)
+        self.out_channels, self.aux_channels = channels, 0
+
+    def forward(self, images: Tensor) -> tuple[Tensor, None]:
+        return self.features(images), None
+
+
 class Classifier(nn.Module):
     """The sum of dilated 3×3 convolutions."""
 
@@ -111,7 +134,7 @@ class Generator(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.frozen_norm = config.norm == "frozen"
-        self.backbone = ResNet(config)
+        self.backbone = VGG16() if config.backbone == "vgg16" else ResNet(config)
         every = TINY_DILATIONS if config.backbone == "tiny" else ASPP_DILATIONS
         dilations = every[: config.aspp_branches]
         self.classifier = Classifier(self.backbone.out_channels, config.num_classes, dilations)

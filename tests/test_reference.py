@@ -50,6 +50,7 @@ def batch(seed: int) -> Streams:
         ("ga+csa", "tiny", "single", "fused", "batch"),
         ("ga+csa", "tiny", "single", "streamed", "frozen"),
         ("ga+csa", "resnet50", "single", "streamed", "frozen"),
+        ("ga+fcsa", "vgg16", "single", "fused", "batch"),
     ],
 )
 def test_losses_and_weights_of_some_steps(
@@ -67,7 +68,7 @@ def test_losses_and_weights_of_some_steps(
     reference = ReferencePath(module, config, CPU)
     engine = Engine(module, config, Execution(CPU, None, "reference", ""))
     start = {name: value.clone() for name, value in module.state_dict().items()}
-    for step in range(STEPS if backbone == "tiny" else 2):
+    for step in range({"tiny": STEPS, "resnet50": 2, "vgg16": 1}[backbone]):
         streams = batch(step)
         set_rates(list(engine.optimizers.values()), decay(step, config))
         ours, theirs = engine.step([streams], adapt=True), reference.step(streams, step)
