@@ -2,7 +2,7 @@
 # make test    set up .venv, install, check style and types, run the tests
 # make slow    the long tests: kills, sanitizers, full compilation
 # make docs    build the documentation into build/site
-# make gpu     on a machine with a CUDA GPU: the operators against float64, then their benchmarks
+# make gpu     on a machine with a CUDA GPU: its tests, then every benchmark, into runs/gpu
 # make clean   remove .venv and build products (never runs/ or data/)
 
 PYTHON ?= python3
@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/native/*) \
 	$(shell find fastass kernels pipelines -type d -not -name __pycache__)
 
-.PHONY: train test slow docs install clean
+.PHONY: train test slow docs gpu install clean
 
 train: install
 	$(BIN)/fastass train toycity --amp --resume --out runs/toycity
@@ -32,9 +32,7 @@ docs: install
 	@echo "build/site/index.html: open it in a browser, or serve it: $(BIN)/mkdocs serve"
 
 gpu: install
-	$(BIN)/pytest -m gpu
-	$(BIN)/pytest bench/ --device cuda --benchmark-json=gpu.json
-	$(BIN)/python -m bench.table gpu.json
+	$(BIN)/python -m bench.gpu --out runs/gpu
 
 install: $(VENV)/.installed
 

@@ -1,6 +1,8 @@
-"""What a first session on a CUDA GPU runs: tests, operators, step, training, scale, in this order.
+"""`make gpu`: everything there is to run on a CUDA GPU.
 
-    python -m bench.gpu --out results/gpu [--tiny] [--device cpu]
+Tests, operators and their table, step, switches, training, scale, in this order:
+
+    python -m bench.gpu --out runs/gpu [--tiny] [--device cpu] [--only PART …]
 
 Every part is a command of its own whose output goes to OUT/<part>.txt (and .json); a part that
 fails is told and the next one runs. `--tiny` runs each part on small sizes, to try the list itself;
@@ -12,6 +14,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+from fastass.errors import UserError
+from fastass.execution import choose_device
 
 PRESET = "gta5_to_cityscapes_csa_500"
 FULL = ["--source-size", "1280x720", "--target-size", "1024x512"]
@@ -30,6 +35,7 @@ def parts(out: Path, device: str, tiny: bool) -> dict[str, list[str]]:
         "doctor": [*fastass, "doctor"],
         "tests": [*python, "pytest", "-q", "-m", "gpu", *(["tests/test_step_switches.py"] * tiny)],
         "operators": [*operators, f"--benchmark-json={out}/operators.json"],
+        "table": [*python, "bench.table", f"{out}/operators.json"],
     }
     amp = [] if device == "cpu" else ["--amp"]
     for batch in (1,) if tiny else (1, 2, 4, 8):
@@ -58,6 +64,10 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true", help="small sizes: tries the list itself")
     parser.add_argument("--only", nargs="*", help="names of parts")
     args = parser.parse_args()
+    try:
+        choose_device(args.device)
+    except UserError as error:
+        parser.error(str(error))
     args.out.mkdir(parents=True, exist_ok=True)
     failed = []
     for name, command in parts(args.out.absolute(), args.device, args.tiny).items():
