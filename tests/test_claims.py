@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from fastass.claims import claims, class_distances, gains, markdown
 from fastass.cli import main
-from fastass.grids import grid
-from fastass.meanmap import mean_map
+from fastass.tables.claims import claims, class_distances, gains, markdown
+from fastass.tables.grids import grid
+from fastass.tables.meanmap import mean_map
 
 Records = list[dict[str, Any]]
 

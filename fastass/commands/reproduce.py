@@ -3,15 +3,15 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from fastass.cellruns import CellRun, run_all
 from fastass.commands.command import Command
 from fastass.config import LAMBDA_SADV
 from fastass.errors import TrainingFailure, UserError
-from fastass.grids import CLAIMS, GRIDS, Cell, Grid, grid, start_name
 from fastass.pipelines.classes import SYNTHIA_13, SYNTHIA_16
 from fastass.pipelines.toycity import generate
 from fastass.presets import preset
-from fastass.tablefiles import write, write_claims
+from fastass.tables.cellruns import CellRun, run_all
+from fastass.tables.files import write, write_claims
+from fastass.tables.grids import CLAIMS, GRIDS, Cell, Grid, grid, start_name
 from fastass.terminal import reporter
 
 

@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fastass import claims
-from fastass.chart import line_chart
-from fastass.grids import CLAIMS, Cell, Grid, start_name
-from fastass.meanmap import mean_map
 from fastass.pipelines.classes import CITYSCAPES, SYNTHIA_13
-from fastass.reproduce import chart_lines, markdown, results
 from fastass.run import CLASS_MEANS
+from fastass.tables import claims
+from fastass.tables.chart import line_chart
+from fastass.tables.grids import CLAIMS, Cell, Grid, start_name
+from fastass.tables.meanmap import mean_map
+from fastass.tables.table import chart_lines, markdown, results
 
 
 def write(table: Grid, out: Path, seeds: range) -> str:

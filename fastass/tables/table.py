@@ -7,10 +7,10 @@ from statistics import mean, stdev
 from typing import Any
 
 from fastass import paper
-from fastass.chart import Line
-from fastass.grids import HEADS, Cell, Grid
 from fastass.run import SUMMARY
 from fastass.selection import LAST_FEW
+from fastass.tables.chart import Line
+from fastass.tables.grids import HEADS, Cell, Grid
 
 Record = dict[str, Any]
 

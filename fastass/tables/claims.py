@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from fastass.config import LAMBDA_SADV
-from fastass.grids import HEADS, Grid, start_name
-from fastass.reproduce import Record
 from fastass.run import CLASS_MEANS
+from fastass.tables.grids import HEADS, Grid, start_name
+from fastass.tables.table import Record
 
 FLAT = 1.0  # points of mIoU between the best and the worst λ; the paper's own Table 2 spans 0.7
 ADAPTED = ("ga", "ga+fcsa", "ga+csa")
