@@ -21,7 +21,7 @@ from fastass.execution import Execution
 from fastass.pipelines.bench_baselines import BaseCodeWay, in_processes
 from fastass.pipelines.layouts import Dataset
 from fastass.pipelines.streams import NORMALIZATIONS
-from fastass.terminal import reporter
+from fastass.progress.terminal import reporter
 
 
 def engine_batches(config: Config, modules: Modules, execution: Execution) -> Iterator[Streams]:

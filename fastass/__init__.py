@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from fastass.api import load as load
     from fastass.api import train as train
     from fastass.config import Config as Config
+    from fastass.prediction.segmenter import Segmenter as Segmenter
     from fastass.presets import preset as preset
-    from fastass.segmenter import Segmenter as Segmenter
 
 # Before torch loads OpenMP: idle threads sleep instead of spinning. On cores shared with other
 # processes spinning made a training step of the tiny network 5 to 35 times slower.
@@ -27,7 +27,7 @@ _PUBLIC = {
     "load": "api",
     "Config": "config",
     "preset": "presets",
-    "Segmenter": "segmenter",
+    "Segmenter": "prediction.segmenter",
 }
 
 __all__ = ["Config", "Segmenter", "load", "preset", "train"]

@@ -7,11 +7,11 @@ from typing import Any
 from fastass.config import Config
 from fastass.configfile import from_yaml, neighbours, override, settable
 from fastass.errors import UserError
-from fastass.loading import load
+from fastass.prediction.loading import load
 from fastass.presets import preset
-from fastass.progress import Reporter
+from fastass.progress.reporter import Reporter
+from fastass.progress.terminal import reporter
 from fastass.run import CONFIG
-from fastass.terminal import reporter
 from fastass.training import train as train_run
 
 __all__ = ["configure", "load", "train"]

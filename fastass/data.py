@@ -19,7 +19,7 @@ from fastass.pipelines.shards import PackedDataset, is_packed, open_packed
 from fastass.pipelines.source import open_source
 from fastass.pipelines.streams import StepBatch, StreamSpec
 from fastass.pipelines.toycity import generate, is_complete
-from fastass.progress import Reporter
+from fastass.progress.reporter import Reporter
 
 AnyDataset = Dataset | PackedDataset
 

@@ -10,11 +10,11 @@ from torch import Tensor
 from fastass import kernels
 from fastass.distributed import ALONE, World
 from fastass.execution import Execution
-from fastass.inference import SINGLE, Views, evaluating, probabilities
 from fastass.metrics import mean_iou, per_class_iou
 from fastass.models.deeplab import DeepLab
 from fastass.pipelines.classes import ClassTable
 from fastass.pipelines.evaluation import EvalBatch
+from fastass.prediction.inference import SINGLE, Views, evaluating, probabilities
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from fastass.disk import writing
 from fastass.errors import UserError
 from fastass.execution import Execution, describe
 from fastass.models.deeplab import DeepLab, build_deeplab
-from fastass.picture import colorize, contact_sheet, save_example
-from fastass.predict import predict
+from fastass.prediction.picture import colorize, contact_sheet, save_example
+from fastass.prediction.predict import predict
 from fastass.run import CLASS_MEANS, EXAMPLES, SHEET, Run, versions
 
 ROWS = 6  # of the contact sheet

@@ -24,7 +24,7 @@ from fastass.interruption import Interrupted, Interruption
 from fastass.monitor import Monitor
 from fastass.optim import decay, set_rates
 from fastass.parallel import average_statistics
-from fastass.progress import Reporter, Window
+from fastass.progress.reporter import Reporter, Window
 from fastass.results import before_and_after, summarize, table
 from fastass.run import SUMMARY, Run, has_checkpoint
 from fastass.saving import Saver

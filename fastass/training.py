@@ -19,7 +19,7 @@ from fastass.loggers import check as check_loggers
 from fastass.models.weights import init_weights
 from fastass.optim import describe_rates
 from fastass.parallel import check_parallel
-from fastass.progress import Reporter, Silent
+from fastass.progress.reporter import Reporter, Silent
 from fastass.results import table
 from fastass.run import (
     SUMMARY,

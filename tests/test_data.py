@@ -14,7 +14,7 @@ from fastass.errors import UserError
 from fastass.pipelines.layouts import open_dataset
 from fastass.pipelines.pack import pack
 from fastass.pipelines.streams import Batch, StepBatch
-from fastass.terminal import reporter
+from fastass.progress.terminal import reporter
 
 STEPS = 5
 CPU = torch.device("cpu")

@@ -19,7 +19,7 @@ from fastass.export.folder import CARD, PLAIN
 from fastass.export.graph import compare, graph_of
 from fastass.models import ModelConfig, build_deeplab
 from fastass.pipelines.classes import GTA5
-from fastass.segmenter import Preparation
+from fastass.prediction.segmenter import Preparation
 
 
 def randomised(network: fastass.Segmenter) -> fastass.Segmenter:

@@ -13,8 +13,8 @@ import fastass
 from fastass.cli import main
 from fastass.errors import UserError
 from fastass.pipelines.classes import CITYSCAPES, GTA5, ClassTable
-from fastass.predict import label_ids
-from fastass.stageclock import WARM_UP, StageClock
+from fastass.prediction.predict import label_ids
+from fastass.prediction.stageclock import WARM_UP, StageClock
 
 
 @pytest.fixture

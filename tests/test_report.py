@@ -14,8 +14,8 @@ from browser import CHROMIUM, Browser, browser
 
 from fastass.cli import main
 from fastass.configfile import override, to_yaml
-from fastass.picture import save_example
 from fastass.pipelines.classes import CITYSCAPES
+from fastass.prediction.picture import save_example
 from fastass.presets import preset
 from fastass.report import compare, curves
 from fastass.report.plane import plane

@@ -15,7 +15,7 @@ from fastass.commands import reproduce as command
 from fastass.errors import UserError
 from fastass.pipelines.classes import CITYSCAPES, SYNTHIA_13
 from fastass.presets import PRESETS
-from fastass.progress import Plain
+from fastass.progress.reporter import Plain
 from fastass.tables import cellruns
 from fastass.tables.cellruns import CellRun, run_all
 from fastass.tables.chart import Line, line_chart

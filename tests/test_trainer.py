@@ -22,7 +22,7 @@ from fastass.errors import TrainingFailure
 from fastass.monitor import Monitor
 from fastass.pipelines.toycity import generate
 from fastass.presets import preset
-from fastass.progress import Plain
+from fastass.progress.reporter import Plain
 
 SMALL = (
     "--method ga+csa --labelled 3 --steps 5 --start-steps 3 --batch 2 --accumulate 2 "

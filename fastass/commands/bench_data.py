@@ -11,7 +11,7 @@ from fastass.errors import UserError
 from fastass.pipelines.bench_data import format_rates, measure
 from fastass.pipelines.layouts import open_dataset
 from fastass.pipelines.shards import open_packed
-from fastass.terminal import reporter
+from fastass.progress.terminal import reporter
 
 
 def flags(parser: ArgumentParser) -> None:

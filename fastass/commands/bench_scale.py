@@ -14,7 +14,7 @@ from fastass.commands.train import config_flags
 from fastass.configfile import parse
 from fastass.errors import UserError
 from fastass.execution import choose
-from fastass.terminal import reporter
+from fastass.progress.terminal import reporter
 
 # A node of eight H100: NVLink 450 GB/s and a 400 Gb/s card, a GPU and direction (NVIDIA's data
 # sheets), 80 % of both; latencies of NCCL's own model (src/graph/tuning.cc, ring, Simple).

@@ -14,7 +14,7 @@ from fastass.config import Config
 from fastass.configfile import leaves, override
 from fastass.execution import choose
 from fastass.presets import preset
-from fastass.terminal import reporter
+from fastass.progress.terminal import reporter
 
 
 def flags(parser: ArgumentParser) -> None:

@@ -12,9 +12,9 @@ from fastass.errors import UserError
 from fastass.evaluation import evaluate
 from fastass.norm_statistics import reestimate
 from fastass.pipelines.evaluation import EvalFeed
+from fastass.prediction.segmenter import Segmenter
+from fastass.progress.terminal import reporter
 from fastass.results import iou_table
-from fastass.segmenter import Segmenter
-from fastass.terminal import reporter
 
 NORM_IMAGES, NORM_BATCH = 64, 4
 

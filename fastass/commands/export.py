@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fastass.commands.command import Command
 from fastass.export import FORMATS, export
-from fastass.loading import load
+from fastass.prediction.loading import load
 
 
 def flags(parser: ArgumentParser) -> None:

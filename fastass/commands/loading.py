@@ -4,9 +4,9 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from fastass.configfile import parse
-from fastass.inference import Views
-from fastass.loading import load
-from fastass.segmenter import Segmenter
+from fastass.prediction.inference import Views
+from fastass.prediction.loading import load
+from fastass.prediction.segmenter import Segmenter
 
 
 def execution_flags(parser: ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from fastass.pipelines.layouts import open_dataset
 from fastass.pipelines.pack import pack
 from fastass.pipelines.verify import verify
 from fastass.pipelines.workerprocess import cores
-from fastass.terminal import reporter
+from fastass.progress.terminal import reporter
 
 
 def flags(parser: ArgumentParser) -> None:

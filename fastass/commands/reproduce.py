@@ -9,10 +9,10 @@ from fastass.errors import TrainingFailure, UserError
 from fastass.pipelines.classes import SYNTHIA_13, SYNTHIA_16
 from fastass.pipelines.toycity import generate
 from fastass.presets import preset
+from fastass.progress.terminal import reporter
 from fastass.tables.cellruns import CellRun, run_all
 from fastass.tables.files import write, write_claims
 from fastass.tables.grids import CLAIMS, GRIDS, Cell, Grid, grid, start_name
-from fastass.terminal import reporter
 
 
 def flags(parser: ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from fastass.errors import UserError
 from fastass.export.folder import write_folder
 from fastass.export.onnx_file import write_onnx
 from fastass.export.torch_file import write_torch
-from fastass.segmenter import Segmenter
+from fastass.prediction.segmenter import Segmenter
 
 WRITERS: dict[str, Callable[[Segmenter, Path], str]] = {
     "onnx": write_onnx,

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from fastass.checkpoint import MODEL
 from fastass.errors import ExportFailure
 from fastass.export.graph import compare, graph_of
-from fastass.loading import FOLDER, description, load
 from fastass.models.deeplab import DeepLab
-from fastass.segmenter import Segmenter
+from fastass.prediction.loading import FOLDER, description, load
+from fastass.prediction.segmenter import Segmenter
 
 GRAPH, README = "graph.json", "README.md"
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fastass.errors import UserError
 from fastass.export.graph import FREE, INPUT, OUTPUT, compare, example, graph_of
-from fastass.loading import description
-from fastass.segmenter import Segmenter
+from fastass.prediction.loading import description
+from fastass.prediction.segmenter import Segmenter
 
 
 def write_onnx(segmenter: Segmenter, path: Path) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from fastass.export.graph import FREE, INPUT, OUTPUT, compare, example, graph_of
-from fastass.loading import description
-from fastass.segmenter import Segmenter
+from fastass.prediction.loading import description
+from fastass.prediction.segmenter import Segmenter
 
 METADATA = "fastass.json"  # the extra file in it
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from fastass.progress import Reporter
+from fastass.progress.reporter import Reporter
 from fastass.run import SUMMARY
 
 

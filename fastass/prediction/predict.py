@@ -12,13 +12,13 @@ from fastass.configfile import neighbours
 from fastass.disk import writing
 from fastass.errors import UserError
 from fastass.execution import Execution
-from fastass.frames import Frame, frames
-from fastass.inference import Views, labels
 from fastass.models.deeplab import DeepLab
-from fastass.picture import colorize, overlay, save_train_ids
 from fastass.pipelines.classes import CITYSCAPES, ClassTable
-from fastass.segmenter import Preparation, Segmenter
-from fastass.stageclock import StageClock
+from fastass.prediction.frames import Frame, frames
+from fastass.prediction.inference import Views, labels
+from fastass.prediction.picture import colorize, overlay, save_train_ids
+from fastass.prediction.segmenter import Preparation, Segmenter
+from fastass.prediction.stageclock import StageClock
 
 FORMATS = ("trainIds", "labelIds", "color", "overlay")
 MEASURED = 20  # images that `--fps` needs at least

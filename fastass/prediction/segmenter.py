@@ -11,14 +11,14 @@ from torch import Tensor
 
 from fastass.errors import UserError
 from fastass.execution import Execution
-from fastass.inference import Views, labels, probabilities
 from fastass.models.deeplab import DeepLab
-from fastass.picture import colorize
 from fastass.pipelines.augment import Draw
 from fastass.pipelines.classes import ClassTable
 from fastass.pipelines.pillow import augment_image, normalize
 from fastass.pipelines.read import open_image, read_file
 from fastass.pipelines.streams import NORMALIZATIONS
+from fastass.prediction.inference import Views, labels, probabilities
+from fastass.prediction.picture import colorize
 
 AnyImage = str | Path | Image.Image | np.ndarray
 Size = tuple[int, int]
@@ -68,7 +68,8 @@ class Segmenter:
         image: a path, a PIL image, RGB uint8 [H,W,3], or a batch: uint8 [B,H,W,3] gives
         uint8 [B,H,W], a list gives a list. size: (W,H) at which the network reads the image
         (default: that of training; with tiles, the image's own). scales, flip, tile, overlap: see
-        `fastass.inference.Views`. Raises UserError or DataError for what can't be predicted.
+        `Views` of `fastass.prediction.inference`. Raises UserError or DataError for what can't be
+        predicted.
         """
         views = Views(tuple(scales), flip, tile, overlap)
         if isinstance(image, np.ndarray) and image.ndim == 4:
@@ -99,7 +100,7 @@ class Segmenter:
         return colorize(labels, self.classes)
 
     def read(self, pixels: np.ndarray, views: Views, size: Size | None = None) -> Tensor:
-        """The input of `fastass.inference` for RGB uint8 [H,W,3]."""
+        """The input of `fastass.prediction.inference` for RGB uint8 [H,W,3]."""
         if size is not None and min(size) < 1:
             raise UserError(f"size: expected a size above 0, got {size[0]}x{size[1]}")
         own = (pixels.shape[1], pixels.shape[0])

@@ -18,7 +18,7 @@ from fastass.models.config import ModelConfig
 from fastass.models.deeplab import build_deeplab
 from fastass.pipelines.classes import ClassTable
 from fastass.pipelines.streams import NORMALIZATIONS
-from fastass.segmenter import Preparation, Segmenter
+from fastass.prediction.segmenter import Preparation, Segmenter
 
 FOLDER = "config.json"
 
