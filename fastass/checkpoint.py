@@ -21,7 +21,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -34,6 +34,14 @@ from fastass.errors import UserError
 
 MODEL, STATE, CONFIG, CLASSES = "model.safetensors", "state.pt", "config.yaml", "classes.json"
 CHECKSUMS = "checksums.json"
+
+
+class Saved(NamedTuple):
+    """What a checkpoint directory holds, tensors on the CPU."""
+
+    path: Path
+    weights: dict[str, torch.Tensor]
+    state: dict[str, Any]
 
 
 def save(
@@ -151,7 +159,7 @@ def every(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob("step-*"), reverse=True)
 
 
-def newest(run: Path, tell: Callable[[str], None]) -> Path:
+def newest(run: Path, tell: Callable[[str], None]) -> Saved:
     """The newest checkpoint of a run that can be read; `tell` gets a line for each that can't.
 
     What a kill kept `save` from finishing is finished: links to it, and what was to be removed.
@@ -161,17 +169,21 @@ def newest(run: Path, tell: Callable[[str], None]) -> Path:
     _put_back(run)
     for path in every(run):
         try:
-            read_weights(path)
-            links = ["last", *read_state(path).get("links", ())]
+            saved = read(path)
         except UserError as error:
             tell(f"{error}; falling back to the checkpoint before it")
             continue
         with writing(run):
-            for name in links:
+            for name in ("last", *saved.state.get("links", ())):
                 _point(run / name, path)
         _retain(run)
-        return path
+        return saved
     raise UserError(f"{run}: no checkpoint can be read; start anew with --overwrite")
+
+
+def read(path: Path) -> Saved:
+    """A checkpoint directory. UserError if anything of it is missing or damaged."""
+    return Saved(path, read_weights(path), read_state(path))
 
 
 def read_state(path: Path) -> dict[str, Any]:

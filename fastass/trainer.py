@@ -69,21 +69,28 @@ class Trainer:
         self.interruption = Interruption()
         self.stop = Agreement(world, lambda: self.interruption.caught or 0)
         self._skipped = 0  # by this rank, since the last log
+        self._averaged_at = -1  # step
 
     def restore(self) -> None:
         """Continue from the last checkpoint, where there is one."""
         if not has_checkpoint(self.run.path):
             self.run.forget_after(0)
             return
-        path = self.world.decide(lambda: checkpoint.newest(self.run.path, self.reporter.line))
-        checkpoint.load_into(self.engine.module, checkpoint.read_weights(path), path)
-        state = checkpoint.read_state(path)
-        self.engine.load_state(state["engine"])
-        self.position = here = Position(**state["position"])
+        saved = self._newest()
+        checkpoint.load_into(self.engine.module, saved.weights, saved.path)
+        self.engine.load_state(saved.state["engine"])
+        self.position = here = Position(**saved.state["position"])
         self.monitor.images, self.monitor.seconds = here.images, here.seconds
         started = {self.config.start_steps} if here.start is not None else set()
         self.run.forget_after(here.step, {here.evaluated_at} | started)
         self.reporter.line(f"resuming {self.run.path} at step {here.step}")
+
+    def _newest(self) -> checkpoint.Saved:
+        """The newest checkpoint that can be read: rank 0 looks for it, the others read that one."""
+        if self.world.main:
+            saved = checkpoint.newest(self.run.path, self.reporter.line)
+        path = self.world.decide(lambda: saved.path)
+        return saved if self.world.main else checkpoint.read(path)
 
     def fit(self, stop_at: int | None = None) -> dict[str, Any]:
         """Train to the end, or to `stop_at`. Raises Interrupted after saving on a signal."""
@@ -153,6 +160,13 @@ class Trainer:
         self.run.log({"step": here.step, "lr": rate, "skipped": here.skipped, **means})
         self.reporter.trained(here.step, self._window(means))
 
+    def _settle(self) -> None:
+        """Make what the ranks have gathered since the last step common, to evaluate or save it."""
+        self._log()
+        if self._averaged_at != self.position.step:
+            average_statistics(self.engine.module, self.world)
+            self._averaged_at = self.position.step
+
     def _window(self, means: dict[str, Any]) -> Window:
         device, gpu = self.execution.device, None
         if device.type == "cuda":
@@ -187,11 +201,10 @@ class Trainer:
         self._save("start")
 
     def _evaluate(self) -> Scores:
-        self._log()
+        self._settle()
         step = self.position.step
         self.reporter.phase(f"evaluate at {step}", len(self.data.val))
         done = 0
-        average_statistics(self.engine.module, self.world)
         common = len(self.data.val) // self.world.size  # images that every rank has
 
         def progress(images: int) -> None:
@@ -216,9 +229,8 @@ class Trainer:
 
     def _save(self, *links: str) -> None:
         """Save as `last` and as `links`; of several ranks the main one writes."""
-        self._log()
+        self._settle()
         self.position.images, self.position.seconds = self.monitor.images, self.monitor.seconds
-        average_statistics(self.engine.module, self.world)
         self._check_weights()
         if not self.world.main:
             return

@@ -107,9 +107,9 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
 def test_the_newest_that_can_be_read_is_found(tmp_path: Path) -> None:
     first, second = save(tmp_path, 1), save(tmp_path, 2)
     told: list[str] = []
-    assert checkpoint.newest(tmp_path, told.append) == second
+    assert checkpoint.newest(tmp_path, told.append).path == second
     (second / checkpoint.STATE).write_bytes(b"")
-    assert checkpoint.newest(tmp_path, told.append) == first
+    assert checkpoint.newest(tmp_path, told.append).path == first
     assert told == [
         f"{second / checkpoint.STATE}: damaged: its checksum is not that of checksums.json; "
         "falling back to the checkpoint before it"
@@ -123,10 +123,10 @@ def test_a_kill_while_a_step_is_saved_again(tmp_path: Path) -> None:
     """The first checkpoint of the step is put back."""
     first = save(tmp_path, 1)
     first.rename(first.with_name(f"{first.name}~"))
-    assert checkpoint.newest(tmp_path, print) == first
+    assert checkpoint.newest(tmp_path, print).path == first
     assert checkpoint.find(tmp_path / "last")
     first.with_name(f"{first.name}~").mkdir()  # killed after the second had taken its place
-    assert checkpoint.newest(tmp_path, print) == first
+    assert checkpoint.newest(tmp_path, print).path == first
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [first.name]
 
 
@@ -135,7 +135,7 @@ def test_links_that_a_kill_left_behind_are_set(tmp_path: Path) -> None:
     second = save(tmp_path, 2, "best")
     for name in ("last", "best"):
         checkpoint._point(tmp_path / name, tmp_path / "checkpoints" / "step-00000001")
-    assert checkpoint.newest(tmp_path, print) == second
+    assert checkpoint.newest(tmp_path, print).path == second
     for name in ("last", "best"):
         assert (tmp_path / name).resolve() == second
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastass import checkpoint, training
+from fastass import checkpoint, trainer, training
 from fastass.cli import main
 from fastass.configfile import override
 from fastass.engine import Engine
@@ -116,6 +116,38 @@ def test_stopping_and_resuming_changes_no_bit(
     assert not (run / "summary.json").exists()
     assert main(["train", "--out", str(run), "--resume", "--plain"]) == 0
     assert_same_run(straight, run)
+
+
+def test_a_resume_reads_its_checkpoint_once(
+    toycity: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, read, files = tmp_path / "run", checkpoint._read, []
+
+    def counted(path: Path, name: str) -> bytes:
+        files.append(name)
+        return read(path, name)
+
+    assert main(arguments(toycity, run, "--stop-at", "1")) == 0
+    monkeypatch.setattr(checkpoint, "_read", counted)
+    assert main(["train", "--out", str(run), "--resume", "--plain", "--stop-at", "2"]) == 0
+    assert sorted(files) == sorted([checkpoint.MODEL, checkpoint.STATE])
+
+
+def test_statistics_are_averaged_over_the_ranks_once_a_step(
+    toycity: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the evaluation, and not again by the save that follows it."""
+    step, done = Engine.step, []
+
+    def stepped(self: Engine, *args: Any, **kwargs: Any) -> Any:
+        done.append("step")
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(Engine, "step", stepped)
+    monkeypatch.setattr(trainer, "average_statistics", lambda *_: done.append("average"))
+    every = ["--steps", "2", "--start-steps", "1", "--eval-every", "1", "--save-every", "1"]
+    assert main(arguments(toycity, tmp_path / "run", *every)) == 0
+    assert done == ["step", "average"] * 3
 
 
 def test_sigterm_saves_and_the_run_goes_on(straight: Path, toycity: Path, tmp_path: Path) -> None:
