@@ -45,6 +45,37 @@ def test_folding_takes_a_pass_over_the_activations_away(conv: nn.Conv2d) -> None
     assert "Convolution" in type(out.grad_fn).__name__
 
 
+def test_folding_keeps_no_second_copy_of_the_weight(conv: nn.Conv2d) -> None:
+    frozen = FrozenBatchNorm2d(6).double()
+    randomise(frozen)
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        conv_norm(torch.randn(1, 4, 9, 9, dtype=torch.float64), conv, frozen)
+    shapes = [t for t in kept if t.shape == conv.weight.shape]
+    assert [t.data_ptr() for t in shapes] == [conv.weight.data_ptr()]
+
+
+def test_folding_under_autocast_computes_what_plain_operators_do() -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 6, 3, padding=1, bias=False)
+    frozen = FrozenBatchNorm2d(6)
+    randomise(frozen)
+    x = torch.randn(2, 4, 9, 9, requires_grad=True)
+    scale, shift = frozen.scale_shift()
+
+    def gradients(y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        assert y.dtype == torch.bfloat16
+        return y, *torch.autograd.grad(y.float().square().sum(), (x, conv.weight))
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours = gradients(conv_norm(x, conv, frozen))
+        weight = conv.weight * scale[:, None, None, None]
+        plain = gradients(nn.functional.conv2d(x, weight, shift, padding=1))
+    for a, b in zip(ours, plain, strict=True):
+        assert torch.allclose(a, b, rtol=2e-2, atol=2e-2)
+        assert a.dtype == b.dtype
+
+
 def test_frozen_never_changes() -> None:
     """Steps in train mode, with weight decay, leave every norm buffer bit-equal."""
     torch.manual_seed(0)

@@ -27,6 +27,51 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, like: nn.Conv2d) -> T
     return F.conv2d(x, weight, bias, *geometry)
 
 
+def scaled_conv2d(
+    x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, like: nn.Conv2d
+) -> Tensor:
+    """`conv2d` with the weight times `scale` [M], a constant, as is `bias` [M].
+
+    The product is computed again in the backward, so no second copy of the weights waits for it.
+    A compiler decides for itself what it computes again.
+    """
+    if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and weight.requires_grad):
+        return conv2d(x, _scaled(weight, scale), bias, like)
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        x = x.to(torch.get_autocast_dtype(device))
+    return _ScaledConvolution.apply(x, weight, scale, bias, like)
+
+
+def _scaled(weight: Tensor, scale: Tensor) -> Tensor:
+    return weight * scale[:, None, None, None]
+
+
+class _ScaledConvolution(torch.autograd.Function):
+    """`scaled_conv2d` in the precision of `x`, which autocast has chosen before."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, like: nn.Conv2d
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, scale)
+        ctx.like = like
+        with torch.autocast(x.device.type, enabled=False):
+            return conv2d(x, _scaled(weight, scale).to(x.dtype), bias.to(x.dtype), like)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, scale = ctx.saved_tensors
+        wanted = (ctx.needs_input_grad[0], True, False)
+        with torch.autocast(x.device.type, enabled=False):
+            product = _scaled(weight, scale).to(x.dtype)
+            of_x, of_weight, _ = gradients(gradient, x, product, ctx.like, wanted)
+        assert of_weight is not None
+        of_weight = of_weight.to(weight.dtype).mul_(scale[:, None, None, None])
+        return of_x, of_weight, None, None, None
+
+
 def prefers_products(x: Tensor) -> bool:
     """Whether `x` is of the kind that this module treats by itself: fp32, channels-last, CPU."""
     return (

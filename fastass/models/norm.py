@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from fastass.models.config import NormKind
-from fastass.models.convolution import conv2d
+from fastass.models.convolution import conv2d, scaled_conv2d
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -55,5 +55,4 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
     if not isinstance(norm, FrozenBatchNorm2d):
         return norm(conv2d(x, conv.weight, conv.bias, conv))
     scale, shift = norm.scale_shift()
-    weight = conv.weight * scale[:, None, None, None]
-    return conv2d(x, weight, shift, conv)
+    return scaled_conv2d(x, conv.weight, scale, shift, conv)
