@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastass.adaptation import Images, Modules, Streams
 from fastass.config import Config
-from fastass.data import open_training_data
+from fastass.datasets import open_training_data
 from fastass.errors import UserError
 from fastass.execution import Execution
 from fastass.pipelines.bench_baselines import BaseCodeWay, in_processes

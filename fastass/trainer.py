@@ -1,23 +1,19 @@
-"""The training loop: feed, step, watch, evaluate, save, resume."""
+"""The training loop: feed, step, watch, evaluate, save."""
 
-import contextlib
 import json
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from fastass import checkpoint
 from fastass.adaptation import Adaptation, Modules, Streams
 from fastass.config import Config
-from fastass.configfile import to_yaml
 from fastass.data import TrainingData
 from fastass.distributed import ALONE, Agreement, World
 from fastass.engine import Engine
-from fastass.errors import TrainingFailure, UserError
+from fastass.errors import TrainingFailure
 from fastass.evaluation import Scores, evaluate
 from fastass.execution import Execution
 from fastass.interruption import Interrupted, Interruption
@@ -26,23 +22,9 @@ from fastass.optim import decay, set_rates
 from fastass.parallel import average_statistics
 from fastass.progress.reporter import Reporter, Window
 from fastass.results import before_and_after, summarize, table
-from fastass.run import SUMMARY, Run, has_checkpoint
-from fastass.saving import Saver
+from fastass.run import SUMMARY, Run
+from fastass.runstate import Position, RunState
 from fastass.selection import selection
-
-
-@dataclass
-class Position:
-    """Where a run stands; saved with every checkpoint."""
-
-    step: int = 0
-    best: float = -1.0
-    evaluated_at: int = -1
-    start: dict[str, Any] | None = None  # evaluation of the supervised start
-    last: dict[str, Any] | None = None
-    seconds: float = 0.0
-    images: int = 0
-    skipped: int = 0  # bad samples that were replaced
 
 
 class Trainer:
@@ -63,34 +45,17 @@ class Trainer:
         self.modules, self.run, self.reporter = modules, run, reporter
         self.world = world
         self.engine = Engine(module, config, execution, world)
-        self.position = Position()
         self.monitor = Monitor(world)
-        self.saver = Saver(run.path, background=config.save_in_background)
+        self.state = RunState(self.engine, config, data.classes, self.monitor, run, reporter, world)
         self.interruption = Interruption()
         self.stop = Agreement(world, lambda: self.interruption.caught or 0)
         self._skipped = 0  # by this rank, since the last log
         self._averaged_at = -1  # step
 
-    def restore(self) -> None:
-        """Continue from the last checkpoint, where there is one."""
-        if not has_checkpoint(self.run.path):
-            self.run.forget_after(0)
-            return
-        saved = self._newest()
-        checkpoint.load_into(self.engine.module, saved.weights, saved.path)
-        self.engine.load_state(saved.state["engine"])
-        self.position = here = Position(**saved.state["position"])
-        self.monitor.images, self.monitor.seconds = here.images, here.seconds
-        started = {self.config.start_steps} if here.start is not None else set()
-        self.run.forget_after(here.step, {here.evaluated_at} | started)
-        self.reporter.line(f"resuming {self.run.path} at step {here.step}")
-
-    def _newest(self) -> checkpoint.Saved:
-        """The newest checkpoint that can be read: rank 0 looks for it, the others read that one."""
-        if self.world.main:
-            saved = checkpoint.newest(self.run.path, self.reporter.line)
-        path = self.world.decide(lambda: saved.path)
-        return saved if self.world.main else checkpoint.read(path)
+    @property
+    def position(self) -> Position:
+        """Where the run stands."""
+        return self.state.position
 
     def fit(self, stop_at: int | None = None) -> dict[str, Any]:
         """Train to the end, or to `stop_at`. Raises Interrupted after saving on a signal."""
@@ -101,10 +66,10 @@ class Trainer:
                     self._finish_start()
                 if stop_at is not None and stop_at <= self.position.step < self.config.total_steps:
                     self._save()
-                    self.saver.wait()
+                    self.state.wait()
                     raise Interrupted(f"saved at step {self.position.step}, as asked", 0)
             self._evaluate_if_due(final=True)
-            self.saver.wait()
+            self.state.wait()
         return self.world.decide(self._finish)
 
     def _train_until(self, end: int) -> None:
@@ -149,7 +114,7 @@ class Trainer:
         try:
             means = self.monitor.flush()
         except TrainingFailure as error:
-            raise TrainingFailure(f"{error}; {self._kept()}") from None
+            raise TrainingFailure(f"{error}; {self.state.kept()}") from None
         if not means:
             return
         skipped = self.world.sum(torch.tensor(self._skipped))
@@ -173,13 +138,6 @@ class Trainer:
             peak, size = torch.cuda.max_memory_allocated(device), torch.cuda.mem_get_info(device)[1]
             gpu = (peak / 2**30, size / 2**30)
         return Window(means["terms"], means["images_per_second"], means["data_wait"], gpu)
-
-    def _kept(self) -> str:
-        with contextlib.suppress(UserError):
-            self.saver.wait()
-        if not has_checkpoint(self.run.path):
-            return "no checkpoint was saved yet"
-        return f"the last good checkpoint is {(self.run.path / 'last').resolve()}"
 
     def _evaluate_if_due(self, final: bool = False) -> None:
         every, step = self.config.eval_every, self.position.step
@@ -228,31 +186,11 @@ class Trainer:
         return scores
 
     def _save(self, *links: str) -> None:
-        """Save as `last` and as `links`; of several ranks the main one writes."""
         self._settle()
-        self.position.images, self.position.seconds = self.monitor.images, self.monitor.seconds
-        self._check_weights()
-        if not self.world.main:
-            return
-        state = {"engine": self.engine.state(), "position": vars(self.position)}
-        classes = {"names": self.data.classes.names, "colors": self.data.classes.colors}
-        texts = {
-            checkpoint.CONFIG: to_yaml(self.config),
-            checkpoint.CLASSES: json.dumps(classes),
-        }
-        here = self.position.step
-        self.saver.save(here, self.engine.module, state, texts, ("last", *links))
-
-    def _check_weights(self) -> None:
-        """A finite loss can still leave a non-finite weight behind; it must not be saved."""
-        for name, value in self.engine.module.state_dict().items():
-            if value.is_floating_point() and not bool(value.isfinite().all()):
-                raise TrainingFailure(
-                    f"step {self.position.step}: weight {name} is not finite; {self._kept()}"
-                )
+        self.state.save(*links)
 
     def _interrupted(self, number: int) -> None:
-        self.saver.wait()
+        self.state.wait()
         raise Interrupted(
             f"{signal.Signals(number).name}: saved at step {self.position.step}; continue with "
             f"`fastass train --out {self.run.path} --resume`",

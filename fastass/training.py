@@ -9,7 +9,7 @@ import torch
 
 from fastass.adaptation import modules_of
 from fastass.config import Config
-from fastass.data import open_training_data
+from fastass.datasets import open_training_data
 from fastass.distributed import World, join
 from fastass.engine import build
 from fastass.errors import UserError
@@ -101,7 +101,7 @@ def _train(
         run = Run(out, writes=world.main, also=loggers.log)
         trainer = Trainer(module, config, data, modules, execution, run, reporter, world)
         if resuming:
-            trainer.restore()
+            trainer.state.restore()
         return trainer.fit(stop_at)
 
 

@@ -9,7 +9,8 @@ import torch
 
 from fastass.adaptation import modules_of
 from fastass.config import Config, DataConfig
-from fastass.data import TrainingData, open_training_data
+from fastass.data import TrainingData
+from fastass.datasets import open_training_data
 from fastass.errors import UserError
 from fastass.pipelines.layouts import open_dataset
 from fastass.pipelines.pack import pack

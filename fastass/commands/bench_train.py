@@ -7,7 +7,7 @@ from fastass.bench import step, train
 from fastass.commands.bench_step import configured, measuring_flags, write
 from fastass.commands.command import Command
 from fastass.commands.train import config_flags
-from fastass.data import open_training_data
+from fastass.datasets import open_training_data
 from fastass.execution import choose
 from fastass.progress.terminal import reporter
 

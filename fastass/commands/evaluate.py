@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fastass.commands.command import Command
 from fastass.commands.loading import execution_flags, load_segmenter, view_flags, views_of
-from fastass.data import open_any
+from fastass.datasets import open_any
 from fastass.disk import write_whole
 from fastass.errors import UserError
 from fastass.evaluation import evaluate

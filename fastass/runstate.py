@@ -1,0 +1,107 @@
+"""Where a run stands, and its checkpoints: saved while it trains, restored when it goes on."""
+
+import contextlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from fastass import checkpoint
+from fastass.config import Config
+from fastass.configfile import to_yaml
+from fastass.distributed import World
+from fastass.engine import Engine
+from fastass.errors import TrainingFailure, UserError
+from fastass.monitor import Monitor
+from fastass.pipelines.classes import ClassTable
+from fastass.progress.reporter import Reporter
+from fastass.run import Run, has_checkpoint
+from fastass.saving import Saver
+
+
+@dataclass
+class Position:
+    """Where a run stands; saved with every checkpoint."""
+
+    step: int = 0
+    best: float = -1.0
+    evaluated_at: int = -1
+    start: dict[str, Any] | None = None  # evaluation of the supervised start
+    last: dict[str, Any] | None = None
+    seconds: float = 0.0
+    images: int = 0
+    skipped: int = 0  # bad samples that were replaced
+
+
+class RunState:
+    """The position of a run, its networks and optimizers, and their checkpoints."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        config: Config,
+        classes: ClassTable,
+        monitor: Monitor,
+        run: Run,
+        reporter: Reporter,
+        world: World,
+    ) -> None:
+        self.engine, self.config, self.classes = engine, config, classes
+        self.monitor, self.run, self.reporter, self.world = monitor, run, reporter, world
+        self.position = Position()
+        self._saver = Saver(run.path, background=config.save_in_background)
+
+    def restore(self) -> None:
+        """Continue from the last checkpoint, where there is one."""
+        if not has_checkpoint(self.run.path):
+            self.run.forget_after(0)
+            return
+        saved = self._newest()
+        checkpoint.load_into(self.engine.module, saved.weights, saved.path)
+        self.engine.load_state(saved.state["engine"])
+        self.position = here = Position(**saved.state["position"])
+        self.monitor.images, self.monitor.seconds = here.images, here.seconds
+        started = {self.config.start_steps} if here.start is not None else set()
+        self.run.forget_after(here.step, {here.evaluated_at} | started)
+        self.reporter.line(f"resuming {self.run.path} at step {here.step}")
+
+    def _newest(self) -> checkpoint.Saved:
+        """The newest checkpoint that can be read: rank 0 looks for it, the others read that one."""
+        if self.world.main:
+            saved = checkpoint.newest(self.run.path, self.reporter.line)
+        path = self.world.decide(lambda: saved.path)
+        return saved if self.world.main else checkpoint.read(path)
+
+    def save(self, *links: str) -> None:
+        """Save as `last` and as `links`; of several ranks the main one writes."""
+        here = self.position
+        here.images, here.seconds = self.monitor.images, self.monitor.seconds
+        self._check_weights()
+        if not self.world.main:
+            return
+        state = {"engine": self.engine.state(), "position": vars(here)}
+        classes = {"names": self.classes.names, "colors": self.classes.colors}
+        texts = {
+            checkpoint.CONFIG: to_yaml(self.config),
+            checkpoint.CLASSES: json.dumps(classes),
+        }
+        self._saver.save(here.step, self.engine.module, state, texts, ("last", *links))
+
+    def _check_weights(self) -> None:
+        """A finite loss can still leave a non-finite weight behind; it must not be saved."""
+        for name, value in self.engine.module.state_dict().items():
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                raise TrainingFailure(
+                    f"step {self.position.step}: weight {name} is not finite; {self.kept()}"
+                )
+
+    def wait(self) -> None:
+        """Until what was saved last is on disk. Raises UserError when the disk refused it."""
+        self._saver.wait()
+
+    def kept(self) -> str:
+        """Which checkpoint there is to go on from, in words."""
+        with contextlib.suppress(UserError):
+            self.wait()
+        if not has_checkpoint(self.run.path):
+            return "no checkpoint was saved yet"
+        return f"the last good checkpoint is {(self.run.path / 'last').resolve()}"
