@@ -29,6 +29,8 @@ class ToyCityConfig:
     """Camera-like target validation images."""
     seed: int = 0
     """Seed of the generator."""
+    shift: float = 1.0
+    """How far the target's materials are from the source's, class by class, 0–1."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -158,11 +158,11 @@ def test_class_shares_counts_the_files(city: Path) -> None:
         class_shares(city / "nowhere", "source")
 
 
-def mean_colors(split: str, count: int) -> np.ndarray:
+def mean_colors(split: str, count: int, shift: float = 1.0) -> np.ndarray:
     """Mean colour [19,3] of each class over some images, NaN where absent."""
     total, counts = np.zeros((19, 3)), np.zeros(19)
     for number in range(count):
-        rgb, picture = draw(Job("", split, number, 1, (256, 128), "gta5"))
+        rgb, picture = draw(Job("", split, number, 1, (256, 128), "gta5", shift))
         label = GTA5.encode(picture.label, "")
         for k in range(19):
             inside = label == k
@@ -208,6 +208,14 @@ def test_the_domain_shift_differs_by_class() -> None:
     assert rest > 0.3 * spread
 
 
+def test_a_smaller_shift_brings_the_classes_colors_nearer() -> None:
+    source = mean_colors("source", 8)
+    distances = [
+        np.nanmean(np.abs(mean_colors("train", 8, shift) - source)) for shift in (0.0, 0.5, 1.0)
+    ]
+    assert distances[0] < distances[1] < 0.9 * distances[2], distances
+
+
 def test_interrupted_generation_is_not_complete_and_starts_over(
     city: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,7 +243,13 @@ def test_complete_means_this_request_with_every_file(
 ) -> None:
     asked = {"source": 3, "target": 4, "seed": 3, "val": 2, **SMALL}
     assert is_complete(city, **asked)
-    for change in ({"seed": 4}, {"source": 2}, {"val": 1}, {"target_size": (128, 72)}):
+    for change in (
+        {"seed": 4},
+        {"source": 2},
+        {"val": 1},
+        {"shift": 0.5},
+        {"target_size": (128, 72)},
+    ):
         assert not is_complete(city, **{**asked, **change})
         with pytest.raises(DataError, match="another ToyCity"):
             generate(city, **{**asked, **change})

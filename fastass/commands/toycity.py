@@ -14,6 +14,9 @@ def flags(parser: ArgumentParser) -> None:
     parser.add_argument("--target", type=int, default=300, metavar="N", help="photographed (300)")
     parser.add_argument("--val", type=int, default=60, metavar="N", help="for validation (60)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the generator (0)")
+    parser.add_argument(
+        "--shift", type=float, default=1.0, help="of the target's materials, 0 to 1 (1)"
+    )
     parser.add_argument("--layout", default="gta5", help="of the source: gta5 or synthia (gta5)")
     parser.add_argument("--workers", type=int, default=2, help="processes (2)")
 
@@ -28,6 +31,7 @@ def run(args: Namespace) -> None:
             val=args.val,
             seed=args.seed,
             source_layout=args.layout,
+            shift=args.shift,
             workers=args.workers,
             progress=lambda done, total: report.advance(done),
         )

@@ -21,7 +21,11 @@ TARGET_SIZE = (512, 256)
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for; the manifest holds it. Sizes are (width, height) in pixels."""
+    """What was asked for; the manifest holds it. Sizes are (width, height) in pixels.
+
+    shift: how far the target's materials are from the source's. At 0 the domains differ by camera
+    and town alone; at 1 each class has moved a way of its own, and some have changed places.
+    """
 
     source: int
     target: int
@@ -30,6 +34,7 @@ class Request:
     source_size: tuple[int, int]
     target_size: tuple[int, int]
     source_layout: str
+    shift: float
 
     def check(self) -> None:
         """DataError for a request that cannot be drawn."""
@@ -40,6 +45,8 @@ class Request:
         for name in ("source", "target", "val"):
             if getattr(self, name) < 1:
                 raise DataError(f"ToyCity {name} is {getattr(self, name)}: ask for 1 image or more")
+        if not 0 <= self.shift <= 1:
+            raise DataError(f"ToyCity shift is {self.shift}: use 0 to 1")
         if self.seed < 0:
             raise DataError(f"ToyCity seed is {self.seed}: use 0 or more")
         for name in ("source_size", "target_size"):
@@ -55,7 +62,7 @@ class Request:
             ("val", self.val, self.target_size, "cityscapes"),
         )
         return [
-            Job(str(directory), split, number, self.seed, size, layout)
+            Job(str(directory), split, number, self.seed, size, layout, self.shift)
             for split, count, size, layout in parts
             for number in range(count)
         ]
@@ -75,10 +82,11 @@ def request(
     source_size: tuple[int, int] = SOURCE_SIZE,
     target_size: tuple[int, int] = TARGET_SIZE,
     source_layout: str = "gta5",
+    shift: float = 1.0,
 ) -> Request:
     """Fill in the defaults: val is a fifth of the target, at least one image."""
     val = max(1, target // 5) if val is None else val
-    wanted = Request(source, target, val, seed, source_size, target_size, source_layout)
+    wanted = Request(source, target, val, seed, source_size, target_size, source_layout, shift)
     wanted.check()
     return wanted
 
@@ -104,10 +112,12 @@ def is_complete(
     source_size: tuple[int, int] = SOURCE_SIZE,
     target_size: tuple[int, int] = TARGET_SIZE,
     source_layout: str = "gta5",
+    shift: float = 1.0,
 ) -> bool:
     """Whether `directory` holds exactly this ToyCity, finished, with every file in its place."""
     return _matches(
-        Path(directory), request(source, target, seed, val, source_size, target_size, source_layout)
+        Path(directory),
+        request(source, target, seed, val, source_size, target_size, source_layout, shift),
     )
 
 
@@ -143,6 +153,7 @@ def generate(
     source_size: tuple[int, int] = SOURCE_SIZE,
     target_size: tuple[int, int] = TARGET_SIZE,
     source_layout: str = "gta5",
+    shift: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write ToyCity: `source` rendered images (GTA5 or SYNTHIA layout) in DIR/gta5 or DIR/synthia,
@@ -156,7 +167,7 @@ def generate(
     that the system killed.
     """
     root = Path(directory)
-    wanted = request(source, target, seed, val, source_size, target_size, source_layout)
+    wanted = request(source, target, seed, val, source_size, target_size, source_layout, shift)
     if workers < 1:
         raise DataError(f"ToyCity workers is {workers}: use 1 or more")
     if _matches(root, wanted):

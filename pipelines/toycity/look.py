@@ -8,6 +8,7 @@ image undoes this.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import cycle, islice
 
 import numpy as np
 
@@ -61,6 +62,26 @@ class Look:
             b * tone * (1 + 0.5 * spread * k),
         )
         return Paint(material.label, self._index[name], color)
+
+    def toward(self, other: "Look", share: float) -> "Look":
+        """Materials on the way to those of `other`: 0 is this look, 1 the other."""
+        if share == 1:
+            return other
+        mixed = {n: _mixed(m, other._materials[n], share) for n, m in self._materials.items()}
+        return Look(mixed)
+
+
+def _mixed(a: Material, b: Material, share: float) -> Material:
+    def mix(x: float, y: float) -> float:
+        return x + share * (y - x)
+
+    count = max(len(a.colors), len(b.colors))
+    pairs = zip(islice(cycle(a.colors), count), islice(cycle(b.colors), count), strict=True)
+    colors = tuple(tuple(round(mix(x, y)) for x, y in zip(p, q, strict=True)) for p, q in pairs)
+    (tile_a, *sizes_a), (tile_b, *sizes_b) = a.texture, b.texture
+    amplitude, frequency = (mix(x, y) for x, y in zip(sizes_a, sizes_b, strict=True))
+    texture = (tile_b if share >= 0.5 else tile_a, amplitude, frequency)
+    return Material(a.label, colors, mix(a.jitter, b.jitter), texture, a.ground)  # type: ignore[arg-type]
 
 
 # name: (label, ground)

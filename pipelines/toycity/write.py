@@ -8,7 +8,7 @@ import numpy as np
 
 from fastass.pipelines.classes import GTA5, IGNORE, SYNTHIA
 from fastass.pipelines.toycity import camera, png
-from fastass.pipelines.toycity.look import PHOTOGRAPHED, RENDERED
+from fastass.pipelines.toycity.look import PHOTOGRAPHED, RENDERED, Look
 from fastass.pipelines.toycity.render import Picture, render
 from fastass.pipelines.toycity.scene import build
 from fastass.pipelines.toycity.towns import GAME, TOWN
@@ -32,6 +32,7 @@ class Job:
     seed: int
     size: tuple[int, int]
     layout: str
+    shift: float = 1.0
 
 
 def files(job: Job) -> tuple[Path, Path]:
@@ -60,9 +61,15 @@ def draw(job: Job) -> tuple[np.ndarray, Picture]:
         scene = build(RENDERED, GAME, job.size, job.number, rng)
         picture = render(scene, RENDERED, 0.0, 0.42, rng)
         return camera.frame(picture, rng), picture
-    scene = build(PHOTOGRAPHED, TOWN, job.size, job.number, rng)
-    picture = render(scene, PHOTOGRAPHED, DISTORTION, float(rng.uniform(0.05, 0.4)), rng)
+    look = _target_look(job.shift)
+    scene = build(look, TOWN, job.size, job.number, rng)
+    picture = render(scene, look, DISTORTION, float(rng.uniform(0.05, 0.4)), rng)
     return camera.photograph(picture, rng), picture
+
+
+@cache
+def _target_look(shift: float) -> Look:
+    return RENDERED.toward(PHOTOGRAPHED, shift)
 
 
 @cache
