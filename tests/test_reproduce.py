@@ -262,10 +262,11 @@ def test_toycity_shares_the_start_of_a_seed(
     assert len(set(started)) == len(started) == 2 + 14
     start = (tmp_path / "start-seed1.words").read_text().splitlines()
     assert start[1:5] == ["--method", "source_only", "--labelled", "0"]
-    assert start[-4:] == ["--start-steps", "0", "--steps", "300"]
+    assert start[-2:] == ["--steps", "160"]
     cell = (tmp_path / "ga_csa-10-seed1.words").read_text().splitlines()
     start_weights = str(tmp_path / "start-seed1" / "last")
-    assert cell[-4:] == ["--init", start_weights, "--start-steps", "0"]
+    assert cell[-2:] == ["--init", start_weights]
+    assert "data/toycity_gta5_shift0.25/gta5" in cell
     assert "--init" not in (tmp_path / "oracle-10-seed1.words").read_text()
     written = {path.name for path in (tmp_path / "table1").iterdir()}
     assert written == {"results.json", "table.md", "plot.svg"}
@@ -276,7 +277,7 @@ def test_toycity_shares_the_start_of_a_seed(
     out = tmp_path / "synthia"
     assert main(["reproduce", "table5", "--toycity", "--counts", "10", "--out", str(out)]) == 0
     synthia = (out / "ga_csa-10-seed0.words").read_text()
-    assert "data/toycity_synthia/synthia" in synthia
+    assert "data/toycity_synthia_shift0.25/synthia" in synthia
     assert "terrain" not in synthia
 
 

@@ -13,6 +13,7 @@ from fastass.progress.terminal import reporter
 from fastass.tables.cellruns import CellRun, run_all
 from fastass.tables.files import write, write_claims
 from fastass.tables.grids import CLAIMS, GRIDS, Cell, Grid, grid, start_name
+from fastass.tables.toycity import SHIFT, START_STEPS, TRAINING
 
 
 def flags(parser: ArgumentParser) -> None:
@@ -79,11 +80,8 @@ def _train(
 
 
 def _starts(seeds: range, flags: list[str]) -> list[CellRun]:
-    """ToyCity's supervised start, once a seed instead of once a cell.
-
-    The oracle's is its own: it never sees the source.
-    """
-    steps = ["--start-steps", "0", "--steps", str(preset("toycity").start_steps)]
+    """ToyCity's supervised start, once a seed instead of once a cell."""
+    steps = ["--steps", str(START_STEPS)]
     return [
         CellRun(
             start_name(seed),
@@ -110,7 +108,7 @@ def _cell_run(
     if init is None and args.toycity and cell.method != "oracle":
         init = str(out / start_name(seed) / "last")
     if init is not None:
-        words += ["--init", init, *(["--start-steps", "0"] if args.toycity else [])]
+        words += ["--init", init]
     return CellRun(cell.name(seed), tuple(words))
 
 
@@ -122,15 +120,13 @@ def _data(args: Namespace, domain: str) -> list[str]:
             raise UserError(f"{args.table} needs --{domain} DIR and --cityscapes DIR, or --toycity")
         return ["--data-source", source, "--data-target", args.cityscapes]
     toy = preset("toycity").toycity
-    if domain == "gta5":
-        generate(toy.directory, toy.source, toy.target, toy.seed, toy.val)
-        return []
-    root = f"{toy.directory}_{domain}"
-    generate(root, toy.source, toy.target, toy.seed, toy.val, source_layout=domain)
-    return [
-        "--data-source", f"{root}/{domain}", "--data-target", f"{root}/cityscapes",
-        "--data-classes", ",".join(SYNTHIA_16), "--data-report", ",".join(SYNTHIA_13),
-    ]  # fmt: skip
+    root = f"{toy.directory}_{domain}_shift{SHIFT:g}"
+    counts = (toy.source, toy.target, toy.seed, toy.val)
+    generate(root, *counts, source_layout=domain, shift=SHIFT)
+    words = ["--data-source", f"{root}/{domain}", "--data-target", f"{root}/cityscapes"]
+    if domain == "synthia":
+        words += ["--data-classes", ",".join(SYNTHIA_16), "--data-report", ",".join(SYNTHIA_13)]
+    return [*words, "--start-steps", "0", *TRAINING]
 
 
 def _counts(text: str | None) -> tuple[int, ...] | None:
