@@ -18,11 +18,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.elastic.multiprocessing.errors import record
 
 from fastass.errors import USER_ERRORS, TrainingFailure, UserError
 from fastass.interruption import Interrupted
@@ -204,8 +205,14 @@ def _end(world: World, store: dist.Store, timeout: float, error: Exception) -> N
         _first(store, text)
         return
     if _first(store, str(error)):
-        raise error from None
+        _fail(error)
     raise SystemExit(1 if isinstance(error, TrainingFailure) else 2) from None
+
+
+@record
+def _fail(error: Exception) -> NoReturn:
+    """Raise it where torchrun sees it, whose own report of the rank then ends with our line."""
+    raise error from None
 
 
 def _first(store: dist.Store, text: str) -> bool:
