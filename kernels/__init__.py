@@ -5,6 +5,7 @@ auto; `available` says what this machine can run.
 """
 
 from fastass.kernels.class_mean import class_mean
+from fastass.kernels.convolution3x3 import convolution3x3, convolution3x3_gradients
 from fastass.kernels.dispatch import available, choice, resolve, use
 from fastass.kernels.pixel_discriminator_loss import pixel_discriminator_loss
 from fastass.kernels.upsample_confusion import upsample_confusion
@@ -15,6 +16,8 @@ __all__ = [
     "available",
     "choice",
     "class_mean",
+    "convolution3x3",
+    "convolution3x3_gradients",
     "pixel_discriminator_loss",
     "resolve",
     "upsample_confusion",

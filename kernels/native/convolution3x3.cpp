@@ -1,0 +1,380 @@
+// The stride-1 3×3 convolution with padding = dilation, channels-last, float32, in Winograd's form: output,
+// gradient of the input (the same with the weight turned round) and gradient of the weight.
+//
+// A tile is m×m outputs and the (m+2)² inputs that they read, d pixels apart at dilation d. Both, and the weight,
+// are transformed to F = (m+2)² frequencies, where the convolution is F independent matrix products:
+//   output:  M[f] = V[f] U[f],   V = Bᵀ x B, U = G w Gᵀ, y = Aᵀ M A + bias          (Lavin & Gray 2016)
+//   weight:  S[f] = Z[f]ᵀ V[f],  Z = A g Aᵀ, dw = Gᵀ S G                            (its adjoint)
+// V and Z hold panels of kPanel channels, [F][panel][tile][kPanel]: contiguous for the products. They are made for
+// a batch of tiles at a time, which bounds the scratch memory; U, M and S exist for one task alone.
+// Tasks and the order of each sum follow from the shapes: the result does not depend on the number of threads.
+#include "winograd.h"
+
+namespace {
+
+constexpr int kPanel = 2 * kLanes;                   // channels
+constexpr int kRows = FASTASS_LANES == 16 ? 12 : 6;  // of a product's register tile, which is kPanel wide
+constexpr int64_t kDepth = 32;          // terms of a sum in a register; short ones, added up, keep rounding small
+constexpr int64_t kChunk = 96;          // tiles whose M is in cache at a time
+constexpr int64_t kStrip = 8;           // tiles of a task of transforms
+constexpr int64_t kTasks = 32;          // of products, if there are as many
+constexpr int64_t kBatchBytes = 12 << 20;  // of V, at most: it stays in a shared cache
+
+struct Tile {
+    int64_t image;
+    int64_t y, x;  // of its first output
+};
+
+// c [R, kPanel] (+)= Σ_k a[r, k] b[k, kPanel], k in `blocks` runs of `depth`; a run starts a_block after the last.
+template <int R>
+inline void product(const float* a, int64_t a_row, int64_t a_k, int64_t a_block, const float* b, int64_t blocks,
+                    int64_t depth, float* c, bool add) {
+    Vf sum[R][2] = {};
+    for (int64_t block = 0; block < blocks; ++block, a += a_block) {
+        const float* from = a;
+        for (int64_t k = 0; k < depth; ++k, from += a_k, b += kPanel) {
+            const Vf b0 = load(b), b1 = load(b + kLanes);
+#pragma GCC unroll 12
+            for (int r = 0; r < R; ++r) {
+                const Vf value = splat(from[r * a_row]);
+                sum[r][0] += value * b0;
+                sum[r][1] += value * b1;
+            }
+        }
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r, c += kPanel) {
+        store(c, add ? load(c) + sum[r][0] : sum[r][0]);
+        store(c + kLanes, add ? load(c + kLanes) + sum[r][1] : sum[r][1]);
+    }
+}
+
+template <int R>
+inline void product_of(int64_t rows, const float* a, int64_t a_row, int64_t a_k, int64_t a_block, const float* b,
+                       int64_t blocks, int64_t depth, float* c, bool add) {
+    if (rows == R) return product<R>(a, a_row, a_k, a_block, b, blocks, depth, c, add);
+    if constexpr (R > 1) product_of<R - 1>(rows, a, a_row, a_k, a_block, b, blocks, depth, c, add);
+}
+
+struct Map {  // channels-last, one of x, y and their gradients
+    const float* data;
+    int64_t height, width, channels;
+};
+
+struct Problem {
+    Map in, gradient;     // gradient: of the output, where the weight's gradient is wanted
+    const float* weight;  // [O, 3, 3, I], or turned round [I, 3, 3, O]
+    const float* bias;    // [O] or null
+    float* out;           // y [B, H, W, O], or the weight's gradient [O, 3, 3, I]
+    int64_t outputs, dilation;
+    bool turned;
+    int64_t panels_in, panels_out;
+    const Tile* tiles;    // those of this batch
+    int64_t count;
+    int64_t groups;       // parts of the batch that are tasks of their own
+    float *v, *z;         // [F][panel][tile][kPanel]
+    int64_t stride_in, stride_out;  // floats from one frequency of v, of z, to the next
+    float* sums;          // [groups, O, 3, 3, I]: the weight's gradient from each group
+    bool add;             // to them: this is not the first batch
+    const float* zeros;   // as many as a pixel has channels
+    char* scratch;        // of each worker
+    int64_t scratch_stride;
+};
+
+// From one frequency to the next: not a multiple of a page, so that a tile's frequencies differ in their cache sets.
+constexpr int64_t frequency_stride(int64_t vectors) { return vectors * kPanel + 16; }
+
+// Where the pixel (y, x) of a map begins, or zeros outside.
+inline const float* pixel(const Problem& p, const Map& map, int64_t image, int64_t y, int64_t x) {
+    const bool inside = y >= 0 && y < map.height && x >= 0 && x < map.width;
+    return inside ? map.data + ((image * map.height + y) * map.width + x) * map.channels : p.zeros;
+}
+
+template <typename W>
+void transform_input(void* context, int64_t task, int) {
+    const Problem& p = *static_cast<const Problem*>(context);
+    const int64_t last = (task + 1) * kStrip < p.count ? (task + 1) * kStrip : p.count;
+    for (int64_t t = task * kStrip; t < last; ++t) {
+        const float* from[W::n][W::n];
+        for (int i = 0; i < W::n; ++i)
+            for (int j = 0; j < W::n; ++j)
+                from[i][j] = pixel(p, p.in, p.tiles[t].image, p.tiles[t].y + (i - 1) * p.dilation,
+                                   p.tiles[t].x + (j - 1) * p.dilation);
+        for (int64_t c = 0; c < p.in.channels; c += kLanes) {
+            Vf middle[W::n][W::n], column[W::n], row[W::n];
+            for (int j = 0; j < W::n; ++j) {
+                for (int i = 0; i < W::n; ++i) column[i] = load(from[i][j] + c);
+                W::input(column, row);
+                for (int i = 0; i < W::n; ++i) middle[i][j] = row[i];
+            }
+            float* to = p.v + (c / kPanel * p.count + t) * kPanel + c % kPanel;
+            for (int i = 0; i < W::n; ++i) {
+                W::input(middle[i], row);
+                for (int j = 0; j < W::n; ++j) store(to + (i * W::n + j) * p.stride_in, row[j]);
+            }
+        }
+    }
+}
+
+template <typename W>
+void transform_gradient(void* context, int64_t task, int) {
+    const Problem& p = *static_cast<const Problem*>(context);
+    const int64_t last = (task + 1) * kStrip < p.count ? (task + 1) * kStrip : p.count;
+    for (int64_t t = task * kStrip; t < last; ++t) {
+        const float* from[W::m][W::m];
+        for (int i = 0; i < W::m; ++i)
+            for (int j = 0; j < W::m; ++j)
+                from[i][j] = pixel(p, p.gradient, p.tiles[t].image, p.tiles[t].y + i * p.dilation,
+                                   p.tiles[t].x + j * p.dilation);
+        for (int64_t c = 0; c < p.gradient.channels; c += kLanes) {
+            Vf middle[W::n][W::m], column[W::m], row[W::n];
+            for (int j = 0; j < W::m; ++j) {
+                for (int i = 0; i < W::m; ++i) column[i] = load(from[i][j] + c);
+                W::gradient(column, row);
+                for (int i = 0; i < W::n; ++i) middle[i][j] = row[i];
+            }
+            float* to = p.z + (c / kPanel * p.count + t) * kPanel + c % kPanel;
+            for (int i = 0; i < W::n; ++i) {
+                W::gradient(middle[i], row);
+                for (int j = 0; j < W::n; ++j) store(to + (i * W::n + j) * p.stride_out, row[j]);
+            }
+        }
+    }
+}
+
+// One panel of U, [F][I][kPanel].
+template <typename W>
+void transform_weight(const Problem& p, int64_t panel, float* u) {
+    const int64_t inputs = p.in.channels, stride = frequency_stride(inputs);
+    for (int64_t o = 0; o < kPanel; o += kLanes)
+        for (int64_t i = 0; i < inputs; i += kLanes) {
+            Vf tap[9][kLanes];  // of kLanes inputs, each a vector of outputs
+            for (int k = 0; k < 9; ++k)
+                for (int lane = 0; lane < kLanes; ++lane)
+                    tap[k][lane] = p.turned
+                        ? load(p.weight + ((i + lane) * 9 + 8 - k) * p.outputs + panel * kPanel + o)
+                        : load(p.weight + ((panel * kPanel + o + lane) * 9 + k) * inputs + i);
+            if (!p.turned)
+                for (int k = 0; k < 9; ++k) transpose(tap[k]);
+            for (int lane = 0; lane < kLanes; ++lane) {
+                Vf middle[W::n][3], column[3], row[W::n];
+                for (int x = 0; x < 3; ++x) {
+                    for (int y = 0; y < 3; ++y) column[y] = tap[3 * y + x][lane];
+                    W::weight(column, row);
+                    for (int y = 0; y < W::n; ++y) middle[y][x] = row[y];
+                }
+                for (int y = 0; y < W::n; ++y) {
+                    W::weight(middle[y], row);
+                    for (int x = 0; x < W::n; ++x)
+                        store(u + (y * W::n + x) * stride + (i + lane) * kPanel + o, row[x]);
+                }
+            }
+        }
+}
+
+// y of `count` tiles from `first` on, in the channels of one panel. m [F][kChunk][kPanel]: scratch.
+template <typename W>
+void output_chunk(const Problem& p, int64_t panel, int64_t first, int64_t count, const float* u, float* m) {
+    const int64_t inputs = p.in.channels, u_stride = frequency_stride(inputs);
+    constexpr int64_t m_stride = frequency_stride(kChunk);
+    for (int f = 0; f < W::n * W::n; ++f)
+        for (int64_t c = 0; c < inputs; c += kDepth) {
+            const int64_t depth = inputs - c < kDepth ? inputs - c : kDepth;
+            for (int64_t t = 0; t < count; t += kRows) {
+                const int64_t rows = count - t < kRows ? count - t : kRows;
+                product_of<kRows>(rows, p.v + f * p.stride_in + (c / kPanel * p.count + first + t) * kPanel, kPanel, 1,
+                                  p.count * kPanel, u + f * u_stride + c * kPanel, depth / kPanel, kPanel,
+                                  m + f * m_stride + t * kPanel, c > 0);
+            }
+        }
+    const int64_t height = p.in.height, width = p.in.width;
+    for (int64_t o = 0; o < kPanel; o += kLanes) {
+        const int64_t channel = panel * kPanel + o;
+        const Vf bias = p.bias ? load(p.bias + channel) : Vf{};
+        for (int64_t t = 0; t < count; ++t) {
+            Vf middle[W::m][W::n], column[W::n], row[W::m];
+            for (int j = 0; j < W::n; ++j) {
+                for (int i = 0; i < W::n; ++i) column[i] = load(m + (i * W::n + j) * m_stride + t * kPanel + o);
+                W::output(column, row);
+                for (int i = 0; i < W::m; ++i) middle[i][j] = row[i];
+            }
+            const Tile& tile = p.tiles[first + t];
+            for (int i = 0; i < W::m; ++i) {
+                const int64_t y = tile.y + i * p.dilation;
+                if (y >= height) break;
+                W::output(middle[i], row);
+                for (int j = 0; j < W::m; ++j) {
+                    const int64_t x = tile.x + j * p.dilation;
+                    if (x < width)
+                        store(p.out + ((tile.image * height + y) * width + x) * p.outputs + channel, row[j] + bias);
+                }
+            }
+        }
+    }
+}
+
+// Task: one panel of outputs for one of `groups` parts of the tiles.
+template <typename W>
+void output_panel(void* context, int64_t task, int worker) {
+    const Problem& p = *static_cast<const Problem*>(context);
+    const int64_t panel = task / p.groups, begin = task % p.groups * p.count / p.groups;
+    const int64_t end = (task % p.groups + 1) * p.count / p.groups, chunks = (end - begin + kChunk - 1) / kChunk;
+    float* u = reinterpret_cast<float*>(p.scratch + worker * p.scratch_stride);
+    transform_weight<W>(p, panel, u);
+    for (int64_t i = 0; i < chunks; ++i) {
+        const int64_t first = begin + i * (end - begin) / chunks, last = begin + (i + 1) * (end - begin) / chunks;
+        output_chunk<W>(p, panel, first, last - first, u, u + W::n * W::n * frequency_stride(p.in.channels));
+    }
+}
+
+// One panel of outputs × one panel of inputs of the weight's gradient, from one of `groups` parts of the tiles.
+template <typename W>
+void weight_block(void* context, int64_t task, int worker) {
+    const Problem& p = *static_cast<const Problem*>(context);
+    const int64_t group = task % p.groups, panel_out = task / p.groups / p.panels_in;
+    const int64_t panel_in = task / p.groups % p.panels_in;
+    const int64_t begin = group * p.count / p.groups, end = (group + 1) * p.count / p.groups;
+    constexpr int64_t s_stride = frequency_stride(kPanel);
+    float* s = reinterpret_cast<float*>(p.scratch + worker * p.scratch_stride);  // [F][outputs][inputs]
+    for (int f = 0; f < W::n * W::n; ++f)
+        for (int64_t t = begin; t < end; t += kDepth) {
+            const int64_t depth = end - t < kDepth ? end - t : kDepth;
+            for (int64_t o = 0; o < kPanel; o += kRows) {
+                const int64_t rows = kPanel - o < kRows ? kPanel - o : kRows;
+                product_of<kRows>(rows, p.z + f * p.stride_out + (panel_out * p.count + t) * kPanel + o, 1, kPanel, 0,
+                                  p.v + f * p.stride_in + (panel_in * p.count + t) * kPanel, 1, depth,
+                                  s + f * s_stride + o * kPanel, t > begin);
+            }
+        }
+    for (int64_t o = 0; o < kPanel; ++o)
+        for (int64_t i = 0; i < kPanel; i += kLanes) {
+            Vf middle[3][W::n], column[W::n], row[3];
+            for (int x = 0; x < W::n; ++x) {
+                for (int y = 0; y < W::n; ++y) column[y] = load(s + (y * W::n + x) * s_stride + o * kPanel + i);
+                W::weight_gradient(column, row);
+                for (int y = 0; y < 3; ++y) middle[y][x] = row[y];
+            }
+            float* to = p.sums + ((group * p.outputs + panel_out * kPanel + o) * 9) * p.in.channels + panel_in * kPanel + i;
+            for (int y = 0; y < 3; ++y) {
+                W::weight_gradient(middle[y], row);
+                for (int x = 0; x < 3; ++x) {
+                    float* at = to + (3 * y + x) * p.in.channels;
+                    store(at, p.add ? load(at) + row[x] : row[x]);
+                }
+            }
+        }
+}
+
+// The weight's gradient of one output from those of the groups.
+void add_groups(void* context, int64_t output, int) {
+    const Problem& p = *static_cast<const Problem*>(context);
+    const int64_t size = 9 * p.in.channels;
+    for (int64_t i = 0; i < size; i += kLanes) {
+        Vf sum = load(p.sums + output * size + i);
+        for (int64_t group = 1; group < p.groups; ++group)
+            sum += load(p.sums + (group * p.outputs + output) * size + i);
+        store(p.out + output * size + i, sum);
+    }
+}
+
+// All tiles of a map: those of one phase of the dilation's grid after those of another.
+template <typename W>
+int64_t list_tiles(int64_t batch, int64_t height, int64_t width, int64_t d, Tile* tiles) {
+    int64_t count = 0;
+    for (int64_t image = 0; image < batch; ++image)
+        for (int64_t py = 0; py < d && py < height; ++py)
+            for (int64_t px = 0; px < d && px < width; ++px)
+                for (int64_t y = py; y < height; y += W::m * d)
+                    for (int64_t x = px; x < width; x += W::m * d, ++count)
+                        if (tiles) tiles[count] = {image, y, x};
+    return count;
+}
+
+template <typename W>
+Status run(Problem& p, int64_t images, int threads) {
+    const bool of_weight = p.gradient.data;
+    const int64_t inputs = p.in.channels, outputs = p.outputs, frequencies = W::n * W::n;
+    const int64_t widest = inputs > outputs ? inputs : outputs;
+    p.panels_in = inputs / kPanel;
+    p.panels_out = outputs / kPanel;
+
+    const int64_t total = list_tiles<W>(images, p.in.height, p.in.width, p.dilation, nullptr);
+    const int64_t fitting = kBatchBytes / (4 * frequencies * (of_weight ? widest : inputs));
+    const int64_t limit = fitting > kChunk ? fitting : kChunk, batches = (total + limit - 1) / limit;
+    const int64_t smallest = total / batches, largest = (total + batches - 1) / batches;
+    const int64_t wanted = kTasks / (of_weight ? p.panels_in * p.panels_out : p.panels_out);
+    const int64_t possible = smallest / (of_weight ? 2 * kDepth : kChunk);
+    p.groups = wanted < possible ? wanted : possible;
+    p.groups = p.groups > 1 ? p.groups : 1;
+    const int64_t own = of_weight ? frequency_stride(kPanel) : frequency_stride(inputs) + frequency_stride(kChunk);
+    p.scratch_stride = 4 * frequencies * own;
+
+    Scratch tiles(total * sizeof(Tile)), zeros(4 * widest), scratch(threads * p.scratch_stride);
+    Scratch v(4 * frequencies * frequency_stride(p.panels_in * largest));
+    Scratch z(of_weight ? 4 * frequencies * frequency_stride(p.panels_out * largest) : 0);
+    Scratch sums(of_weight && p.groups > 1 ? 4 * p.groups * outputs * 9 * inputs : 0);
+    if (!tiles.memory || !zeros.memory || !scratch.memory || !v.memory || !z.memory || !sums.memory)
+        return kNoMemory;
+    list_tiles<W>(images, p.in.height, p.in.width, p.dilation, tiles.as<Tile>());
+    std::memset(zeros.memory, 0, 4 * widest);
+    p.v = v.as<float>();
+    p.z = z.as<float>();
+    p.sums = p.groups > 1 ? sums.as<float>() : p.out;
+    p.zeros = zeros.as<float>();
+    p.scratch = scratch.as<char>();
+
+    for (int64_t b = 0; b < batches; ++b) {
+        const int64_t first = b * total / batches;
+        p.tiles = tiles.as<Tile>() + first;
+        p.count = (b + 1) * total / batches - first;
+        p.stride_in = frequency_stride(p.panels_in * p.count);
+        p.stride_out = frequency_stride(p.panels_out * p.count);
+        p.add = b > 0;
+        const int64_t strips = (p.count + kStrip - 1) / kStrip;
+        fastass::parallel_for(threads, strips, transform_input<W>, &p);
+        if (of_weight) {
+            fastass::parallel_for(threads, strips, transform_gradient<W>, &p);
+            fastass::parallel_for(threads, p.panels_out * p.panels_in * p.groups, weight_block<W>, &p);
+        } else {
+            fastass::parallel_for(threads, p.panels_out * p.groups, output_panel<W>, &p);
+        }
+    }
+    if (of_weight && p.groups > 1) fastass::parallel_for(threads, outputs, add_groups, &p);
+    return kOk;
+}
+
+Status run(Problem& p, int64_t images, int tile, int threads) {
+    if (p.in.channels % kPanel || p.outputs % kPanel || (tile != 2 && tile != 4)) return kBadArgument;
+    return tile == 2 ? run<Winograd2>(p, images, threads) : run<Winograd4>(p, images, threads);
+}
+
+}  // namespace
+
+// x [B, H, W, I], weight [O, 3, 3, I], bias [O] or null → out [B, H, W, O]. I and O are multiples of 32, tile (m)
+// is 2 or 4. `turned`: weight is [I, 3, 3, O], with which an output's gradient x becomes the input's.
+FASTASS_ROUTINE(convolution3x3)
+(const float* x, const float* weight, const float* bias, float* out, int64_t batch, int64_t height, int64_t width,
+ int64_t inputs, int64_t outputs, int64_t dilation, int turned, int tile, int threads) {
+    Problem p{};
+    p.in = {x, height, width, inputs};
+    p.weight = weight;
+    p.bias = bias;
+    p.out = out;
+    p.outputs = outputs;
+    p.dilation = dilation;
+    p.turned = turned;
+    return run(p, batch, tile, threads);
+}
+
+// x [B, H, W, I], the output's gradient [B, H, W, O] → out [O, 3, 3, I], the weight's gradient.
+FASTASS_ROUTINE(convolution3x3_weight)
+(const float* x, const float* gradient, float* out, int64_t batch, int64_t height, int64_t width, int64_t inputs,
+ int64_t outputs, int64_t dilation, int tile, int threads) {
+    Problem p{};
+    p.in = {x, height, width, inputs};
+    p.gradient = {gradient, height, width, outputs};
+    p.out = out;
+    p.outputs = outputs;
+    p.dilation = dilation;
+    return run(p, batch, tile, threads);
+}
