@@ -12,8 +12,7 @@ outputs that sum at least 256 channels, for a weight's gradient over at least 51
 about torch's error or less. A value that is not finite makes the whole tile so, not 9 pixels.
 Saved for backward: x and weight, no transformed tile.
 
-There is no Triton kernel, since cuDNN has Winograd forms itself, and no registered operator: a
-compiler does better with `F.conv2d`, whose neighbours it knows.
+There is no Triton kernel, since cuDNN has Winograd forms itself.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from torch.autograd.function import once_differentiable
 
 from fastass.kernels import dispatch
 from fastass.kernels.cpu import convolution3x3 as cpu
+from fastass.kernels.registration import operator
 
 CHANNELS = 32  # the panels of the native routine divide it
 _SUMMED_CHANNELS, _SUMMED_PIXELS = 256, 512
@@ -84,7 +84,12 @@ def _tile(x: Tensor, dilation: int, *, precise: bool) -> int:
     return 4 if precise and saving(*size, 4) > saving(*size, 2) else 2
 
 
-# --- autograd -------------------------------------------------------------------------------------
+# --- registration ---------------------------------------------------------------------------------
+
+_convolve = operator("convolution3x3", cuda=None, cpu=cpu.convolve, fake=cpu.output_fake)
+_weight_gradient = operator(
+    "convolution3x3_weight", cuda=None, cpu=cpu.weight_gradient, fake=cpu.weight_fake
+)
 
 
 class _Convolution(torch.autograd.Function):
@@ -92,7 +97,8 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.dilation = dilation
-        return cpu.output(x, weight, bias, dilation, output_tile(x, weight.shape[1], dilation))
+        tile = output_tile(x, weight.shape[1], dilation)
+        return _convolve(x, weight, bias, dilation, False, tile)
 
     @staticmethod
     @once_differentiable
@@ -109,10 +115,10 @@ def _gradients(
     of_x = of_weight = of_bias = None
     if to_x:
         tile = output_tile(gradient, weight.shape[0], dilation)
-        of_x = cpu.input_gradient(gradient, weight, dilation, tile)
+        of_x = _convolve(gradient, weight, None, dilation, True, tile)
     if to_weight:
         tile = weight_tile(x, dilation)
-        of_weight = cpu.weight_gradient(gradient, x, weight, dilation, tile)
+        of_weight = _weight_gradient(gradient, x, weight, dilation, tile)
     if to_bias:
         of_bias = gradient.sum(dim=(0, 2, 3))
     return of_x, of_weight, of_bias

@@ -215,3 +215,13 @@ def test_wrong_gradient() -> None:
         kernels.convolution3x3_gradients(
             g[..., 1:], x, weight, dilation=1, wanted=(True, True, True)
         )
+
+
+def test_operators_are_registered() -> None:
+    x, weight, bias, g = inputs((1, 32, 64, 5, 4, 1))
+    ops = torch.ops.fastass
+    for layout in (torch.contiguous_format, CL):
+        w = weight.contiguous(memory_format=layout)
+        torch.library.opcheck(ops.convolution3x3, (x, w, bias, 1, False, 2))
+        torch.library.opcheck(ops.convolution3x3, (g, w, None, 1, True, 4))
+        torch.library.opcheck(ops.convolution3x3_weight, (g, x, w, 1, 2))

@@ -1,11 +1,16 @@
 """The CPU's forms of convolutions: the same numbers, forward and backward."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastass.models.convolution import conv2d, prefers_products
+from fastass import kernels
+from fastass.models import convolution
+from fastass.models.convolution import conv2d, gradients, prefers_products
 from fastass.models.deeplab import Classifier
 
 CL = torch.channels_last
@@ -73,3 +78,81 @@ def test_torch_itself_where_its_rules_do() -> None:
         assert not prefers_products(x)
     assert not prefers_products(x.contiguous())
     assert not prefers_products(x.bfloat16())
+
+
+class Called(TorchDispatchMode):
+    """The names of the operators that run inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def runs_winograd(x: Tensor, layer: nn.Conv2d) -> bool:
+    with Called() as called:
+        conv2d(x, layer.weight, layer.bias, layer)
+    return "fastass::convolution3x3" in called.names
+
+
+def test_which_convolutions_save_multiplications() -> None:
+    def layer(i: int, o: int, k: int = 3, **how: int) -> nn.Conv2d:
+        return nn.Conv2d(i, o, k, **how).to(memory_format=CL)  # type: ignore[call-overload]
+
+    x = torch.randn(2, 64, 17, 33).to(memory_format=CL)
+    usual = layer(64, 96, padding=2, dilation=2)
+    assert runs_winograd(x, usual)
+    with torch.no_grad():
+        assert runs_winograd(x, usual)
+    assert not runs_winograd(x, layer(64, 96, padding=1, stride=2))
+    assert not runs_winograd(x, layer(64, 96, padding=1, dilation=2))
+    assert not runs_winograd(x, layer(64, 19, padding=1))
+    assert not runs_winograd(x, layer(64, 96, k=1))
+    assert not runs_winograd(x, layer(64, 96, padding=24, dilation=24))  # tiles of one pixel
+    assert not runs_winograd(x.contiguous(), usual)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not runs_winograd(x, usual)
+    convolution.use_winograd(False)
+    try:
+        assert not runs_winograd(x, usual)
+    finally:
+        convolution.use_winograd(True)
+    kernels.use("reference")
+    try:
+        assert not runs_winograd(x, usual)
+    finally:
+        kernels.use("auto")
+
+
+def test_winograd_with_gradients_by_hand() -> None:
+    """`gradients`, which other autograd functions call, equals autograd's."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(64, 96, 3, padding=2, dilation=2).to(memory_format=CL)  # type: ignore[call-overload]
+    x = torch.randn(2, 64, 17, 33).to(memory_format=CL).requires_grad_()
+    y = conv2d(x, layer.weight, layer.bias, layer)
+    g = torch.randn_like(y)
+    by_autograd = torch.autograd.grad(y, [x, *layer.parameters()], g)
+    by_hand = gradients(g, x.detach(), layer.weight.detach(), layer, (True, True, True))
+    for a, b in zip(by_autograd, by_hand, strict=True):
+        assert b is not None
+        assert torch.equal(a, b)
+    assert by_hand[1] is not None
+    assert by_hand[1].stride() == layer.weight.stride()
+
+
+def test_a_compiled_convolution_is_torch_itself() -> None:
+    layer = nn.Conv2d(32, 32, 3, padding=1).to(memory_format=CL)  # type: ignore[call-overload]
+    x = torch.randn(1, 32, 9, 9).to(memory_format=CL)
+    graphs = []
+
+    def keep(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
+        graphs.append(graph.code)
+        return graph
+
+    torch.compile(lambda x: conv2d(x, layer.weight, layer.bias, layer), backend=keep)(x)
+    assert len(graphs) == 1
+    assert "conv2d" in graphs[0]
+    assert "convolution3x3" not in graphs[0]

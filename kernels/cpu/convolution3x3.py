@@ -9,14 +9,26 @@ from fastass.kernels import native
 from fastass.kernels.layout import empty_map
 
 
-def output(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, tile: int) -> Tensor:
-    bias = None if bias is None else bias.contiguous()
-    return _convolve(x, weight, bias, weight.shape[0], dilation, False, tile)
+def convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, turned: bool, tile: int
+) -> Tensor:
+    """`turned`: the adjoint, from O to I channels, so the input's gradient from the output's."""
+    B, inputs, h, w = x.shape
+    y = output_fake(x, weight, bias, dilation, turned, tile)
+    native.call(
+        "convolution3x3",
+        *(_rows(x), _rows(weight), None if bias is None else bias.contiguous(), y),
+        *(B, h, w, inputs, y.shape[1]),
+        *(dilation, turned, tile, torch.get_num_threads()),
+    )
+    return y
 
 
-def input_gradient(gradient: Tensor, weight: Tensor, dilation: int, tile: int) -> Tensor:
-    """The convolution of `gradient` with the weight turned round, inputs and outputs exchanged."""
-    return _convolve(gradient, weight, None, weight.shape[1], dilation, True, tile)
+def output_fake(
+    x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, turned: bool, tile: int
+) -> Tensor:
+    """Uninitialised."""
+    return empty_map(x, (x.shape[0], weight.shape[1 if turned else 0], *x.shape[2:]), x.dtype)
 
 
 def weight_gradient(
@@ -35,24 +47,9 @@ def weight_gradient(
     return torch.empty_like(weight).copy_(found)
 
 
-def _convolve(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    outputs: int,
-    dilation: int,
-    turned: bool,
-    tile: int,
-) -> Tensor:
-    B, inputs, h, w = x.shape
-    y = empty_map(x, (B, outputs, h, w), torch.float32)
-    native.call(
-        "convolution3x3",
-        *(_rows(x), _rows(weight), bias, y),
-        *(B, h, w, inputs, outputs),
-        *(dilation, turned, tile, torch.get_num_threads()),
-    )
-    return y
+def weight_fake(gradient: Tensor, x: Tensor, weight: Tensor, dilation: int, tile: int) -> Tensor:
+    """Uninitialised."""
+    return torch.empty_like(weight)
 
 
 def _rows(t: Tensor) -> Tensor:
