@@ -58,6 +58,7 @@ def switches(config: Config) -> Iterator[Recipe]:
     yield engine("kernels reference", replace(c, kernels="reference"))
     yield engine("NCHW instead of channels-last", c, channels_last=False)
     if choose_device(c.device).type == "cpu":
+        yield engine("without Winograd's convolutions", c, winograd=False)
         yield engine("allocator default", replace(c, tune_allocator=False))
     if c.model.norm == "frozen":
         yield engine("frozen norm not folded", c, fold_norm=False)

@@ -17,6 +17,7 @@ from fastass.config import Config
 from fastass.engine import Engine, build
 from fastass.errors import USER_ERRORS, UserError
 from fastass.execution import Execution, choose
+from fastass.models.convolution import use_winograd
 from fastass.models.norm import FrozenBatchNorm2d
 
 
@@ -31,6 +32,8 @@ class Recipe:
     """False: weights and images of the engine in NCHW."""
     fold_norm: bool = True
     """False: a frozen norm is a layer of its own."""
+    winograd: bool = True
+    """False: every convolution is torch's or a matrix product."""
     data: Literal["synthetic", "own"] = "synthetic"
     """`own`: read, decode and augment; each kind in its own way."""
     count_flops: bool = False
@@ -74,6 +77,7 @@ class Worker:
                 unfold(module)
             if not recipe.channels_last:
                 module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            use_winograd(recipe.winograd)
             engine = Engine(module, config, self.execution)
             self.networks = module
             optimizers = list(engine.optimizers.values())
@@ -150,8 +154,10 @@ class Worker:
     def _count_flops(self) -> float:
         from torch.utils.flop_counter import FlopCounterMode
 
+        use_winograd(False)  # multiplications that it saves are FLOPs of the model all the same
         with FlopCounterMode(display=False) as counter:
             self.run(next(self.batches))
+        use_winograd(self.recipe.winograd)
         return float(counter.get_total_flops())
 
 

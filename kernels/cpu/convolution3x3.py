@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from fastass.kernels import native
-from fastass.kernels.layout import empty_map
 
 
 def convolve(
@@ -27,8 +26,9 @@ def convolve(
 def output_fake(
     x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, turned: bool, tile: int
 ) -> Tensor:
-    """Uninitialised."""
-    return empty_map(x, (x.shape[0], weight.shape[1 if turned else 0], *x.shape[2:]), x.dtype)
+    """Uninitialised; no view of anything, so that what follows in a network may work in place."""
+    size = (x.shape[0], weight.shape[1 if turned else 0], *x.shape[2:])
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
 def weight_gradient(
