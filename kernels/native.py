@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 LIBRARY = "libfastass_native.so"
-ABI = 1  # runtime.cpp: fastass_abi
+ABI = 2  # runtime.cpp: fastass_abi
 INSTRUCTION_SETS = ("base", "avx2", "avx512")  # runtime.cpp: fastass_best_isa
 ELEMENTS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # routine.h: Element
 
@@ -58,6 +58,14 @@ SIGNATURES: dict[str, tuple[type, ...]] = {
     ),
     # labels, rows, columns, B, h, w, H, W, C, ignore, index, classes, count
     "valid_pixels": (*(_POINTER,) * 3, *(_SIZE,) * 5, _INT, _INT, *(_POINTER,) * 3),
+    # x, residual, weight, bias, y, mean, inverse, running mean and variance, P, N, relu, momentum,
+    # eps, threads
+    "batch_norm_forward": (
+        *((_POINTER,) * 9),
+        *(_SIZE, _INT, _INT, ctypes.c_double, ctypes.c_double, _INT),
+    ),
+    # gradient, x, y, mean, inverse, weight, gradients of x, residual, weight, bias, P, N, threads
+    "batch_norm_backward": (*((_POINTER,) * 10), _SIZE, _INT, _INT),
     # hidden, classes, R, M, C, bias1, weight2, bias2, slope, domain, weight_gradient, adversarial,
     # losses, gradients of bias1, weight2, bias2, threads
     "pixel_discriminator": (

@@ -1,8 +1,10 @@
 """Batch normalisation in the three kinds that published numbers depend on."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastass.models.batch_norm import batch_norm
 from fastass.models.config import NormKind
 from fastass.models.convolution import conv2d, scaled_conv2d
 
@@ -46,13 +48,24 @@ def make_norm(kind: NormKind, channels: int, *, train_affine: bool) -> nn.Module
     return norm
 
 
-def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
-    """`norm(conv(x))` for a convolution without bias.
+def conv_norm(
+    x: Tensor,
+    conv: nn.Conv2d,
+    norm: nn.Module,
+    *,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """`norm(conv(x))` for a convolution without bias; then `+ residual` and ReLU where wanted.
 
     A frozen norm goes into the convolution's weight and bias: its pass over the activations,
     forward and backward, disappears, and the weight's gradient stays exact.
     """
     if not isinstance(norm, FrozenBatchNorm2d):
-        return norm(conv2d(x, conv.weight, conv.bias, conv))
+        y = conv2d(x, conv.weight, conv.bias, conv)
+        return batch_norm(y, norm, residual=residual, relu=relu)
     scale, shift = norm.scale_shift()
-    return scaled_conv2d(x, conv.weight, scale, shift, conv)
+    y = scaled_conv2d(x, conv.weight, scale, shift, conv)
+    if residual is not None:
+        y = y + residual
+    return F.relu(y, inplace=True) if relu else y

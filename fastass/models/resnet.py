@@ -5,7 +5,6 @@ rounds up (1280×720 → 161×91), stages 3 and 4 have stride 1 and dilation 2 a
 are torchvision's.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastass.models.checkpointing import run_blocks
@@ -32,16 +31,21 @@ class Block(nn.Module):
             else None
         )
 
-    def residual(self, x: Tensor) -> Tensor:
+    def inner(self, x: Tensor) -> Tensor:
+        """Everything before the last convolution."""
+        raise NotImplementedError
+
+    def last(self) -> tuple[nn.Conv2d, nn.Module]:
+        """The last convolution and its norm, which the shortcut is added to."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = self.residual(x)
+        inner = self.inner(x)
         if self.downsample is not None:
             conv, norm = self.downsample
             assert isinstance(conv, nn.Conv2d)
             x = conv_norm(x, conv, norm)
-        return F.relu(residual + x, inplace=True)
+        return conv_norm(inner, *self.last(), residual=x, relu=True)
 
 
 class BasicBlock(Block):
@@ -65,9 +69,11 @@ class BasicBlock(Block):
         self.conv2 = nn.Conv2d(width, width, 3, padding=d, dilation=d, bias=False)
         self.bn2 = make_norm(norm, width, train_affine=affine)
 
-    def residual(self, x: Tensor) -> Tensor:
-        x = F.relu(conv_norm(x, self.conv1, self.bn1), inplace=True)
-        return conv_norm(x, self.conv2, self.bn2)
+    def inner(self, x: Tensor) -> Tensor:
+        return conv_norm(x, self.conv1, self.bn1, relu=True)
+
+    def last(self) -> tuple[nn.Conv2d, nn.Module]:
+        return self.conv2, self.bn2
 
 
 class Bottleneck(Block):
@@ -95,10 +101,12 @@ class Bottleneck(Block):
         self.conv3 = nn.Conv2d(width, width * 4, 1, bias=False)
         self.bn3 = make_norm(norm, width * 4, train_affine=affine)
 
-    def residual(self, x: Tensor) -> Tensor:
-        x = F.relu(conv_norm(x, self.conv1, self.bn1), inplace=True)
-        x = F.relu(conv_norm(x, self.conv2, self.bn2), inplace=True)
-        return conv_norm(x, self.conv3, self.bn3)
+    def inner(self, x: Tensor) -> Tensor:
+        x = conv_norm(x, self.conv1, self.bn1, relu=True)
+        return conv_norm(x, self.conv2, self.bn2, relu=True)
+
+    def last(self) -> tuple[nn.Conv2d, nn.Module]:
+        return self.conv3, self.bn3
 
 
 def make_stage(
@@ -178,7 +186,7 @@ class ResNet(nn.Module):
                 nn.init.normal_(module.weight, std=0.01)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        x = F.relu(conv_norm(images, self.conv1, self.bn1), inplace=True)
+        x = conv_norm(images, self.conv1, self.bn1, relu=True)
         x = self.maxpool(x)
         for stage in (self.layer1, self.layer2, self.layer3):
             x = run_blocks(stage, x, checkpointed=self.checkpointed)

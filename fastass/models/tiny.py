@@ -1,6 +1,5 @@
 """A narrow ResNet of output stride 8 that learns ToyCity from scratch on two CPU cores."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastass.models.checkpointing import run_blocks
@@ -47,7 +46,7 @@ class TinyResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        x = F.relu(conv_norm(images, self.conv1, self.bn1), inplace=True)
+        x = conv_norm(images, self.conv1, self.bn1, relu=True)
         x = self.maxpool(x)
         for stage in (self.layer1, self.layer2, self.layer3):
             x = run_blocks(stage, x, checkpointed=self.checkpointed)

@@ -7,8 +7,8 @@
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-// Raised with every change of a routine's arguments; native.py refuses a library of another number.
-EXPORT int fastass_abi() { return 1; }
+// Raised with every new routine or argument; native.py refuses a library of another number.
+EXPORT int fastass_abi() { return 2; }
 
 // The best instruction set that this processor has: 0 base, 1 avx2, 2 avx512.
 EXPORT int fastass_best_isa() {
