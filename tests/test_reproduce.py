@@ -267,7 +267,9 @@ def test_toycity_shares_the_start_of_a_seed(
     start_weights = str(tmp_path / "start-seed1" / "last")
     assert cell[-2:] == ["--init", start_weights]
     assert "data/toycity_gta5_shift0.25/gta5" in cell
-    assert "--init" not in (tmp_path / "oracle-10-seed1.words").read_text()
+    oracle = (tmp_path / "oracle-10-seed1.words").read_text().splitlines()
+    assert "--init" not in oracle
+    assert oracle[-2:] == ["--start-steps", "160"]
     written = {path.name for path in (tmp_path / "table1").iterdir()}
     assert written == {"results.json", "table.md", "plot.svg"}
     started.clear()

@@ -105,8 +105,11 @@ def _cell_run(
     if cell.sadv is not None and cell.sadv != LAMBDA_SADV[cell.method]:
         words += ["--loss-sadv", str(cell.sadv)]
     init = args.init
-    if init is None and args.toycity and cell.method != "oracle":
-        init = str(out / start_name(seed) / "last")
+    if init is None and args.toycity:
+        if cell.method == "oracle":
+            words += ["--start-steps", str(START_STEPS)]
+        else:
+            init = str(out / start_name(seed) / "last")
     if init is not None:
         words += ["--init", init]
     return CellRun(cell.name(seed), tuple(words))

@@ -1,8 +1,8 @@
 """How the runs of ToyCity's tables are trained, and on what.
 
-As in the paper, a method starts from a trained network, and all of them take the same number of
-steps and so see as many labelled target images. There are no weights to download, so the start is
-a short training on the source; the oracle, which must not see it, starts from random weights.
+As in the paper, a method starts from a trained network. There are no weights to download, so the
+start is a short training on the source. The oracle must not see that: its start is on its labelled
+images, so all take the same number of steps, and the oracle sees more of the target than any.
 """
 
 SHIFT = 0.25
@@ -10,7 +10,7 @@ SHIFT = 0.25
 on both with all labels it stays nine points below the oracle (docs/results)."""
 
 START_STEPS = 160
-"""Of the supervised start that all methods of a seed but the oracle share."""
+"""Of the supervised start; all methods of a seed but the oracle share one."""
 
 TRAINING = (
     "--steps", "240", "--batch", "4", "--source-size", "192x108", "--target-size", "192x96",
