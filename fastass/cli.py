@@ -134,7 +134,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _out_of_memory(error: Exception) -> bool:
     """torch has a class for GPU memory alone; on a CPU it and oneDNN raise plain RuntimeErrors."""
-    signs = ("can't allocate memory", "could not create a primitive", "could not create a memory")
+    signs = (
+        "can't allocate memory",
+        "could not create a primitive",
+        "could not create a memory",
+        "could not execute a primitive",
+    )
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
         sign in str(error) for sign in signs
     )

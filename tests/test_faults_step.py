@@ -3,6 +3,7 @@
 import os
 import re
 import resource
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,9 +97,10 @@ def test_the_switches_that_lower_memory_exist() -> None:
             "memory: you tried to allocate 805306368 bytes. Error code 12"
         ),
         RuntimeError("could not create a primitive"),
+        RuntimeError("could not execute a primitive"),
         MemoryError(),
     ],
-    ids=["cuda", "cpu", "onednn", "python"],
+    ids=["cuda", "cpu", "onednn", "onednn later", "python"],
 )
 def test_out_of_memory_names_the_switches_that_lower_it(
     city: Path,
@@ -129,32 +131,38 @@ def test_another_runtime_error_is_not_out_of_memory(
         main(tiny_runs.train(city, tmp_path / "run"))
 
 
-def starve(folder: str) -> list[str]:
-    """A run stopped half-way goes on with too little memory, then with enough; → what was said."""
+def starve(folder: str) -> list[tuple[int, str]]:
+    """A run stopped half-way goes on with too little memory, then with enough.
+
+    → exit code and output of each that failed.
+    """
     root = Path(folder)
     city, calm, run = tiny_runs.city(root / "city"), root / "calm", root / "run"
     output = root / "output.txt"
     large = ("--data-source-size", "320x160", "--batch", "2")
     assert command(tiny_runs.train(city, calm, *large), output) == 0, output.read_text()
-    words, said = tiny_runs.train(city, run, *large), []
+    words, failed = tiny_runs.train(city, run, *large), []
     assert command([*words, "--stop-at", "3"], output) == 0, output.read_text()
-    for spare in (10, 25, 40):
+    for spare in (10, 25, 40, 55):
 
         def limit(spare: int = spare) -> None:
             pages = int(Path("/proc/self/statm").read_text().split()[0])
             size = pages * os.sysconf("SC_PAGESIZE") + spare * 2**20
             resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
-        if command(words, output, limit) != 0:
-            said.append(output.read_text())
+        if (code := command(words, output, limit)) != 0:
+            failed.append((code, output.read_text()))
     assert command(words, output) == 0, output.read_text()
     tiny_runs.assert_same(run, calm)
-    return said
+    return failed
 
 
 @pytest.mark.slow
 def test_too_little_memory(tmp_path: Path) -> None:
-    said = alone(starve, tmp_path)
+    """One line, unless oneDNN (3.12) crashes: it calls code that it had no memory to generate."""
+    failed = alone(starve, tmp_path)
+    said = [text for code, text in failed if code != -signal.SIGSEGV]
+    print(f"too little memory: {len(said)} told, {len(failed) - len(said)} crashed in oneDNN")
     assert said
     for text in said:
         assert "Traceback" not in text, text
