@@ -193,6 +193,11 @@ def fuzz(seconds):
         features = tensor((B, random.choice([1, 3, 16, 40]), h, w), dtype).requires_grad_()
         means, _ = kernels.class_mean(features, labels, C)
         means.sum().backward()
+        x = tensor((B, random.choice([32, 64]), h, w), torch.float32).requires_grad_()
+        weight = tensor((random.choice([32, 96]), x.shape[1], 3, 3), torch.float32)
+        y = kernels.convolution3x3(
+            x, weight.requires_grad_(), torch.ones(len(weight)), dilation=random.choice([1, 2, 7]))
+        y.backward(tensor(y.shape, torch.float32))
         N, M = features.shape[1], random.choice([1, 5, 16])
         sizes = ((M, N), (M,), (2 * C, M), (2 * C,))
         weights = [torch.randn(size).to(dtype).requires_grad_() for size in sizes]
