@@ -47,7 +47,7 @@ class Row:
 def contenders(config: Config, **options: object) -> list[Recipe]:
     """The reference with the base code's norm and, where it differs, with the engine's; ours."""
     recipes = [reference("base code's way, norm batch", config, "batch", **options)]
-    if config.model.norm == "frozen":
+    if config.model.norm == "frozen" and config.model.backbone != "vgg16":  # which has no norms
         recipes.append(reference("base code's way, norm frozen", config, "frozen", **options))
     return [*recipes, engine("fastass", config, count_flops=True, **options)]
 
