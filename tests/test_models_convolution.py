@@ -50,6 +50,25 @@ def test_gradients_equal_torch_in_float64(
         assert_near(a, b)
 
 
+@pytest.mark.parametrize(("kernel", "dilation"), [(3, 1), (3, 4), (3, 9), (1, 1)])
+def test_the_gradients_of_few_outputs_equal_torch_in_float64(kernel: int, dilation: int) -> None:
+    """A dilation beyond the map too."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(64, 19, kernel, padding=dilation * (kernel // 2), dilation=dilation)
+    layer.to(memory_format=CL)  # type: ignore[call-overload]
+    x = torch.randn(2, 64, 8, 13).to(memory_format=CL).requires_grad_()
+    y = conv2d(x, layer.weight, layer.bias, layer)
+    assert "_SplitBackward" in type(y.grad_fn).__name__
+    g = torch.randn_like(y)
+    inputs = [x, *layer.parameters()]
+    ours = torch.autograd.grad(y, inputs, g)
+    doubled = [t.detach().double().requires_grad_() for t in inputs]
+    truth = F.conv2d(*doubled, 1, layer.padding, layer.dilation)  # type: ignore[arg-type]
+    for a, b in zip(ours, torch.autograd.grad(truth, doubled, g.double()), strict=True):
+        assert_near(a, b)
+    assert ours[1].stride() == layer.weight.stride()
+
+
 @pytest.mark.parametrize("dilations", [(6, 12), (1, 2, 4, 6)])
 def test_the_classifier_as_one_product(dilations: tuple[int, ...]) -> None:
     """Maps smaller than the dilation too: its outer taps read padding alone."""

@@ -5,8 +5,8 @@ On a CPU in fp32 with channels-last maps, where arithmetic is what bounds a step
 - the 3×3 convolutions of stride 1 run in Winograd's form, in 2 to 4 times fewer multiplications;
 - of the others oneDNN computes the output and the gradient of the input fast, but the gradient of
   the weight at two thirds of the rate that it has in NCHW (measured: torch 2.13, AVX-512). So that
-  is computed from NCHW copies, which cost a tenth of what they save, and for a 1×1 convolution as
-  one matrix product.
+  is computed from NCHW copies, which cost a tenth of what they save, for a 1×1 convolution as one
+  matrix product, and for a classifier's 19 outputs with inputs and outputs exchanged.
 
 Elsewhere, and for the first also with `kernels=reference`, torch's own rules.
 """
@@ -42,7 +42,7 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, like: nn.Conv2d) -> T
     geometry = _geometry(like)
     if _saves(x, weight, geometry):
         return kernels.convolution3x3(x, weight, bias, dilation=geometry[2][0])
-    if _splits(x, weight):
+    if _splits(x, weight, geometry):
         return _SplitBackward.apply(x, weight, bias, *geometry)
     return F.conv2d(x, weight, bias, *geometry)
 
@@ -121,14 +121,22 @@ def _saves(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
     )
 
 
-def _splits(x: Tensor, weight: Tensor) -> bool:
+def _splits(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
     wanted = torch.is_grad_enabled() and weight.requires_grad
-    return wanted and _wide(weight) and prefers_products(x)
+    return wanted and (_wide(weight) or _narrow(weight, geometry)) and prefers_products(x)
 
 
 def _wide(weight: Tensor) -> bool:
     # Few channels are little arithmetic for the copies: with 96 they cost more than they save.
     return max(weight.shape[:2]) >= 128 and min(weight.shape[:2]) >= 64
+
+
+def _narrow(weight: Tensor, geometry: Geometry) -> bool:
+    """A classifier: fewer outputs than oneDNN's blocks of 32; the output has the input's size."""
+    stride, padding, dilation = geometry
+    outputs, inputs, *kernel = weight.shape
+    same = all(2 * p == d * (k - 1) for p, d, k in zip(padding, dilation, kernel, strict=True))
+    return outputs < 32 and inputs >= 64 and stride == (1, 1) and same
 
 
 class _SplitBackward(torch.autograd.Function):
@@ -164,7 +172,7 @@ def gradients(
     if _saves(x, weight, geometry):
         d = geometry[2][0]
         return kernels.convolution3x3_gradients(gradient, x, weight, dilation=d, wanted=wanted)
-    if _wide(weight) and prefers_products(x):
+    if (_wide(weight) or _narrow(weight, geometry)) and prefers_products(x):
         return _split(gradient, x, weight, geometry, wanted)
     return _backward(gradient, x, weight, geometry, wanted)
 
@@ -182,12 +190,24 @@ def _split(
         # has other strides than DistributedDataParallel expects.
         of_weight = torch.empty_like(weight)
         torch.mm(_rows(gradient).t(), _rows(x), out=of_weight[..., 0, 0])
+    elif to_weight and _narrow(weight, geometry):
+        of_weight = _turned(gradient, x, weight, geometry)
     elif to_weight:
         g, x, weight = (t.contiguous() for t in (gradient, x, weight))
         _, of_weight, _ = _backward(g, x, weight, geometry, (False, True, False))
     if to_bias:
         of_bias = gradient.sum(dim=(0, 2, 3))
     return of_x, of_weight, of_bias
+
+
+def _turned(gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """The gradient of a `_narrow` weight, as that of the convolution that leads from the outputs to
+    the inputs: its taps are the same sums, mirrored. There the many channels fill the blocks.
+    """
+    turned = torch.empty_like(weight.transpose(0, 1))
+    _, found, _ = _backward(x, gradient, turned, geometry, (False, True, False))
+    assert found is not None
+    return torch.empty_like(weight).copy_(found.transpose(0, 1).flip(2, 3))
 
 
 def _backward(

@@ -59,9 +59,12 @@ class Classifier(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         if prefers_products(features) and features.shape[1] > self.taps:
             return self._as_product(features)
-        scores = self.branches[0](features)
-        for branch in self.branches[1:]:
-            scores = scores + branch(features)
+        scores: Tensor | None = None
+        for branch in self.branches:
+            assert isinstance(branch, nn.Conv2d)
+            more = conv2d(features, branch.weight, branch.bias, branch)
+            scores = more if scores is None else scores + more
+        assert scores is not None
         return scores
 
     def _as_product(self, features: Tensor) -> Tensor:
