@@ -26,7 +26,7 @@ SHAPES = [  # B, I, O, h, w, dilation
     (1, 32, 32, 1, 1, 1),
     (2, 64, 32, 3, 2, 5),  # no two pixels meet
     (2, 32, 64, 1, 40, 2),
-    (1, 320, 32, 64, 64, 1),  # more tiles than one batch takes
+    (1, 320, 64, 80, 64, 1),  # more tiles than one batch takes
 ]
 
 

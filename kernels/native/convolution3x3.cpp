@@ -6,7 +6,8 @@
 //   output:  M[f] = V[f] U[f],   V = Bᵀ x B, U = G w Gᵀ, y = Aᵀ M A + bias          (Lavin & Gray 2016)
 //   weight:  S[f] = Z[f]ᵀ V[f],  Z = A g Aᵀ, dw = Gᵀ S G                            (its adjoint)
 // V and Z hold panels of kPanel channels, [F][panel][tile][kPanel]: contiguous for the products. They are made for
-// a batch of tiles at a time, which bounds the scratch memory; U, M and S exist for one task alone.
+// a batch of tiles at a time, which bounds the scratch memory; U, M and S exist for one task alone. Narrow layers are
+// bound by memory otherwise: there U is made once, and V for one task alone.
 // Tasks and the order of each sum follow from the shapes: the result does not depend on the number of threads.
 #include "winograd.h"
 
@@ -16,6 +17,8 @@ constexpr int kPanel = 2 * kLanes;                   // channels
 constexpr int kRows = FASTASS_LANES == 16 ? 12 : 6;  // of a product's register tile, which is kPanel wide
 constexpr int64_t kDepth = 32;          // terms of a sum in a register; short ones, added up, keep rounding small
 constexpr int64_t kChunk = 96;          // tiles whose M is in cache at a time
+constexpr int64_t kNarrowChunk = 48;    // … in narrow layers
+constexpr int64_t kNarrowBytes = 3 << 19;  // of U, at most, in those
 constexpr int64_t kStrip = 8;           // tiles of a task of transforms
 constexpr int64_t kTasks = 32;          // of products, if there are as many
 constexpr int64_t kBatchBytes = 12 << 20;  // of V, at most: it stays in a shared cache
@@ -73,6 +76,7 @@ struct Problem {
     int64_t count;
     int64_t groups;       // parts of the batch that are tasks of their own
     float *v, *z;         // [F][panel][tile][kPanel]
+    float* u;             // [panel][F][I][kPanel], in narrow layers
     int64_t stride_in, stride_out;  // floats from one frequency of v, of z, to the next
     float* sums;          // [groups, O, 3, 3, I]: the weight's gradient from each group
     bool add;             // to them: this is not the first batch
@@ -90,11 +94,10 @@ inline const float* pixel(const Problem& p, const Map& map, int64_t image, int64
     return inside ? map.data + ((image * map.height + y) * map.width + x) * map.channels : p.zeros;
 }
 
+// The tiles from `first` to `last` to v, [F][panel][tile][kPanel] with `stride` and `count` tiles, at the first place.
 template <typename W>
-void transform_input(void* context, int64_t task, int) {
-    const Problem& p = *static_cast<const Problem*>(context);
-    const int64_t last = (task + 1) * kStrip < p.count ? (task + 1) * kStrip : p.count;
-    for (int64_t t = task * kStrip; t < last; ++t) {
+void input_tiles(const Problem& p, int64_t first, int64_t last, float* v, int64_t stride, int64_t count) {
+    for (int64_t t = first; t < last; ++t, v += kPanel) {
         const float* from[W::n][W::n];
         for (int i = 0; i < W::n; ++i)
             for (int j = 0; j < W::n; ++j)
@@ -107,13 +110,20 @@ void transform_input(void* context, int64_t task, int) {
                 W::input(column, row);
                 for (int i = 0; i < W::n; ++i) middle[i][j] = row[i];
             }
-            float* to = p.v + (c / kPanel * p.count + t) * kPanel + c % kPanel;
+            float* to = v + c / kPanel * count * kPanel + c % kPanel;
             for (int i = 0; i < W::n; ++i) {
                 W::input(middle[i], row);
-                for (int j = 0; j < W::n; ++j) store(to + (i * W::n + j) * p.stride_in, row[j]);
+                for (int j = 0; j < W::n; ++j) store(to + (i * W::n + j) * stride, row[j]);
             }
         }
     }
+}
+
+template <typename W>
+void transform_input(void* context, int64_t task, int) {
+    const Problem& p = *static_cast<const Problem*>(context);
+    const int64_t first = task * kStrip, last = first + kStrip < p.count ? first + kStrip : p.count;
+    input_tiles<W>(p, first, last, p.v + first * kPanel, p.stride_in, p.count);
 }
 
 template <typename W>
@@ -172,9 +182,11 @@ void transform_weight(const Problem& p, int64_t panel, float* u) {
         }
 }
 
-// y of `count` tiles from `first` on, in the channels of one panel. m [F][kChunk][kPanel]: scratch.
+// y of `count` tiles from `first` on, in the channels of one panel. v: their inputs, `v_count` tiles from one panel of
+// channels to the next; m [F][kChunk][kPanel]: scratch.
 template <typename W>
-void output_chunk(const Problem& p, int64_t panel, int64_t first, int64_t count, const float* u, float* m) {
+void output_chunk(const Problem& p, int64_t panel, int64_t first, int64_t count, const float* v, int64_t v_stride,
+                  int64_t v_count, const float* u, float* m) {
     const int64_t inputs = p.in.channels, u_stride = frequency_stride(inputs);
     constexpr int64_t m_stride = frequency_stride(kChunk);
     for (int f = 0; f < W::n * W::n; ++f)
@@ -182,8 +194,8 @@ void output_chunk(const Problem& p, int64_t panel, int64_t first, int64_t count,
             const int64_t depth = inputs - c < kDepth ? inputs - c : kDepth;
             for (int64_t t = 0; t < count; t += kRows) {
                 const int64_t rows = count - t < kRows ? count - t : kRows;
-                product_of<kRows>(rows, p.v + f * p.stride_in + (c / kPanel * p.count + first + t) * kPanel, kPanel, 1,
-                                  p.count * kPanel, u + f * u_stride + c * kPanel, depth / kPanel, kPanel,
+                product_of<kRows>(rows, v + f * v_stride + (c / kPanel * v_count + t) * kPanel, kPanel, 1,
+                                  v_count * kPanel, u + f * u_stride + c * kPanel, depth / kPanel, kPanel,
                                   m + f * m_stride + t * kPanel, c > 0);
             }
         }
@@ -223,8 +235,30 @@ void output_panel(void* context, int64_t task, int worker) {
     transform_weight<W>(p, panel, u);
     for (int64_t i = 0; i < chunks; ++i) {
         const int64_t first = begin + i * (end - begin) / chunks, last = begin + (i + 1) * (end - begin) / chunks;
-        output_chunk<W>(p, panel, first, last - first, u, u + W::n * W::n * frequency_stride(p.in.channels));
+        output_chunk<W>(p, panel, first, last - first, p.v + first * kPanel, p.stride_in, p.count, u,
+                        u + W::n * W::n * frequency_stride(p.in.channels));
     }
+}
+
+// For narrow layers, whose transformed weight fits a cache as a whole: a task is all channels of a chunk of tiles,
+// whose V and M never leave the cache.
+template <typename W>
+void weight_panel(void* context, int64_t panel, int) {
+    const Problem& p = *static_cast<const Problem*>(context);
+    transform_weight<W>(p, panel, p.u + panel * W::n * W::n * frequency_stride(p.in.channels));
+}
+
+template <typename W>
+void output_tiles(void* context, int64_t task, int worker) {
+    const Problem& p = *static_cast<const Problem*>(context);
+    const int64_t first = task * p.count / p.groups, count = (task + 1) * p.count / p.groups - first;
+    const int64_t stride = frequency_stride(p.panels_in * count), frequencies = W::n * W::n;
+    float* v = reinterpret_cast<float*>(p.scratch + worker * p.scratch_stride);
+    float* m = v + frequencies * frequency_stride(p.panels_in * kNarrowChunk);
+    input_tiles<W>(p, first, first + count, v, stride, count);
+    for (int64_t panel = 0; panel < p.panels_out; ++panel)
+        output_chunk<W>(p, panel, first, count, v, stride, count,
+                        p.u + panel * frequencies * frequency_stride(p.in.channels), m);
 }
 
 // One panel of outputs × one panel of inputs of the weight's gradient, from one of `groups` parts of the tiles.
@@ -295,9 +329,6 @@ Status run(Problem& p, int64_t images, int threads) {
     const bool of_weight = p.gradient.data;
     const int64_t inputs = p.in.channels, outputs = p.outputs, frequencies = W::n * W::n;
     const int64_t widest = inputs > outputs ? inputs : outputs;
-    p.panels_in = inputs / kPanel;
-    p.panels_out = outputs / kPanel;
-
     const int64_t total = list_tiles<W>(images, p.in.height, p.in.width, p.dilation, nullptr);
     const int64_t fitting = kBatchBytes / (4 * frequencies * (of_weight ? widest : inputs));
     const int64_t limit = fitting > kChunk ? fitting : kChunk, batches = (total + limit - 1) / limit;
@@ -343,8 +374,33 @@ Status run(Problem& p, int64_t images, int threads) {
     return kOk;
 }
 
+template <typename W>
+Status run_narrow(Problem& p, int64_t images, int threads) {
+    const int64_t inputs = p.in.channels, frequencies = W::n * W::n;
+    p.count = list_tiles<W>(images, p.in.height, p.in.width, p.dilation, nullptr);
+    p.groups = (p.count + kNarrowChunk - 1) / kNarrowChunk;
+    p.scratch_stride = 4 * frequencies * (frequency_stride(p.panels_in * kNarrowChunk) + frequency_stride(kChunk));
+    Scratch tiles(p.count * sizeof(Tile)), zeros(4 * inputs), scratch(threads * p.scratch_stride);
+    Scratch u(4 * p.panels_out * frequencies * frequency_stride(inputs));
+    if (!tiles.memory || !zeros.memory || !scratch.memory || !u.memory) return kNoMemory;
+    list_tiles<W>(images, p.in.height, p.in.width, p.dilation, tiles.as<Tile>());
+    std::memset(zeros.memory, 0, 4 * inputs);
+    p.tiles = tiles.as<Tile>();
+    p.zeros = zeros.as<float>();
+    p.scratch = scratch.as<char>();
+    p.u = u.as<float>();
+    fastass::parallel_for(threads, p.panels_out, weight_panel<W>, &p);
+    fastass::parallel_for(threads, p.groups, output_tiles<W>, &p);
+    return kOk;
+}
+
 Status run(Problem& p, int64_t images, int tile, int threads) {
     if (p.in.channels % kPanel || p.outputs % kPanel || (tile != 2 && tile != 4)) return kBadArgument;
+    p.panels_in = p.in.channels / kPanel;
+    p.panels_out = p.outputs / kPanel;
+    const int64_t weight = 4 * (tile + 2) * (tile + 2) * p.in.channels * p.outputs;
+    if (!p.gradient.data && weight <= kNarrowBytes)
+        return tile == 2 ? run_narrow<Winograd2>(p, images, threads) : run_narrow<Winograd4>(p, images, threads);
     return tile == 2 ? run<Winograd2>(p, images, threads) : run<Winograd4>(p, images, threads);
 }
 
