@@ -1,4 +1,7 @@
-"""convolution3x3: Winograd's form against the definition in float64, values and gradients."""
+"""convolution3x3: Winograd's form against the definition in float64, values and gradients.
+
+    pytest tests/test_convolution3x3.py -k at_most_twice -rP     prints the errors
+"""
 
 import importlib
 from collections.abc import Iterator
@@ -90,6 +93,7 @@ def test_error_is_at_most_twice_that_of_plain_torch(shape: tuple[int, ...]) -> N
         ("y", "x", "weight", "bias"), ours(*given, d), theirs, truth, strict=True
     ):
         unit = torch.finfo(torch.float32).eps
+        print(f"{name}: {error(actual, expected):.1e}, torch {error(other, expected):.1e}")
         assert error(actual, expected) <= 2 * error(other, expected) + unit, name
         worst = float((actual - expected).abs().max() / expected.abs().max())
         assert worst < 5e-6, name
