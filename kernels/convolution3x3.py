@@ -7,9 +7,9 @@ all float32. Channels last is the layout that is read and returned; another is c
 Winograd's form computes m×m outputs from (m+2)² products instead of 9m²: 2.25 times fewer at m = 2,
 4 times at m = 4, less what tiles overhang the map's edge (`saving`). A dilated convolution is d²
 undilated ones side by side.
-Rounding: m = 4 is chosen only where its error is at most twice that of torch's convolution: for
-outputs that sum at least 256 channels, for a weight's gradient over at least 512 pixels. m = 2 has
-about torch's error or less. A value that is not finite makes the whole tile so, not 9 pixels.
+Rounding: m = 4 is chosen only where its error is at most twice that of torch's convolution: for y
+and the gradient of x where they sum at least 256 channels. m = 2 has about torch's error or less.
+A value that is not finite makes the whole tile so, not 9 pixels.
 Saved for backward: x and weight, no transformed tile.
 
 There is no Triton kernel, since cuDNN has Winograd forms itself.
@@ -30,7 +30,7 @@ from fastass.kernels.cpu import convolution3x3 as cpu
 from fastass.kernels.registration import operator
 
 CHANNELS = 32  # the panels of the native routine divide it
-_SUMMED_CHANNELS, _SUMMED_PIXELS = 256, 512
+_SUMMED_CHANNELS = 256  # see Rounding
 
 Wanted = tuple[bool, bool, bool]  # the gradient of the input, the weight, the bias
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -70,18 +70,8 @@ def saving(height: int, width: int, dilation: int, tile: int) -> float:
 
 def output_tile(x: Tensor, channels: int, dilation: int) -> int:
     """m for an output of the size of `x` whose every value sums `channels`."""
-    return _tile(x, dilation, precise=channels >= _SUMMED_CHANNELS)
-
-
-def weight_tile(x: Tensor, dilation: int) -> int:
-    """m for the gradient of a weight from all pixels of `x`."""
-    pixels = x.shape[0] * x.shape[2] * x.shape[3]
-    return _tile(x, dilation, precise=pixels >= _SUMMED_PIXELS)
-
-
-def _tile(x: Tensor, dilation: int, *, precise: bool) -> int:
     size = (x.shape[2], x.shape[3], dilation)
-    return 4 if precise and saving(*size, 4) > saving(*size, 2) else 2
+    return 4 if channels >= _SUMMED_CHANNELS and saving(*size, 4) > saving(*size, 2) else 2
 
 
 # --- registration ---------------------------------------------------------------------------------
@@ -117,8 +107,7 @@ def _gradients(
         tile = output_tile(gradient, weight.shape[0], dilation)
         of_x = _convolve(gradient, weight, None, dilation, True, tile)
     if to_weight:
-        tile = weight_tile(x, dilation)
-        of_weight = _weight_gradient(gradient, x, weight, dilation, tile)
+        of_weight = _weight_gradient(gradient, x, weight, dilation)
     if to_bias:
         of_bias = gradient.sum(dim=(0, 2, 3))
     return of_x, of_weight, of_bias

@@ -40,8 +40,8 @@ SIGNATURES: dict[str, tuple[type, ...]] = {
     ),
     # x, weight, bias, out, B, h, w, inputs, outputs, dilation, turned, tile, threads
     "convolution3x3": (*(_POINTER,) * 4, *(_SIZE,) * 6, *(_INT,) * 3),
-    # x, gradient, out, B, h, w, inputs, outputs, dilation, tile, threads
-    "convolution3x3_weight": (*(_POINTER,) * 3, *(_SIZE,) * 6, *(_INT,) * 2),
+    # x, gradient, out, B, h, w, inputs, outputs, dilation, threads
+    "convolution3x3_weight": (*(_POINTER,) * 3, *(_SIZE,) * 6, _INT),
     # scores, element, strides b c h w, labels, counts, B, C, h, w, H, W, align, ignore, threads
     "upsample_confusion": (_POINTER, _INT, *(_SIZE,) * 4, _POINTER, _POINTER, *(_INT,) * 9),
     # scores…strides, labels, P, its strides, gradient, loss, valid, B…W, align, ignore, threads

@@ -105,7 +105,7 @@ def test_error_is_at_most_twice_that_of_plain_torch(shape: tuple[int, ...]) -> N
 def test_both_tiles_on_every_instruction_set(
     shape: tuple[int, ...], tile: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(op, "_tile", lambda *_, precise: tile)
+    monkeypatch.setattr(op, "output_tile", lambda *_: tile)
     given, d = inputs(shape), shape[-1]
     truth = plain(*(t.double() for t in given), d)
     for actual, expected in zip(ours(*given, d), truth, strict=True):
@@ -190,8 +190,6 @@ def test_the_tile_that_rounding_allows() -> None:
     assert op.output_tile(wide, 256, 2) == 4
     assert op.output_tile(wide, 128, 2) == 2
     assert op.output_tile(small, 256, 6) == 2  # would be mostly overhang
-    assert op.weight_tile(wide, 2) == 4
-    assert op.weight_tile(small, 1) == 2
 
 
 @pytest.mark.parametrize(
@@ -228,4 +226,4 @@ def test_operators_are_registered() -> None:
         w = weight.contiguous(memory_format=layout)
         torch.library.opcheck(ops.convolution3x3, (x, w, bias, 1, False, 2))
         torch.library.opcheck(ops.convolution3x3, (g, w, None, 1, True, 4))
-        torch.library.opcheck(ops.convolution3x3_weight, (g, x, w, 1, 2))
+        torch.library.opcheck(ops.convolution3x3_weight, (g, x, w, 1))

@@ -31,23 +31,21 @@ def output_fake(
     return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
-def weight_gradient(
-    gradient: Tensor, x: Tensor, weight: Tensor, dilation: int, tile: int
-) -> Tensor:
+def weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     """In the strides of `weight`, which DistributedDataParallel expects."""
     found = torch.empty_like(weight, memory_format=torch.channels_last)
     native.call(
         "convolution3x3_weight",
         *(_rows(x), _rows(gradient), found),
         *(x.shape[0], *x.shape[2:], x.shape[1], weight.shape[0]),
-        *(dilation, tile, torch.get_num_threads()),
+        *(dilation, torch.get_num_threads()),
     )
     if found.stride() == weight.stride():
         return found
     return torch.empty_like(weight).copy_(found)
 
 
-def weight_fake(gradient: Tensor, x: Tensor, weight: Tensor, dilation: int, tile: int) -> Tensor:
+def weight_fake(gradient: Tensor, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     """Uninitialised."""
     return torch.empty_like(weight)
 

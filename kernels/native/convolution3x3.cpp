@@ -23,6 +23,9 @@ constexpr int64_t kStrip = 8;           // tiles of a task of transforms
 constexpr int64_t kTasks = 32;          // of products, if there are as many
 constexpr int64_t kBatchBytes = 12 << 20;  // of V, at most: it stays in a shared cache
 
+// Of the weight's gradient: sums over the tiles of a large one round too coarsely.
+using WeightTile = Winograd2;
+
 struct Tile {
     int64_t image;
     int64_t y, x;  // of its first output
@@ -126,8 +129,8 @@ void transform_input(void* context, int64_t task, int) {
     input_tiles<W>(p, first, last, p.v + first * kPanel, p.stride_in, p.count);
 }
 
-template <typename W>
 void transform_gradient(void* context, int64_t task, int) {
+    using W = WeightTile;
     const Problem& p = *static_cast<const Problem*>(context);
     const int64_t last = (task + 1) * kStrip < p.count ? (task + 1) * kStrip : p.count;
     for (int64_t t = task * kStrip; t < last; ++t) {
@@ -262,8 +265,8 @@ void output_tiles(void* context, int64_t task, int worker) {
 }
 
 // One panel of outputs × one panel of inputs of the weight's gradient, from one of `groups` parts of the tiles.
-template <typename W>
 void weight_block(void* context, int64_t task, int worker) {
+    using W = WeightTile;
     const Problem& p = *static_cast<const Problem*>(context);
     const int64_t group = task % p.groups, panel_out = task / p.groups / p.panels_in;
     const int64_t panel_in = task / p.groups % p.panels_in;
@@ -288,7 +291,8 @@ void weight_block(void* context, int64_t task, int worker) {
                 W::weight_gradient(column, row);
                 for (int y = 0; y < 3; ++y) middle[y][x] = row[y];
             }
-            float* to = p.sums + ((group * p.outputs + panel_out * kPanel + o) * 9) * p.in.channels + panel_in * kPanel + i;
+            const int64_t output = group * p.outputs + panel_out * kPanel + o;
+            float* to = p.sums + 9 * output * p.in.channels + panel_in * kPanel + i;
             for (int y = 0; y < 3; ++y) {
                 W::weight_gradient(middle[y], row);
                 for (int x = 0; x < 3; ++x) {
@@ -328,6 +332,8 @@ template <typename W>
 Status run(Problem& p, int64_t images, int threads) {
     const bool of_weight = p.gradient.data;
     const int64_t inputs = p.in.channels, outputs = p.outputs, frequencies = W::n * W::n;
+    p.panels_in = inputs / kPanel;
+    p.panels_out = outputs / kPanel;
     const int64_t widest = inputs > outputs ? inputs : outputs;
     const int64_t total = list_tiles<W>(images, p.in.height, p.in.width, p.dilation, nullptr);
     const int64_t fitting = kBatchBytes / (4 * frequencies * (of_weight ? widest : inputs));
@@ -364,8 +370,8 @@ Status run(Problem& p, int64_t images, int threads) {
         const int64_t strips = (p.count + kStrip - 1) / kStrip;
         fastass::parallel_for(threads, strips, transform_input<W>, &p);
         if (of_weight) {
-            fastass::parallel_for(threads, strips, transform_gradient<W>, &p);
-            fastass::parallel_for(threads, p.panels_out * p.panels_in * p.groups, weight_block<W>, &p);
+            fastass::parallel_for(threads, strips, transform_gradient, &p);
+            fastass::parallel_for(threads, p.panels_out * p.panels_in * p.groups, weight_block, &p);
         } else {
             fastass::parallel_for(threads, p.panels_out * p.groups, output_panel<W>, &p);
         }
@@ -377,6 +383,8 @@ Status run(Problem& p, int64_t images, int threads) {
 template <typename W>
 Status run_narrow(Problem& p, int64_t images, int threads) {
     const int64_t inputs = p.in.channels, frequencies = W::n * W::n;
+    p.panels_in = inputs / kPanel;
+    p.panels_out = p.outputs / kPanel;
     p.count = list_tiles<W>(images, p.in.height, p.in.width, p.dilation, nullptr);
     p.groups = (p.count + kNarrowChunk - 1) / kNarrowChunk;
     p.scratch_stride = 4 * frequencies * (frequency_stride(p.panels_in * kNarrowChunk) + frequency_stride(kChunk));
@@ -394,14 +402,12 @@ Status run_narrow(Problem& p, int64_t images, int threads) {
     return kOk;
 }
 
-Status run(Problem& p, int64_t images, int tile, int threads) {
-    if (p.in.channels % kPanel || p.outputs % kPanel || (tile != 2 && tile != 4)) return kBadArgument;
-    p.panels_in = p.in.channels / kPanel;
-    p.panels_out = p.outputs / kPanel;
-    const int64_t weight = 4 * (tile + 2) * (tile + 2) * p.in.channels * p.outputs;
-    if (!p.gradient.data && weight <= kNarrowBytes)
-        return tile == 2 ? run_narrow<Winograd2>(p, images, threads) : run_narrow<Winograd4>(p, images, threads);
-    return tile == 2 ? run<Winograd2>(p, images, threads) : run<Winograd4>(p, images, threads);
+bool fits(const Problem& p) { return p.in.channels % kPanel == 0 && p.outputs % kPanel == 0; }
+
+template <typename W>
+Status convolve(Problem& p, int64_t images, int threads) {
+    const bool narrow = 4 * W::n * W::n * p.in.channels * p.outputs <= kNarrowBytes;
+    return narrow ? run_narrow<W>(p, images, threads) : run<W>(p, images, threads);
 }
 
 }  // namespace
@@ -419,18 +425,19 @@ FASTASS_ROUTINE(convolution3x3)
     p.outputs = outputs;
     p.dilation = dilation;
     p.turned = turned;
-    return run(p, batch, tile, threads);
+    if (!fits(p) || (tile != 2 && tile != 4)) return kBadArgument;
+    return tile == 2 ? convolve<Winograd2>(p, batch, threads) : convolve<Winograd4>(p, batch, threads);
 }
 
 // x [B, H, W, I], the output's gradient [B, H, W, O] → out [O, 3, 3, I], the weight's gradient.
 FASTASS_ROUTINE(convolution3x3_weight)
 (const float* x, const float* gradient, float* out, int64_t batch, int64_t height, int64_t width, int64_t inputs,
- int64_t outputs, int64_t dilation, int tile, int threads) {
+ int64_t outputs, int64_t dilation, int threads) {
     Problem p{};
     p.in = {x, height, width, inputs};
     p.gradient = {gradient, height, width, outputs};
     p.out = out;
     p.outputs = outputs;
     p.dilation = dilation;
-    return run(p, batch, tile, threads);
+    return fits(p) ? run<WeightTile>(p, batch, threads) : kBadArgument;
 }

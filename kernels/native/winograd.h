@@ -1,5 +1,5 @@
 // The one-dimensional transforms of F(2, 3) and F(4, 3), applied to the rows and columns of a tile: Bᵀ, A, G of
-// Winograd's minimal filtering and their adjoints. m outputs, n = m + 2 inputs and products.
+// Winograd's minimal filtering, for F(2, 3) also their adjoints. m outputs, n = m + 2 inputs and products.
 #pragma once
 
 #include "routine.h"
@@ -69,22 +69,6 @@ struct Winograd4 {  // points 0, ±a, ±b, ∞; the usual 1 and 2 have three tim
         y[1] = odd_a * a + odd_b * b;
         y[2] = even_a * aa + even_b * bb;
         y[3] = odd_a * (a * aa) + odd_b * (b * bb) + p[5];
-    }
-    static inline void gradient(const Vf* y, Vf* z) {
-        const Vf even_a = y[0] + y[2] * aa, odd_a = y[1] * a + y[3] * (a * aa);
-        const Vf even_b = y[0] + y[2] * bb, odd_b = y[1] * b + y[3] * (b * bb);
-        z[0] = y[0];
-        z[1] = even_a + odd_a;
-        z[2] = even_a - odd_a;
-        z[3] = even_b + odd_b;
-        z[4] = even_b - odd_b;
-        z[5] = y[3];
-    }
-    static inline void weight_gradient(const Vf* s, Vf* w) {
-        const Vf even_a = s[1] + s[2], odd_a = s[1] - s[2], even_b = s[3] + s[4], odd_b = s[3] - s[4];
-        w[0] = s[0] * g0 + even_a * ga + even_b * gb;
-        w[1] = odd_a * (a * ga) + odd_b * (b * gb);
-        w[2] = even_a * (aa * ga) + even_b * (bb * gb) + s[5];
     }
 };
 
