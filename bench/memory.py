@@ -1,5 +1,6 @@
 """Peak memory of a process or device, and what fills it."""
 
+import multiprocessing
 import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -25,6 +26,15 @@ def peak_mib(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / MIB
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def children_mib() -> float:
+    """Memory of the processes that this one has started, a page that several share split evenly."""
+    total = 0
+    for child in multiprocessing.active_children():
+        lines = Path(f"/proc/{child.pid}/smaps_rollup").read_text().splitlines()
+        total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total / 1024
 
 
 def tensors(

@@ -33,6 +33,8 @@ class Row:
     forward_backward: float
     optimizer: float
     peak_mib: float
+    loaders_mib: float
+    """The part of the peak that processes of the loader hold."""
     tflops: float
     """Model FLOPs a second, 10¹²."""
     peak_share: float
@@ -115,10 +117,10 @@ def measure(
         peaks, tensors = [], []
         for contender in running:
             progress(f"memory: {contender.name}")
-            peaks.append(contender.ask("memory")["peak"])
+            peaks.append(contender.ask("memory"))
             tensors.append(contender.ask("tensors"))
         return [
-            _row(c, c.times[warmup:], peak, running[0], peaks[0], flops, rate, parts)
+            _row(c, c.times[warmup:], peak, running[0], peaks[0]["peak"], flops, rate, parts)
             for c, peak, parts in zip(running, peaks, tensors, strict=True)
         ]
 
@@ -126,7 +128,7 @@ def measure(
 def _row(
     contender: Contender,
     times: Sequence[StepTime],
-    peak: float,
+    memory: dict[str, float],
     first: Contender,
     first_peak: float,
     flops: float,
@@ -145,11 +147,12 @@ def _row(
         wait=median(t.wait for t in times),
         forward_backward=median(t.forward_backward for t in times),
         optimizer=median(t.optimizer for t in times),
-        peak_mib=peak,
+        peak_mib=memory["peak"],
+        loaders_mib=memory["loaders"],
         tflops=flops / seconds / 1e12,
         peak_share=flops / seconds / rate if rate else 0.0,
         speedup=base / seconds,
-        memory_ratio=peak / first_peak,
+        memory_ratio=memory["peak"] / first_peak,
         tensors_mib=tensors,
     )
 
@@ -170,6 +173,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "GFLOP/s": lambda r: f"{1e3 * r.tflops:.0f}",
     "% of peak": lambda r: f"{100 * r.peak_share:.0f}",
     "peak MiB": lambda r: f"{r.peak_mib:.0f}",
+    "of it loaders": lambda r: f"{r.loaders_mib:.0f}",
     "speed": lambda r: f"{r.speedup:.2f}×",
     "memory": lambda r: f"{r.memory_ratio:.2f}×",
 }

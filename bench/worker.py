@@ -136,10 +136,11 @@ class Worker:
         }
 
     def memory(self) -> dict[str, float]:
-        """MiB: the peak of one more step, of the whole process on a CPU."""
+        """MiB: the peak of one more step, of the whole process and its loaders' on a CPU."""
         memory.reset_peak(self.device)
         self.step()
-        return {"peak": memory.peak_mib(self.device)}
+        loaders = 0.0 if self.device.type == "cuda" else memory.children_mib()
+        return {"peak": memory.peak_mib(self.device) + loaders, "loaders": loaders}
 
     def tensors(self) -> dict[str, float]:
         """MiB of what fills the memory; one more step."""
