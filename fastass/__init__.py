@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from fastass.prediction.segmenter import Segmenter as Segmenter
     from fastass.presets import preset as preset
 
-# Before torch loads OpenMP: idle threads sleep instead of spinning. On cores shared with other
-# processes spinning made a training step of the tiny network 5 to 35 times slower.
+# Before torch loads OpenMP: idle threads look for work for some ten microseconds, which spares most
+# of a small step's hundreds of wake-ups, then sleep. On cores shared with other processes spinning
+# for longer made a training step of the tiny network 5 to 35 times slower (docs/decisions.md).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 # Imported when first asked for: `import fastass` alone loads neither torch nor Pillow.
 _PUBLIC = {

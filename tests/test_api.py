@@ -28,7 +28,7 @@ def test_import_is_light_and_comes_before_openmp() -> None:
     code = (
         "import sys, os, fastass; heavy = {'torch', 'numpy', 'PIL', 'yaml', 'rich'};"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules);"
-        "assert os.environ['OMP_WAIT_POLICY'] == 'PASSIVE';"
+        "assert os.environ['OMP_WAIT_POLICY'] == 'PASSIVE' and os.environ['GOMP_SPINCOUNT'];"
         "assert 'load' in dir(fastass); fastass.train; assert 'torch' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
