@@ -7,35 +7,16 @@ products that Winograd's form takes.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from fastass.bench.convolutions import LAYERS
 from fastass.kernels.convolution3x3 import output_tile, saving
 from fastass.models.convolution import conv2d, use_winograd
 
 from .conftest import Contest, Side
-
-
-class Layer(NamedTuple):
-    inputs: int
-    outputs: int
-    height: int
-    width: int
-    dilation: int
-
-
-LAYERS = {
-    "stage 1": Layer(64, 64, 65, 129, 1),
-    "stage 2": Layer(128, 128, 33, 65, 1),
-    "stage 3": Layer(256, 256, 33, 65, 2),
-    "stage 4": Layer(512, 512, 33, 65, 4),
-    "stage 3, 1280×720": Layer(256, 256, 91, 161, 2),
-    "ToyCity, stage 3": Layer(32, 96, 17, 33, 2),
-    "ToyCity, stage 4": Layer(96, 96, 17, 33, 4),
-}
 
 
 @pytest.mark.parametrize("passes", ["forward", "forward+backward"])

@@ -1,0 +1,93 @@
+"""The 3×3 convolutions of the networks on one core, with and without Winograd's form.
+
+    python -m bench.convolutions [--seconds 9]
+
+CPU seconds, the least of interleaved calls, so that a machine with other work gives about the same
+numbers as a quiet one. For wall time on all cores: `pytest bench/test_convolution3x3.py`.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import fastass  # noqa: F401  before torch: it sets how torch's idle threads wait, as in training
+
+# isort: split
+import torch
+from torch import nn
+
+from fastass.kernels import native
+from fastass.models.convolution import conv2d, gradients, use_winograd
+
+
+class Layer(NamedTuple):
+    """Channels, the size of the map, dilation."""
+
+    inputs: int
+    outputs: int
+    height: int
+    width: int
+    dilation: int
+
+
+LAYERS = {  # for a 512×256 image where nothing else is said
+    "stage 1": Layer(64, 64, 65, 129, 1),
+    "stage 2": Layer(128, 128, 33, 65, 1),
+    "stage 3": Layer(256, 256, 33, 65, 2),
+    "stage 4": Layer(512, 512, 33, 65, 4),
+    "stage 3, 1280×720": Layer(256, 256, 91, 161, 2),
+    "ToyCity, stage 3": Layer(32, 96, 17, 33, 2),
+    "ToyCity, stage 4": Layer(96, 96, 17, 33, 4),
+}
+PARTS = ("output", "input's gradient", "weight's gradient")
+
+
+def parts(layer: Layer) -> list[Callable[[], object]]:
+    """The three parts of a training step, of channels-last tensors."""
+    inputs, outputs, h, w, d = layer
+    conv = nn.Conv2d(inputs, outputs, 3, padding=d, dilation=d, bias=False).requires_grad_(False)
+    conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = torch.randn(1, h, w, inputs).relu().permute(0, 3, 1, 2)
+    g = torch.randn(1, h, w, outputs).permute(0, 3, 1, 2)
+    return [
+        lambda: conv2d(x, conv.weight, None, conv),
+        lambda: gradients(g, x, conv.weight, conv, (True, False, False)),
+        lambda: gradients(g, x, conv.weight, conv, (False, True, False)),
+    ]
+
+
+def measure(layer: Layer, seconds: float) -> tuple[list[float], list[float]]:
+    """Milliseconds of each part, without and with Winograd's form."""
+    calls = parts(layer)
+    best = ([float("inf")] * len(calls), [float("inf")] * len(calls))
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for on in (False, True):
+            use_winograd(on)
+            for i, call in enumerate(calls):
+                start = time.process_time()
+                call()
+                best[on][i] = min(best[on][i], 1e3 * (time.process_time() - start))
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.convolutions")
+    parser.add_argument("--seconds", type=float, default=9, help="of one layer (9)")
+    seconds = parser.parse_args().seconds
+    torch.set_num_threads(1)
+    native.tune_allocator()
+    print(f"torch {torch.__version__}, {native.isa()}; CPU ms\n")
+    print("| " + " | ".join(["layer", "channels, map, dilation", *PARTS, "all"]) + " |")
+    print("|---" * (len(PARTS) + 3) + "|")
+    for name, layer in LAYERS.items():
+        without, ours = measure(layer, seconds)
+        inputs, outputs, h, w, d = layer
+        cells = [f"{a:.3g} → {b:.3g}" for a, b in zip(without, ours, strict=True)]
+        cells = [name, f"{inputs} → {outputs}, {h}×{w}, {d}", *cells]
+        print("| " + " | ".join([*cells, f"{sum(without) / sum(ours):.2f}×"]) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
