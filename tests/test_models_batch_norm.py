@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastass.kernels import dispatch
+from fastass.kernels import dispatch, native
 from fastass.models import batch_norm as module
 from fastass.models.batch_norm import batch_norm
 
@@ -78,6 +78,18 @@ def test_against_float64(size: tuple[int, ...], residual: bool, relu: bool) -> N
         scale = truth.abs().max().item()
         allowed = 2 * (torchs[name].double() - truth).abs().max().item() + 1e-6 * scale
         assert (ours[name].double() - truth).abs().max().item() <= allowed, name
+
+
+@pytest.mark.parametrize("isa", native.INSTRUCTION_SETS)
+def test_every_instruction_set(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if native.INSTRUCTION_SETS.index(isa) > native.library().fastass_best_isa():
+        pytest.skip(f"this processor lacks {isa}")
+    monkeypatch.setenv("FASTASS_CPU_ISA", isa)
+    tensors = inputs((2, 19, 7, 9))
+    ours = everything(tensors, norm_of(19), True, True, native=True)
+    torchs = everything(tensors, norm_of(19), True, True, native=False)
+    for name, tensor in torchs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-5)
 
 
 def test_a_mean_far_from_zero_does_not_cancel() -> None:

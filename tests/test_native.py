@@ -144,6 +144,7 @@ FUZZ = """
 import random, sys, torch
 from fastass import kernels
 from fastass.kernels import native
+from fastass.models import batch_norm
 
 def tensor(shape, dtype):
     # Strides of every kind: dense in both orders, with gaps, reversed dimensions.
@@ -198,6 +199,13 @@ def fuzz(seconds):
         y = kernels.convolution3x3(
             x, weight.requires_grad_(), torch.ones(len(weight)), dilation=random.choice([1, 2, 7]))
         y.backward(tensor(y.shape, torch.float32))
+        norm = torch.nn.BatchNorm2d(features.shape[1])
+        maps = [features.detach().float().contiguous(memory_format=torch.channels_last)
+                for _ in range(2)]
+        if batch_norm._fits(maps[0], maps[1], norm):
+            for residual in (None, maps[1].requires_grad_()):
+                batch_norm.batch_norm(maps[0].requires_grad_(), norm, residual=residual,
+                                      relu=random.random() < 0.5).sum().backward()
         N, M = features.shape[1], random.choice([1, 5, 16])
         sizes = ((M, N), (M,), (2 * C, M), (2 * C,))
         weights = [torch.randn(size).to(dtype).requires_grad_() for size in sizes]
