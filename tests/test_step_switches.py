@@ -146,7 +146,7 @@ def test_checkpointed_activations_give_the_same_gradients(backbone: str, norm: s
         grads = {n: p.grad for n, p in network.named_parameters()}
         found.append((kept, grads, network.state_dict()))
     (kept, grads, state), (kept_less, grads_again, state_again) = found
-    assert kept_less < 0.7 * kept
+    assert kept_less < 0.75 * kept  # the stem and the heads keep theirs
     for name, grad in grads.items():
         torch.testing.assert_close(grads_again[name], grad, rtol=1e-9, atol=1e-12)
     for name, value in state.items():

@@ -115,7 +115,7 @@ def _flat(records: Sequence[Record]) -> Claim:
     for part in dict.fromkeys(r["part"] for r in records):
         for labelled in dict.fromkeys(r["labelled"] for r in records if r["part"] == part):
             row = [r for r in records if (r["part"], r["labelled"]) == (part, labelled)]
-            means = {r["lambda_sadv"]: r["last"]["mean"] for r in row if r["last"]["values"]}
+            means = _means_of_common_seeds(row)
             if len(means) > 1:
                 span = max(means.values()) - min(means.values())
                 listed = ", ".join(f"λ {λ:g}: {value:.1f}" for λ, value in means.items())
@@ -129,6 +129,14 @@ def _flat(records: Sequence[Record]) -> Claim:
         outcome = f"not shown for {', '.join(steep)}"
     evidence = "; ".join(f"{name}: {listed}" for name, (_, listed) in spans.items())
     return Claim("d", "λ_sadv is flat over two orders of magnitude", outcome, evidence)
+
+
+def _means_of_common_seeds(row: Sequence[Record]) -> dict[float, float]:
+    """λ → mean mIoU over the seeds that all cells of the row have, of those that have any."""
+    runs = [dict(zip(r["seeds"], r["last"]["values"], strict=True)) for r in row]
+    common = set.intersection(*({*run} for run in runs if run)) if any(runs) else set()
+    pairs = zip(row, runs, strict=True)
+    return {r["lambda_sadv"]: mean(run[s] for s in common) for r, run in pairs if run and common}
 
 
 def _closer(distances: dict[str, list[float]]) -> Claim:
