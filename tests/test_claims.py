@@ -136,3 +136,11 @@ def test_the_command_writes_claims_and_a_picture(
 def test_titles_are_escaped(runs: Path) -> None:
     means = json.loads((runs / "start-seed0" / "class_means.json").read_text())["last"]
     assert ET.fromstring(mean_map([("<a & b>", means)])) is not None
+
+
+def test_flatness_compares_the_same_seeds() -> None:
+    """A cell with a luckier seed set than its neighbours' is no sign of a steep λ."""
+    one_seed = table2(35.0, 35.1, 35.2, 35.3)
+    one_seed[0] = record("ga+csa", 10, [35.0, 25.0], part="(b) CSA", lambda_sadv=1.0)
+    found = claims(table1({50: 30.0}, {50: 31.0}, {50: 32.0}), one_seed, CLOSER)
+    assert found[3].outcome == "shown (at most 0.3 points)"
