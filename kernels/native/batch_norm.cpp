@@ -61,6 +61,16 @@ inline void every_channel(int channels, const Step& step) {
     for (; c < channels; ++c) step(c, float{});
 }
 
+// Both sums of a channel over all strips, in their order.
+template <typename Job>
+inline void joined(const Job& job, int c, double& first, double& second) {
+    first = second = 0;
+    for (int64_t strip = 0; strip < job.strips.count; ++strip) {
+        const double* sums = job.sums + 2 * strip * job.channels;
+        first += sums[c], second += sums[job.channels + c];
+    }
+}
+
 struct Forward {
     const float *x, *residual, *weight, *bias;
     float *y, *mean, *inverse, *running_mean, *running_variance;
@@ -94,14 +104,11 @@ inline void sum_forward(const Forward& job, int64_t begin, int64_t end, int c, d
     add(sums + channels + c, (square[0] + square[1]) + (square[2] + square[3]));
 }
 
-void join_forward(const Forward& job) {
+void join(const Forward& job) {
     const double count = static_cast<double>(job.strips.pixels);
     for (int c = 0; c < job.channels; ++c) {
-        double total = 0, square = 0;
-        for (int64_t strip = 0; strip < job.strips.count; ++strip) {
-            const double* sums = job.sums + 2 * strip * job.channels;
-            total += sums[c], square += sums[job.channels + c];
-        }
+        double total, square;
+        joined(job, c, total, square);
         const double offset = total / count, mean = job.shift[c] + offset;
         double variance = square / count - offset * offset;
         variance = variance > 0 ? variance : variance == variance ? 0 : variance;
@@ -115,21 +122,30 @@ void join_forward(const Forward& job) {
     }
 }
 
+// The first half of a direction's tasks: the sums of one strip, in blocks; the last to end joins them all.
+template <typename Job, typename Sum>
+inline void sum_strip(Job& job, int64_t index, const Sum& sum) {
+    const int channels = job.channels;
+    double* sums = job.sums + 2 * index * channels;
+    std::memset(sums, 0, 2 * sizeof(double) * channels);
+    const int64_t end = job.strips.end(index);
+    for (int64_t from = job.strips.begin(index); from < end; from += kBlock) {
+        const int64_t to = from + kBlock < end ? from + kBlock : end;
+        every_channel(channels, [&](int c, auto v) { sum(from, to, c, v, sums); });
+    }
+    if (job.strips.last()) {
+        join(job);
+        job.strips.release();
+    }
+}
+
 void forward_task(void* context, int64_t index, int) {
     Forward& job = *static_cast<Forward*>(context);
     const int channels = job.channels;
     if (index < job.strips.count) {
-        double* sums = job.sums + 2 * index * channels;
-        std::memset(sums, 0, 2 * sizeof(double) * channels);
-        const int64_t end = job.strips.end(index);
-        for (int64_t from = job.strips.begin(index); from < end; from += kBlock) {
-            const int64_t to = from + kBlock < end ? from + kBlock : end;
-            every_channel(channels, [&](int c, auto v) { sum_forward<decltype(v)>(job, from, to, c, sums); });
-        }
-        if (job.strips.last()) {
-            join_forward(job);
-            job.strips.release();
-        }
+        sum_strip(job, index, [&](int64_t from, int64_t to, int c, auto v, double* sums) {
+            sum_forward<decltype(v)>(job, from, to, c, sums);
+        });
         return;
     }
     job.strips.wait();
@@ -180,14 +196,11 @@ inline void sum_backward(const Backward& job, int64_t begin, int64_t end, int c,
     add(sums + channels + c, product[0] + product[1]);
 }
 
-void join_backward(const Backward& job) {
+void join(const Backward& job) {
     const double count = static_cast<double>(job.strips.pixels);
     for (int c = 0; c < job.channels; ++c) {
-        double total = 0, product = 0;
-        for (int64_t strip = 0; strip < job.strips.count; ++strip) {
-            const double* sums = job.sums + 2 * strip * job.channels;
-            total += sums[c], product += sums[job.channels + c];
-        }
+        double total, product;
+        joined(job, c, total, product);
         const double inverse = job.inverse[c], factor = inverse * job.weight[c];
         job.of_weight[c] = static_cast<float>(product * inverse);
         job.of_bias[c] = static_cast<float>(total);
@@ -201,17 +214,9 @@ void backward_task(void* context, int64_t index, int) {
     Backward& job = *static_cast<Backward*>(context);
     const int channels = job.channels;
     if (index < job.strips.count) {
-        double* sums = job.sums + 2 * index * channels;
-        std::memset(sums, 0, 2 * sizeof(double) * channels);
-        const int64_t end = job.strips.end(index);
-        for (int64_t from = job.strips.begin(index); from < end; from += kBlock) {
-            const int64_t to = from + kBlock < end ? from + kBlock : end;
-            every_channel(channels, [&](int c, auto v) { sum_backward<decltype(v)>(job, from, to, c, sums); });
-        }
-        if (job.strips.last()) {
-            join_backward(job);
-            job.strips.release();
-        }
+        sum_strip(job, index, [&](int64_t from, int64_t to, int c, auto v, double* sums) {
+            sum_backward<decltype(v)>(job, from, to, c, sums);
+        });
         return;
     }
     job.strips.wait();
