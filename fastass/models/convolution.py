@@ -42,7 +42,8 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, like: nn.Conv2d) -> T
     geometry = _geometry(like)
     if _saves(x, weight, geometry):
         return kernels.convolution3x3(x, weight, bias, dilation=geometry[2][0])
-    if _splits(x, weight, geometry):
+    wanted = torch.is_grad_enabled() and weight.requires_grad
+    if wanted and _splits(x, weight, geometry):
         return _SplitBackward.apply(x, weight, bias, *geometry)
     return F.conv2d(x, weight, bias, *geometry)
 
@@ -122,8 +123,8 @@ def _saves(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
 
 
 def _splits(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
-    wanted = torch.is_grad_enabled() and weight.requires_grad
-    return wanted and (_wide(weight) or _narrow(weight, geometry)) and prefers_products(x)
+    """Whether the two gradients are faster apart, each in a layout of its own."""
+    return (_wide(weight) or _narrow(weight, geometry)) and prefers_products(x)
 
 
 def _wide(weight: Tensor) -> bool:
@@ -172,7 +173,7 @@ def gradients(
     if _saves(x, weight, geometry):
         d = geometry[2][0]
         return kernels.convolution3x3_gradients(gradient, x, weight, dilation=d, wanted=wanted)
-    if (_wide(weight) or _narrow(weight, geometry)) and prefers_products(x):
+    if _splits(x, weight, geometry):
         return _split(gradient, x, weight, geometry, wanted)
     return _backward(gradient, x, weight, geometry, wanted)
 
