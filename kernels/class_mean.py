@@ -18,7 +18,6 @@ from torch import Tensor
 
 from fastass.kernels import dispatch
 from fastass.kernels.cpu import class_mean as cpu
-from fastass.kernels.gpu import class_mean as gpu
 from fastass.kernels.layout import empty_map, is_channels_last
 from fastass.kernels.nearest import nearest_labels
 from fastass.kernels.registration import operator
@@ -54,6 +53,18 @@ def reference(
 # --- registration ---------------------------------------------------------------------------------
 
 
+def _cuda(*arguments: Any) -> tuple[Tensor, Tensor]:
+    from fastass.kernels.gpu import class_mean as gpu
+
+    return gpu.forward(*arguments)
+
+
+def _backward_cuda(*arguments: Any) -> Tensor:
+    from fastass.kernels.gpu import class_mean as gpu
+
+    return gpu.backward(*arguments)
+
+
 def _forward_fake(
     features: Tensor, labels: Tensor, num_classes: int, ignore_index: int
 ) -> tuple[Tensor, Tensor]:
@@ -77,9 +88,9 @@ def _backward_fake(
     return empty_map(gradient, (B, N, *size), dtype, channels_last)
 
 
-_forward = operator("class_mean", cuda=gpu.forward, cpu=cpu.forward, fake=_forward_fake)
+_forward = operator("class_mean", cuda=_cuda, cpu=cpu.forward, fake=_forward_fake)
 _backward = operator(
-    "class_mean_backward", cuda=gpu.backward, cpu=cpu.backward, fake=_backward_fake
+    "class_mean_backward", cuda=_backward_cuda, cpu=cpu.backward, fake=_backward_fake
 )
 
 

@@ -23,7 +23,7 @@ def use(choice: str) -> None:
     global _choice
     if choice not in CHOICES:
         raise ValueError(f"kernels: got {choice!r}, expected one of {', '.join(CHOICES)}")
-    reason = available().get(choice)
+    reason = _unavailable(choice)
     if reason is not None:
         raise RuntimeError(f"kernels={choice} cannot run here: {reason}")
     _choice = choice
@@ -36,20 +36,22 @@ def choice() -> str:
 
 def available() -> dict[str, str | None]:
     """Every implementation: None when this machine can run it, else the reason why not."""
-    return {
-        "reference": None,
-        "native": native.unavailable(),
-        "triton": _triton_unavailable(),
-    }
+    return {name: _unavailable(name) for name in CHOICES if name != "auto"}
+
+
+def _unavailable(choice: str) -> str | None:
+    if choice == "native":
+        return native.unavailable()
+    return _triton_unavailable() if choice == "triton" else None
 
 
 def _triton_unavailable() -> str | None:
+    if not torch.cuda.is_available():
+        return "no CUDA device"  # asked first: without one, nothing has to import Triton
     try:
         import triton  # noqa: F401
     except ImportError as error:
         return f"triton cannot be imported ({error})"
-    if not torch.cuda.is_available():
-        return "no CUDA device"
     return None
 
 

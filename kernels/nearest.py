@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastass.kernels.jit import jit, tl
-
 
 @functools.cache
 def nearest_index(size: int, source: int) -> Tensor:
@@ -29,40 +27,3 @@ def nearest_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     """labels [B,H,W] at `size` (h, w): the plain torch form, for references."""
     resized = torch.nn.functional.interpolate(labels[:, None].float(), size, mode="nearest")
     return resized[:, 0].to(labels.dtype)
-
-
-def nearest_arguments(size: tuple[int, int], source: tuple[int, int]) -> dict[str, int | float]:
-    """What `nearest_class` takes besides labels, by name; the launch rounds scale_* to float32. (A
-    quotient of integers below 2^24 rounds to float32 by way of float64 as it does directly.)"""
-    (h, w), (H, W) = size, source
-    return {
-        "width": w,
-        "label_height": H,
-        "label_width": W,
-        "scale_y": H / h,
-        "scale_x": W / w,
-    }
-
-
-@jit
-def nearest_class(
-    labels,
-    image,
-    pixel,
-    inside,
-    width,
-    label_height,
-    label_width,
-    scale_y,
-    scale_x,
-    num_classes,
-    ignore_index,
-):
-    """Classes of feature pixels (y · width + x) of images; -1 where ignored or not `inside`; -2
-    where the label is no class: the kernel makes its result NaN, as nothing is read back to raise.
-    """
-    y = tl.minimum(((pixel // width).to(tl.float32) * scale_y).to(tl.int32), label_height - 1)
-    x = tl.minimum(((pixel % width).to(tl.float32) * scale_x).to(tl.int32), label_width - 1)
-    base = labels + image.to(tl.int64) * label_height * label_width
-    label = tl.load(base + y * label_width + x, mask=inside, other=ignore_index).to(tl.int32)
-    return tl.where(label == ignore_index, -1, tl.where(label < num_classes, label, -2))

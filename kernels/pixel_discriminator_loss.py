@@ -28,7 +28,6 @@ from torch import Tensor
 
 from fastass.kernels import dispatch
 from fastass.kernels.cpu import pixel_discriminator_loss as cpu
-from fastass.kernels.gpu import pixel_discriminator_loss as gpu
 from fastass.kernels.layout import empty_map
 from fastass.kernels.nearest import nearest_labels
 from fastass.kernels.registration import operator
@@ -83,6 +82,18 @@ def reference(
 # --- registration ---------------------------------------------------------------------------------
 
 
+def _cuda(*arguments: Any) -> tuple[Tensor, ...]:
+    from fastass.kernels.gpu import pixel_discriminator_loss as gpu
+
+    return gpu.forward(*arguments)
+
+
+def _backward_cuda(*arguments: Any) -> Tensor:
+    from fastass.kernels.gpu import pixel_discriminator_loss as gpu
+
+    return gpu.backward(*arguments)
+
+
 def _forward_fake(
     features: Tensor,
     labels: Tensor,
@@ -124,11 +135,9 @@ def _backward_fake(
     return empty_map(weight1, (labels.shape[0], weight1.shape[1], *size), weight1.dtype)
 
 
-_forward = operator(
-    "pixel_discriminator_loss", cuda=gpu.forward, cpu=cpu.forward, fake=_forward_fake
-)
+_forward = operator("pixel_discriminator_loss", cuda=_cuda, cpu=cpu.forward, fake=_forward_fake)
 _backward = operator(
-    "pixel_discriminator_loss_backward", cuda=gpu.backward, cpu=cpu.backward, fake=_backward_fake
+    "pixel_discriminator_loss_backward", cuda=_backward_cuda, cpu=cpu.backward, fake=_backward_fake
 )
 
 

@@ -13,13 +13,13 @@ def operator(
 ) -> Any:
     """Registers fastass::NAME with the implementation of each device and returns the operator.
 
-    The schema is read from the annotations of `cuda`, or of `cpu` where CPU tensors alone have an
-    implementation; all three take the same arguments. `fake` gives outputs of the right shapes,
-    dtypes and strides without computing anything.
+    The schema is read from the annotations of `cpu`; all three take the same arguments. `cuda` is
+    None where CPU tensors alone have an implementation, else a function that imports its module of
+    `gpu`, and with it Triton, when it is called. `fake` gives outputs of the right shapes, dtypes
+    and strides without computing anything.
     """
-    first, device = (cpu, "cpu") if cuda is None else (cuda, "cuda")
-    made = torch.library.custom_op(f"fastass::{name}", first, mutates_args=(), device_types=device)
+    made = torch.library.custom_op(f"fastass::{name}", cpu, mutates_args=(), device_types="cpu")
     if cuda is not None:
-        made.register_kernel("cpu")(cpu)
+        made.register_kernel("cuda")(cuda)
     made.register_fake(fake)
     return made

@@ -1,4 +1,4 @@
-"""What the upsampling operators share: the bilinear grid in plain torch and in Triton, and checks.
+"""What the upsampling operators share: the bilinear grid in plain torch, outputs and checks.
 
 Bilinear upsampling of scores S [B, C, h, w] to H×W: output position i of an axis with n inputs and
 m outputs reads from
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fastass.kernels.jit import jit, tl
 from fastass.kernels.validate import check_map
 
 MAX_CLASSES = 64
@@ -43,20 +42,6 @@ def empty_probabilities(scores: Tensor, size: tuple[int, int]) -> Tensor:
         device=scores.device,
         memory_format=torch.channels_last,
     )
-
-
-@jit
-def source(position, inputs, outputs, ALIGN: tl.constexpr):
-    """⌊x⌋ and the weight of its successor for output positions; exact but for the last division."""
-    if ALIGN:
-        numerator = position * (inputs - 1)
-        denominator = tl.maximum(outputs - 1, 1)
-    else:
-        numerator = tl.maximum((2 * position + 1) * inputs - outputs, 0)
-        denominator = 2 * outputs
-    low = tl.minimum(numerator // denominator, inputs - 1)
-    weight = (numerator - low * denominator).to(tl.float32) / denominator
-    return low, tl.minimum(weight, 1.0)
 
 
 def check_scores(scores: Tensor, implementation: str) -> None:

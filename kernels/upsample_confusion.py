@@ -10,12 +10,13 @@ nor the predictions are ever stored.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from fastass.kernels import dispatch
 from fastass.kernels.cpu import upsample_confusion as cpu
-from fastass.kernels.gpu import upsample_confusion as gpu
 from fastass.kernels.registration import operator
 from fastass.kernels.upsample import check_grid, check_ignore, check_scores, upsampled
 from fastass.kernels.validate import check_label_values, check_labels, unknown_labels
@@ -39,11 +40,17 @@ def reference(
 # --- registration ---------------------------------------------------------------------------------
 
 
+def _cuda(*arguments: Any) -> Tensor:
+    from fastass.kernels.gpu import upsample_confusion as gpu
+
+    return gpu.count(*arguments)
+
+
 def _fake(scores: Tensor, labels: Tensor, align_corners: bool, ignore_index: int) -> Tensor:
     return labels.new_empty((scores.shape[1], scores.shape[1]), dtype=torch.int64)
 
 
-_operator = operator("upsample_confusion", cuda=gpu.count, cpu=cpu.count, fake=_fake)
+_operator = operator("upsample_confusion", cuda=_cuda, cpu=cpu.count, fake=_fake)
 
 # --- public ---------------------------------------------------------------------------------------
 

@@ -22,7 +22,6 @@ from torch.nn import functional
 
 from fastass.kernels import dispatch
 from fastass.kernels.cpu import upsample_softmax as cpu
-from fastass.kernels.gpu import upsample_softmax as gpu
 from fastass.kernels.registration import operator
 from fastass.kernels.upsample import (
     check_grid,
@@ -80,15 +79,9 @@ def _forward(
     return loss, valid, saved, p if p is not None else scores.new_empty(0)
 
 
-def _cuda(
-    scores: Tensor,
-    labels: Tensor,
-    align_corners: bool,
-    ignore_index: int,
-    need_gradient: bool,
-    need_probabilities: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    arguments = (scores, labels, align_corners, ignore_index, need_gradient, need_probabilities)
+def _cuda(*arguments: Any) -> Outputs:
+    from fastass.kernels.gpu import upsample_softmax as gpu
+
     return _forward(gpu.forward, *arguments)
 
 

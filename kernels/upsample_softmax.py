@@ -14,7 +14,6 @@ from torch import Tensor
 
 from fastass.kernels import dispatch
 from fastass.kernels.cpu import upsample_softmax as cpu
-from fastass.kernels.gpu import upsample_softmax as gpu
 from fastass.kernels.registration import operator
 from fastass.kernels.upsample import (
     check_grid,
@@ -36,6 +35,8 @@ def reference(scores: Tensor, size: tuple[int, int], *, align_corners: bool) -> 
 
 
 def _cuda(scores: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
+    from fastass.kernels.gpu import upsample_softmax as gpu
+
     out = gpu.forward(scores, None, (height, width), align_corners, 255, False, True)[3]
     assert out is not None
     return out
@@ -51,6 +52,12 @@ def _fake(scores: Tensor, height: int, width: int, align_corners: bool) -> Tenso
     return empty_probabilities(scores, (height, width))
 
 
+def _backward_cuda(*arguments: Any) -> Tensor:
+    from fastass.kernels.gpu import upsample_softmax as gpu
+
+    return gpu.backward(*arguments)
+
+
 def _backward_fake(scores: Tensor, incoming: Tensor, align_corners: bool) -> Tensor:
     return empty_gradient(scores)
 
@@ -58,7 +65,7 @@ def _backward_fake(scores: Tensor, incoming: Tensor, align_corners: bool) -> Ten
 _forward = operator("upsample_softmax", cuda=_cuda, cpu=_cpu, fake=_fake)
 # Gradient of the scores, float32 and channels last, given that of P in the scores' dtype.
 softmax_backward = operator(
-    "upsample_softmax_backward", cuda=gpu.backward, cpu=cpu.backward, fake=_backward_fake
+    "upsample_softmax_backward", cuda=_backward_cuda, cpu=cpu.backward, fake=_backward_fake
 )
 
 

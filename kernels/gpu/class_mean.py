@@ -7,17 +7,19 @@ is a table look-up.
 from __future__ import annotations
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from fastass.kernels.aot import Launch
-from fastass.kernels.jit import cdiv, interpreting, jit, power_of_2, tl
+from fastass.kernels.gpu.launching import cdiv, interpreting, power_of_2
+from fastass.kernels.gpu.nearest import nearest_arguments, nearest_class
 from fastass.kernels.layout import dense, empty_map
-from fastass.kernels.nearest import nearest_arguments, nearest_class
 
 PROGRAMS = 512  # about four for each multiprocessor of a large GPU: what a forward is split into
 
 
-@jit
+@triton.jit
 def _forward_kernel(
     features, labels, partials, partial_counts, channels, pixels, width, label_height, label_width,
     scale_y, scale_x, num_classes, ignore_index, image_stride, channel_stride, pixel_stride,
@@ -71,7 +73,7 @@ def _forward_kernel(
     tl.store(partial_counts + row, counts, mask=(c < num_classes) & (block == 0))
 
 
-@jit
+@triton.jit
 def _reduce_kernel(
     partials, partial_counts, means, counts, channels, parts, num_classes, CHANNELS: tl.constexpr,
 ):  # fmt: skip
@@ -89,7 +91,7 @@ def _reduce_kernel(
     tl.store(counts + row, count, mask=block == 0)
 
 
-@jit
+@triton.jit
 def _backward_kernel(
     gradient, counts, labels, out, channels, pixels, width, label_height, label_width, scale_y,
     scale_x, num_classes, ignore_index, image_stride, channel_stride, pixel_stride,

@@ -7,11 +7,13 @@ pixel_discriminator_loss`.
 
 from __future__ import annotations
 
-from fastass.kernels.jit import jit, tl
-from fastass.kernels.nearest import nearest_class
+import triton
+import triton.language as tl
+
+from fastass.kernels.gpu.nearest import nearest_class
 
 
-@jit
+@triton.jit
 def _add_product(total, a, b, like, PRECISION: tl.constexpr, INTERPRET: tl.constexpr):
     """total + a · b, multiplied in the type that `like` points to, summed in float32."""
     if INTERPRET:
@@ -22,12 +24,12 @@ def _add_product(total, a, b, like, PRECISION: tl.constexpr, INTERPRET: tl.const
     return total
 
 
-@jit
+@triton.jit
 def _store(to, value, mask):
     tl.store(to, value.to(to.dtype.element_ty), mask=mask)
 
 
-@jit
+@triton.jit
 def tail_kernel(
     hidden, labels, bias1, weight2, bias2, domain_gradient, adversarial_gradient, logit_gradient,
     pixel_losses, bias1_partials, bias2_partials, slope, pixels, image_pixels, hidden_channels,
@@ -143,7 +145,7 @@ def tail_kernel(
                 )
 
 
-@jit
+@triton.jit
 def weight2_kernel(
     hidden, bias1, logit_gradient, partials, slope, pixels, hidden_channels, pixels_per_part,
     PIXELS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr, PRECISION: tl.constexpr,

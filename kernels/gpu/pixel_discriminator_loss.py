@@ -12,9 +12,9 @@ from torch import Tensor
 
 from fastass.kernels.aot import Launch
 from fastass.kernels.gpu.discriminator_tail import tail_kernel, weight2_kernel
-from fastass.kernels.jit import cdiv, interpreting, power_of_2
+from fastass.kernels.gpu.launching import cdiv, interpreting, power_of_2
+from fastass.kernels.gpu.nearest import nearest_arguments
 from fastass.kernels.layout import map_of, rows_of
-from fastass.kernels.nearest import nearest_arguments
 
 _PARTS = 32  # ranges of pixels of the second weight's gradient
 

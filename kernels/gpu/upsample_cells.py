@@ -7,10 +7,11 @@ registers, and the gradient comes out as four sums for each cell, one for each c
 
 from __future__ import annotations
 
-from fastass.kernels.jit import jit, tl
+import triton
+import triton.language as tl
 
 
-@jit
+@triton.jit
 def first_output(cell, inputs, outputs, ALIGN: tl.constexpr):
     """The first output position of a cell: those before lie left of input `cell`."""
     if ALIGN:
@@ -23,7 +24,7 @@ def first_output(cell, inputs, outputs, ALIGN: tl.constexpr):
     return tl.where(cell <= 0, 0, first)
 
 
-@jit
+@triton.jit
 def weight_in_cell(position, cell, inputs, outputs, ALIGN: tl.constexpr):
     """t in [0, 1] of an output position in its cell; exact but for the division."""
     if ALIGN:
@@ -37,7 +38,7 @@ def weight_in_cell(position, cell, inputs, outputs, ALIGN: tl.constexpr):
     return weight * (inputs > 1)
 
 
-@jit
+@triton.jit
 def corners(
     scores, row, column, c, stride_c, stride_h, stride_w, height, width, CLASSES: tl.constexpr
 ):  # fmt: skip
@@ -59,7 +60,7 @@ def corners(
     return s00, s01 - s00, s10 - s00, (s11 - s10) - (s01 - s00)
 
 
-@jit
+@triton.jit
 def store_sums(
     sums, image, row, column, c, cell_rows, cell_columns, g, gx, gy, gxy, CLASSES: tl.constexpr
 ):  # fmt: skip
@@ -73,7 +74,7 @@ def store_sums(
     tl.store(to + 3 * CLASSES, gxy, mask=known)
 
 
-@jit
+@triton.jit
 def gather_kernel(sums, gradient, total, height, width, CLASSES: tl.constexpr, BLOCK: tl.constexpr):
     """Adds, for every score, what its four cells hold for it. gradient: [B, h, w, C]."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)

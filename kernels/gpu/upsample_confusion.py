@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from fastass.kernels.aot import Launch
-from fastass.kernels.jit import cdiv, jit, power_of_2, tl
-from fastass.kernels.upsample import source
+from fastass.kernels.gpu.launching import cdiv, power_of_2
 
 
-@jit
+@triton.jit
+def _source(position, inputs, outputs, ALIGN: tl.constexpr):
+    """⌊x⌋ and the weight of its successor for output positions; exact but for the last division."""
+    if ALIGN:
+        numerator = position * (inputs - 1)
+        denominator = tl.maximum(outputs - 1, 1)
+    else:
+        numerator = tl.maximum((2 * position + 1) * inputs - outputs, 0)
+        denominator = 2 * outputs
+    low = tl.minimum(numerator // denominator, inputs - 1)
+    weight = (numerator - low * denominator).to(tl.float32) / denominator
+    return low, tl.minimum(weight, 1.0)
+
+
+@triton.jit
 def count_kernel(
     scores, labels, bins, stride_b, stride_c, stride_h, stride_w, in_height, in_width,
     height, width, CLASSES: tl.constexpr, BINS: tl.constexpr, IGNORE: tl.constexpr,
@@ -26,8 +41,8 @@ def count_kernel(
         pixel = (tl.program_id(0) * CHUNKS + chunk) * PIXELS + tl.arange(0, PIXELS)
         inside = pixel < height * width
         truth = tl.load(labels + pixel, mask=inside, other=IGNORE).to(tl.int32)
-        y0, ty = source(tl.minimum(pixel // width, height - 1), in_height, height, ALIGN)
-        x0, tx = source(pixel % width, in_width, width, ALIGN)
+        y0, ty = _source(tl.minimum(pixel // width, height - 1), in_height, height, ALIGN)
+        x0, tx = _source(pixel % width, in_width, width, ALIGN)
         y1, x1 = tl.minimum(y0 + 1, in_height - 1), tl.minimum(x0 + 1, in_width - 1)
         corner00 = scores + y0 * stride_h + x0 * stride_w
         corner01 = scores + y0 * stride_h + x1 * stride_w

@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from fastass.kernels.aot import Launch
+from fastass.kernels.gpu.launching import cdiv, power_of_2
 from fastass.kernels.gpu.upsample_cells import (
     corners,
     first_output,
@@ -16,11 +19,10 @@ from fastass.kernels.gpu.upsample_cells import (
     store_sums,
     weight_in_cell,
 )
-from fastass.kernels.jit import cdiv, jit, power_of_2, tl
 from fastass.kernels.upsample import empty_gradient, empty_probabilities
 
 
-@jit
+@triton.jit
 def forward_kernel(
     scores, labels, losses, valid, sums, probabilities, stride_b, stride_c, stride_h, stride_w,
     in_height, in_width, height, width, CLASSES: tl.constexpr, PADDED: tl.constexpr,
@@ -93,7 +95,7 @@ def forward_kernel(
         store_sums(sums, image, row, column, c, cell_rows, cell_columns, g, gx, gy, gxy, CLASSES)
 
 
-@jit
+@triton.jit
 def backward_kernel(
     scores, incoming, sums, stride_b, stride_c, stride_h, stride_w, from_b, from_c, from_h, from_w,
     in_height, in_width, height, width, CLASSES: tl.constexpr, PADDED: tl.constexpr,
