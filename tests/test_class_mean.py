@@ -240,18 +240,16 @@ def test_autocast_does_not_change_it() -> None:
 
 def check_triton() -> None:
     """Runs where TRITON_INTERPRET=1."""
-    from fastass.kernels.gpu import class_mean as gpu
-
     shape = (2, 40, 9, 13, 50, 71, 7)
     for dtype in (torch.float32, torch.bfloat16):
         for layout in (torch.channels_last, torch.contiguous_format):
             features, labels = inputs(shape, dtype)
             features = features.contiguous(memory_format=layout)
             truth, true_counts, true_gradient = run(features.double(), labels, 7, "reference")
-            means, counts = gpu.forward(features, labels, 7, 255)
+            means, counts = op._cuda(features, labels, 7, 255)
             weight = torch.linspace(-1, 1, means.numel()).view(means.shape)
             last = layout == torch.channels_last
-            gradient = gpu.backward(weight, counts, labels, [9, 13], 255, dtype, last)
+            gradient = op._backward_cuda(weight, counts, labels, [9, 13], 255, dtype, last)
             assert torch.equal(counts, true_counts)
             assert error(means, truth) < 1e-6
             tolerance = 1e-6 if dtype == torch.float32 else 8e-3
@@ -262,12 +260,12 @@ def check_triton() -> None:
     expected, expected_counts = op.reference(features, labels, 7)
     assert expected[1].isnan().all()
     assert not expected[0].isnan().any()
-    means, counts = gpu.forward(features.detach(), labels, 7, 255)
+    means, counts = op._cuda(features.detach(), labels, 7, 255)
     torch.testing.assert_close(means, expected.detach(), equal_nan=True)
     assert torch.equal(counts, expected_counts)
     weight = torch.linspace(-1, 1, means.numel()).view(means.shape)
     (expected_gradient,) = torch.autograd.grad(expected, features, weight)
-    gradient = gpu.backward(weight, counts, labels, [9, 13], 255, torch.float32, True)
+    gradient = op._backward_cuda(weight, counts, labels, [9, 13], 255, torch.float32, True)
     torch.testing.assert_close(gradient, expected_gradient)
 
 

@@ -1,5 +1,6 @@
 """The choice of implementation: explicit, by device, never a silent fallback."""
 
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -49,6 +50,14 @@ def test_triton_without_a_gpu_is_refused() -> None:
     with pytest.raises(RuntimeError, match="kernels=triton cannot run here: no CUDA device"):
         kernels.use("triton")
     assert kernels.choice() == "auto"
+
+
+def test_triton_that_cannot_be_imported_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    with pytest.raises(RuntimeError, match="kernels=triton cannot run here: triton cannot be impo"):
+        kernels.use("triton")
+    kernels.use("native")  # what was not asked for need not run
 
 
 def test_missing_library_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

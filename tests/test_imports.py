@@ -1,6 +1,9 @@
 """The direction of imports: downwards only, no circles, and nothing heavy that is not asked for."""
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -137,3 +140,34 @@ def test_no_circles() -> None:
 
 def test_no_utils() -> None:
     assert not [name for name in modules() if name.split(".")[-1] in ("utils", "helpers", "misc")]
+
+
+ON_A_CPU = """
+import sys
+import torch
+import fastass.trainer
+from fastass import kernels
+
+kernels.use("auto")
+assert kernels.available()["native"] is None
+assert not [name for name in sys.modules if name.split(".")[0] in ("triton", "nvidia", "onnx")]
+
+scores = torch.randn(1, 3, 4, 5, requires_grad=True)
+labels = torch.zeros(1, 9, 9, dtype=torch.uint8)
+kernels.upsample_cross_entropy(scores, labels, align_corners=True).backward()
+assert scores.grad is not None
+assert "fastass.kernels.cpu.upsample_softmax" in sys.modules
+assert not [name for name in sys.modules if name.startswith("fastass.kernels.gpu")]
+"""
+
+
+def test_nothing_of_a_gpu_is_imported_on_a_cpu() -> None:
+    """Torch itself imports Triton, where it is installed, with the first operator or optimizer that
+    it makes safe for torch.compile; before that nothing does, and afterwards only torch does."""
+    ran = subprocess.run(
+        [sys.executable, "-c", ON_A_CPU],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr

@@ -167,7 +167,6 @@ INTERPRETED = """
 import torch
 from fastass.kernels import upsample_confusion as _  # the operator shadows its module's name
 import sys
-from fastass.kernels.gpu import upsample_confusion as gpu
 op = sys.modules["fastass.kernels.upsample_confusion"]
 for align in (False, True):
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
@@ -176,11 +175,11 @@ for align in (False, True):
         scores = scores.contiguous(memory_format=torch.channels_last)
         labels = torch.randint(0, 5, (2, 21, 33), dtype=torch.uint8)
         labels[torch.rand(2, 21, 33) < 0.2] = 255
-        counts = gpu.count(scores, labels, align, 255)
+        counts = op._cuda(scores, labels, align, 255)
         truth = op.reference(scores.double(), labels, align_corners=align)
         assert torch.equal(counts, truth), (align, dtype, counts, truth)
 labels[0, 0, 0] = 7  # no class, nor ignored: the counts say so, as the reference's do
-assert (gpu.count(scores, labels, True, 255) == -1).all()
+assert (op._cuda(scores, labels, True, 255) == -1).all()
 assert (op.reference(scores, labels, align_corners=True) == -1).all()
 """
 

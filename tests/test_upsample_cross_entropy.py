@@ -302,6 +302,7 @@ import torch
 import fastass.kernels
 from fastass.kernels.gpu import upsample_softmax as softmax
 entropy = sys.modules["fastass.kernels.upsample_cross_entropy"]
+alone = sys.modules["fastass.kernels.upsample_softmax"]
 
 for shape in ((2, 5, 3, 7, 9, 22), (1, 3, 1, 1, 3, 4), (1, 19, 4, 2, 3, 9), (1, 2, 3, 20, 1, 41)):
     for align in (False, True):
@@ -329,8 +330,12 @@ for shape in ((2, 5, 3, 7, 9, 22), (1, 3, 1, 1, 3, 4), (1, 19, 4, 2, 3, 9), (1, 
             rough = dict(rtol=1e-2, atol=1e-3) if dtype == torch.bfloat16 else close
             torch.testing.assert_close(p.double(), P.detach(), **rough)
             torch.testing.assert_close(
-                softmax.backward(scores, cotangent, align).double(), of_p, **close
+                alone._backward_cuda(scores, cotangent, align).double(), of_p, **close
             )
+            mean, *same = entropy._cuda(scores, labels, align, 255, True, True)
+            assert torch.equal(mean, (loss / count).float())
+            assert all(map(torch.equal, same, (count, gradient, p)))
+            assert torch.equal(alone._cuda(scores, height, width, align), p)
 
 # No class, nor ignored: out of the gradient and P, and the loss says so, as the reference's does.
 labels[0, 0, :5], labels[0, 0, 5:9] = 200, 255
