@@ -42,6 +42,12 @@ SIGNATURES: dict[str, tuple[type, ...]] = {
     "convolution3x3": (*(_POINTER,) * 4, *(_SIZE,) * 6, *(_INT,) * 3),
     # x, gradient, out, B, h, w, inputs, outputs, dilation, threads
     "convolution3x3_weight": (*(_POINTER,) * 3, *(_SIZE,) * 6, _INT),
+    # x, weight, bias, y, B, H, W, inputs, outputs, slope, threads
+    "convolution4x4": (*(_POINTER,) * 4, *(_SIZE,) * 5, ctypes.c_float, _INT),
+    # gradient, weight, gate, gradient of x, as above
+    "convolution4x4_input": (*(_POINTER,) * 4, *(_SIZE,) * 5, ctypes.c_float, _INT),
+    # x, gradient, gradient of the weight, B, H, W, inputs, outputs, threads
+    "convolution4x4_weight": (*(_POINTER,) * 3, *(_SIZE,) * 5, _INT),
     # scores, element, strides b c h w, labels, counts, B, C, h, w, H, W, align, ignore, threads
     "upsample_confusion": (_POINTER, _INT, *(_SIZE,) * 4, _POINTER, _POINTER, *(_INT,) * 9),
     # scores…strides, labels, P, its strides, gradient, loss, valid, B…W, align, ignore, threads

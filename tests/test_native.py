@@ -144,7 +144,7 @@ FUZZ = """
 import random, sys, torch
 from fastass import kernels
 from fastass.kernels import native
-from fastass.models import batch_norm
+from fastass.models import batch_norm, halving
 
 def tensor(shape, dtype):
     # Strides of every kind: dense in both orders, with gaps, reversed dimensions.
@@ -199,6 +199,14 @@ def fuzz(seconds):
         y = kernels.convolution3x3(
             x, weight.requires_grad_(), torch.ones(len(weight)), dilation=random.choice([1, 2, 7]))
         y.backward(tensor(y.shape, torch.float32))
+        layer = torch.nn.Conv2d(
+            random.choice([8, 9, 19, 32]), random.choice([16, 48]), 4, 2, 1)
+        x = torch.randn(B, layer.in_channels, H + 1, W + 1)
+        x = x.contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            g = torch.randn_like(halving.halve(x, layer, leaky=random.random() < 0.5))
+            halving.halve_backward(
+                g, x, layer, gated=random.random() < 0.5, to_x=True, to_weight=True)
         norm = torch.nn.BatchNorm2d(features.shape[1])
         maps = [features.detach().float().contiguous(memory_format=torch.channels_last)
                 for _ in range(2)]

@@ -32,9 +32,14 @@ _winograd = True
 
 
 def use_winograd(on: bool) -> None:
-    """Whether 3×3 convolutions may run in Winograd's form, process-wide; for measurements."""
+    """Whether convolutions may run in Winograd's form, process-wide; for measurements."""
     global _winograd
     _winograd = on
+
+
+def uses_winograd() -> bool:
+    """As `use_winograd` says; on unless it was turned off."""
+    return _winograd
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, like: nn.Conv2d) -> Tensor:

@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from fastass.models.convolution import conv2d, gradients
-
-NEGATIVE_SLOPE = 0.2
+from fastass.models.convolution import conv2d
+from fastass.models.halving import NEGATIVE_SLOPE, halve, halve_backward
 
 
 class GlobalDiscriminator(nn.Module):
@@ -34,8 +33,32 @@ class GlobalDiscriminator(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, probabilities: Tensor, *, frozen: bool = False) -> Tensor:
-        self._check(probabilities)
-        x = probabilities
+        P = probabilities
+        self._check(P)
+        if not self._eager(P):
+            return self._layer_by_layer(P, frozen)
+        parameters = [p.detach() if frozen else p for p in self.layers.parameters()]
+        logits: Tensor = _Layers.apply(P, self.layers, False, *parameters)
+        return logits
+
+    def twice(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
+        """`(self(P, frozen=True), self(P.detach()))`: the logits that train G and those for D_g.
+
+        They are the same numbers, so one forward computes both where torch runs eagerly in one
+        precision; each has its own backward.
+        """
+        P = probabilities
+        if not self._eager(P):
+            return self(P, frozen=True), self(P.detach())
+        self._check(P)
+        to_generator, own = _Layers.apply(P, self.layers, True, *self.layers.parameters())
+        return to_generator, own
+
+    @staticmethod
+    def _eager(P: Tensor) -> bool:
+        return not (torch.is_autocast_enabled(P.device.type) or torch.compiler.is_compiling())
+
+    def _layer_by_layer(self, x: Tensor, frozen: bool) -> Tensor:
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, nn.Conv2d)
             assert layer.bias is not None
@@ -47,19 +70,6 @@ class GlobalDiscriminator(nn.Module):
             x = conv2d(x, weight, bias, layer)
         return x
 
-    def twice(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
-        """`(self(P, frozen=True), self(P.detach()))`: the logits that train G and those for D_g.
-
-        They are the same numbers, so one forward computes both where torch runs eagerly in one
-        precision; each has its own backward.
-        """
-        P = probabilities
-        if torch.is_autocast_enabled(P.device.type) or torch.compiler.is_compiling():
-            return self(P, frozen=True), self(P.detach())
-        self._check(P)
-        to_generator, own = _Twice.apply(P, self.layers, *self.layers.parameters())
-        return to_generator, own
-
     @staticmethod
     def _check(probabilities: Tensor) -> None:
         height, width = probabilities.shape[-2:]
@@ -70,51 +80,55 @@ class GlobalDiscriminator(nn.Module):
             )
 
 
-class _Twice(torch.autograd.Function):
-    """The layers of D_g, once → two equal logits. The gradient of the first goes to P alone, that
-    of the second to the weights alone.
+class _Layers(torch.autograd.Function):
+    """The layers of D_g, once → logits, or, for `twice`, two equal ones. Then the gradient of the
+    first goes to P alone, that of the second to the weights alone.
     """
 
     @staticmethod
-    def forward(ctx: Any, P: Tensor, layers: nn.ModuleList, *parameters: Tensor) -> Any:
+    def forward(
+        ctx: Any, P: Tensor, layers: nn.ModuleList, twice: bool, *parameters: Tensor
+    ) -> Any:
         """parameters: those of `layers`, in their order."""
         inputs: list[Tensor] = []
         x = P
         for layer in layers:
-            if inputs:
-                x = F.leaky_relu(x, NEGATIVE_SLOPE, inplace=True)
+            assert isinstance(layer, nn.Conv2d)
             inputs.append(x)
-            x = layer(x)
-        ctx.save_for_backward(*inputs, *parameters[::2])
-        ctx.layers = layers
+            x = halve(x, layer, leaky=len(inputs) < len(layers))
+        ctx.save_for_backward(*inputs, *parameters)
+        ctx.layers, ctx.twice = layers, twice
         ctx.set_materialize_grads(False)
-        return x, x.clone()
+        return (x, x.clone()) if twice else x
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, to_generator: Tensor | None, own: Tensor | None) -> Any:
-        n = len(ctx.layers)
-        inputs, weights = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
-        of_parameters: list[Tensor | None] = [None] * (2 * n)
-        for i in reversed(range(n)):
-            x, weight, layer = inputs[i], weights[i], ctx.layers[i]
-            if own is not None:
-                own, *of_parameters[2 * i : 2 * i + 2] = gradients(
-                    own, x, weight, layer, (i > 0, True, True)
+    def backward(ctx: Any, *given: Tensor | None) -> Any:
+        inputs = ctx.saved_tensors[: len(ctx.layers)]  # raises where a parameter has changed since
+        to_P, _, _, to_weights, *_ = ctx.needs_input_grad
+        if ctx.twice:
+            ways = [(given[0], to_P, False), (given[1], False, to_weights)]
+        else:
+            ways = [(given[0], to_P, to_weights)]
+        of_P: Tensor | None = None
+        of_parameters: list[Tensor | None] = [None] * (2 * len(inputs))
+        for gradient, to_x, to_weight in ways:
+            for i in reversed(range(len(inputs))):
+                if gradient is None or not (to_x or to_weight):
+                    break
+                gradient, of_weight, of_bias = halve_backward(
+                    gradient,
+                    inputs[i],
+                    ctx.layers[i],
+                    gated=i > 0,
+                    to_x=to_x or i > 0,
+                    to_weight=to_weight,
                 )
-            if to_generator is not None:
-                to_generator, _, _ = gradients(to_generator, x, weight, layer, (True, False, False))
-            if i:
-                own, to_generator = _before_leaky_relu(own, x), _before_leaky_relu(to_generator, x)
-        return to_generator, None, *of_parameters
-
-
-def _before_leaky_relu(gradient: Tensor | None, output: Tensor) -> Tensor | None:
-    """The gradient of its input, given that of its output."""
-    if gradient is None:
-        return None
-    found: Tensor = torch.ops.aten.leaky_relu_backward(gradient, output, NEGATIVE_SLOPE, True)
-    return found
+                if to_weight:
+                    of_parameters[2 * i : 2 * i + 2] = of_weight, of_bias
+            if to_x:
+                of_P = gradient
+        return of_P, None, None, *of_parameters
 
 
 class SemanticDiscriminator(nn.Module):

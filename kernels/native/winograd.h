@@ -1,5 +1,5 @@
-// The one-dimensional transforms of F(2, 3) and F(4, 3), applied to the rows and columns of a tile: Bᵀ, A, G of
-// Winograd's minimal filtering, for F(2, 3) also their adjoints. m outputs, n = m + 2 inputs and products.
+// The one-dimensional transforms of F(2, 3), F(3, 2) and F(4, 3), applied to the rows and columns of a tile: Bᵀ, A, G
+// of Winograd's minimal filtering, for the first two also their adjoints. m outputs, n inputs and products.
 #pragma once
 
 #include "routine.h"
@@ -36,6 +36,34 @@ struct Winograd2 {  // points 0, 1, -1, ∞
         w[0] = s[0] + even;
         w[1] = (s[1] - s[2]) * 0.5f;
         w[2] = even + s[3];
+    }
+};
+
+struct Winograd3 {  // F(3, 2); points 0, 1, -1, ∞
+    static constexpr int m = 3, n = 4;
+    static inline void input(const Vf* d, Vf* v) { Winograd2::input(d, v); }
+    static inline void weight(const Vf* w, Vf* u) {
+        u[0] = w[0];
+        u[1] = (w[0] + w[1]) * 0.5f;
+        u[2] = (w[0] - w[1]) * 0.5f;
+        u[3] = w[1];
+    }
+    static inline void output(const Vf* p, Vf* y) {
+        const Vf even = p[1] + p[2];
+        y[0] = p[0] + even;
+        y[1] = p[1] - p[2];
+        y[2] = even + p[3];
+    }
+    static inline void gradient(const Vf* y, Vf* z) {
+        const Vf even = y[0] + y[2];
+        z[0] = y[0];
+        z[1] = even + y[1];
+        z[2] = even - y[1];
+        z[3] = y[2];
+    }
+    static inline void weight_gradient(const Vf* s, Vf* w) {
+        w[0] = s[0] + (s[1] + s[2]) * 0.5f;
+        w[1] = (s[1] - s[2]) * 0.5f + s[3];
     }
 };
 
