@@ -64,7 +64,9 @@ def switches(config: Config) -> Iterator[Recipe]:
         yield engine("allocator default", replace(c, tune_allocator=False))
     if c.model.norm == "frozen":
         yield engine("frozen norm not folded", c, fold_norm=False)
-        yield engine("norm batch", replace(c, model=replace(c.model, norm="batch")))
+        yield engine(
+            "norm batch", replace(c, model=replace(c.model, norm="batch", recompute_sums=False))
+        )
     foreach = replace(o, optimizer_backend="foreach")
     yield engine("optimizers foreach, not fused", replace(c, optim=foreach))
     if apex_optimizers.unavailable() is None and choose_device(c.device).type == "cuda":
@@ -72,7 +74,11 @@ def switches(config: Config) -> Iterator[Recipe]:
         yield engine("optimizers of apex", replace(c, optim=apex))
     other = "fused" if c.backward == "streamed" else "streamed"
     yield engine(f"backward {other}", replace(c, backward=other))  # type: ignore[arg-type]
-    checkpointed = replace(c.model, checkpoint_activations=True)
+    if c.model.has_cheap_sums:
+        sums = not c.model.recompute_sums
+        name = "sums computed again" if sums else "sums kept"
+        yield engine(name, replace(c, model=replace(c.model, recompute_sums=sums)))
+    checkpointed = replace(c.model, checkpoint_activations=True, recompute_sums=False)
     yield engine("activation checkpointing", replace(c, model=checkpointed))
     if c.amp or choose_amp(choose_device(c.device))[0] is not None:
         yield engine(f"amp {'off' if c.amp else 'on'}", replace(c, amp=not c.amp))

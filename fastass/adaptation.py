@@ -138,14 +138,14 @@ class Adaptation(nn.Module):
         """L_seg, L_gadv, L_sadv of G and the source halves of L_gd and L_sd."""
         assert labels is not None
         output = self.generator(images)
-        if adapt and self.global_discriminators:
-            terms = self._source_global(terms, output, labels)
-        else:
-            terms = terms._replace(seg_source=self._segmentation(output, labels))
         if adapt and self.semantic_discriminator is not None:
             sadv, sd = self._semantic(output.features, labels, SOURCE)
             terms = terms._replace(sadv=sadv, sd_source=sd)
-        return terms
+        # Last, so that its backward is the first: it ends with the scores' gradient, which is
+        # small, and frees D_g's maps before anything as large as F's gradient is made.
+        if adapt and self.global_discriminators:
+            return self._source_global(terms, output, labels)
+        return terms._replace(seg_source=self._segmentation(output, labels))
 
     def _source_global(self, terms: Terms, output: Output, labels: Tensor) -> Terms:
         seg, gadv, gd = [], [], []

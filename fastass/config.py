@@ -216,10 +216,17 @@ class Config:
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
     def resolved(self) -> "Config":
-        """With the values that depend on others filled in: λ_sadv of the method."""
-        if self.loss.sadv is not None:
-            return self
-        return replace(self, loss=replace(self.loss, sadv=LAMBDA_SADV.get(self.method, 0.0)))
+        """With the values that depend on others filled in: λ_sadv of the method, and whether sums
+        are computed again, which is for the memory that a streamed backward is for."""
+        loss, model = self.loss, self.model
+        if loss.sadv is None:
+            loss = replace(loss, sadv=LAMBDA_SADV.get(self.method, 0.0))
+        if model.recompute_sums is None:
+            lean = self.backward == "streamed" and not (
+                self.compile or model.checkpoint_activations
+            )
+            model = replace(model, recompute_sums=lean and model.has_cheap_sums)
+        return replace(self, loss=loss, model=model)
 
     @property
     def global_batch(self) -> int:

@@ -75,6 +75,12 @@ class Engine:
             self.optimizers["semantic"] = discriminator_optimizer(
                 module.semantic_discriminator, config
             )
+        # Gradients that every stream adds to stay where they are: made anew among each step's
+        # activations they would leave no room for the next one's. A distributed group has them in
+        # its buckets. On CUDA the allocator has segments for each size.
+        self._keeps_gradients = (
+            config.backward == "streamed" and execution.device.type == "cpu" and not world.grouped
+        )
         self.scaler = torch.amp.GradScaler(
             execution.device.type, enabled=execution.amp_dtype == torch.float16
         )
@@ -98,7 +104,7 @@ class Engine:
         that got no gradient (the discriminators during the start) do not step.
         """
         self.module.train()
-        self._enter(adapt)
+        first = self._enter(adapt)
         whole = len(batches) == 1 and not self.world.grouped
         share = [[1.0] * len(Terms._fields)] if whole else shares(self.module, batches, self.world)
         sums: list[Tensor | None] = [None] * len(Terms._fields)
@@ -120,18 +126,24 @@ class Engine:
         for optimizer in self.optimizers.values():
             if any(p.grad is not None for g in optimizer.param_groups for p in g["params"]):
                 self.scaler.step(optimizer)
-        self.module.zero_grad(set_to_none=True)
+        self.module.zero_grad(set_to_none=not self._keeps_gradients)
         self.scaler.update()
         if self.module.average is not None:
             ema.update(self.module.average, self.generator, self.config.ema, self.ema_updates)
             self.ema_updates += 1
+        if first:
+            self.execution.keep_blocks(True)
         return Terms(*sums)
 
-    def _enter(self, adapt: bool) -> None:
-        """Prepare the forward of a phase: the start trains G alone, the method all networks."""
+    def _enter(self, adapt: bool) -> bool:
+        """Prepare the forward of a phase: the start trains G alone, the method all networks.
+
+        Returns whether the phase is new: what its first step allocates stays in part.
+        """
         if adapt == self._adapt:
-            return
+            return False
         self._adapt = adapt
+        self.execution.keep_blocks(False)
         self._parallel, self._forward = None, self.module
         for d in (self.module.global_discriminators, self.module.semantic_discriminator):
             if d is not None:
@@ -143,6 +155,7 @@ class Engine:
             self._forward = torch.compile(  # type: ignore[assignment]
                 self._forward, mode=self.config.compile_mode, dynamic=False
             )
+        return True
 
     def _exchange(self, last: bool) -> contextlib.AbstractContextManager[None]:
         """Gradients of all parts but the last add up on each rank; the last one's are exchanged."""

@@ -23,6 +23,12 @@ class Execution:
     amp_dtype: torch.dtype | None
     kernels: str
     line: str
+    tuned: bool = False  # this process's allocator
+
+    def keep_blocks(self, keep: bool) -> None:
+        """Where the allocator is tuned: see `native.tune_allocator`."""
+        if self.tuned:
+            native.tune_allocator(keep=keep)
 
     def autocast(self) -> torch.autocast:
         """The autocast context of a forward pass; disabled without mixed precision."""
@@ -69,7 +75,7 @@ def choose(config: Config) -> Execution:
         f"optimizers {choose_optimizers(config, device)} · "
         f"allocator {'tuned' if tuned else 'default'}"
     )
-    return Execution(device, amp_dtype, implementation, line)
+    return Execution(device, amp_dtype, implementation, line, tuned)
 
 
 def choose_optimizers(config: Config, device: torch.device) -> str:

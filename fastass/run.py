@@ -37,7 +37,7 @@ _BEGUN = {LABELLED, *(f".{name}.tmp" for name in (LABELLED, CONFIG))}
 # How the global batch is cut is free as well; its size is not.
 FREE = {
     "device", "kernels", "compile", "compile_mode", "model.checkpoint_activations",
-    "tune_allocator", "eval_every", "save_every", "log_every", "log",
+    "model.recompute_sums", "tune_allocator", "eval_every", "save_every", "log_every", "log",
     "save_in_background", "data.workers", "batch", "accumulate", "distributed.world",
     "distributed.timeout",
 }  # fmt: skip

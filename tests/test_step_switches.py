@@ -15,6 +15,7 @@ from fastass.adaptation import Images, Streams, modules_of
 from fastass.bench.memory import SavedTensors
 from fastass.config import Config, DiscriminatorConfig, OptimConfig
 from fastass.engine import Engine, build
+from fastass.errors import UserError
 from fastass.execution import choose
 from fastass.models.config import ModelConfig
 from fastass.models.deeplab import build_deeplab
@@ -151,6 +152,72 @@ def test_checkpointed_activations_give_the_same_gradients(backbone: str, norm: s
         torch.testing.assert_close(grads_again[name], grad, rtol=1e-9, atol=1e-12)
     for name, value in state.items():
         torch.testing.assert_close(state_again[name], value, rtol=1e-12, atol=0, msg=name)
+
+
+RESNET = ModelConfig(backbone="resnet50", norm="frozen", num_classes=CLASSES)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_sums_computed_again_give_the_same_gradients(dtype: torch.dtype) -> None:
+    """Bit for bit, in float64 and under autocast: the maps are the forward's. Fewer are kept."""
+    found = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        network = build_deeplab(replace(RESNET, recompute_sums=again))
+        x = torch.randn(1, 3, 64, 96)
+        if dtype == torch.float64:
+            network, x = network.double(), x.double()
+        with SavedTensors(network.parameters()) as saved:
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+                loss = network(x).scores.square().sum()
+            kept = saved.alive
+            loss.backward()
+        found.append((kept, {n: p.grad for n, p in network.named_parameters()}))
+    (kept, grads), (kept_less, grads_again) = found
+    assert kept_less < 0.75 * kept
+    assert grads and all(g is not None and g.any() for g in grads.values())
+    for name, grad in grads.items():
+        torch.testing.assert_close(grads_again[name], grad, rtol=0, atol=0, msg=name)
+
+
+def test_dropped_sums_refuse_a_second_backward() -> None:
+    network = build_deeplab(replace(RESNET, recompute_sums=True))
+    loss = network(torch.randn(1, 3, 64, 64)).scores.sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="recompute_sums"):
+        loss.backward()
+
+
+def test_sums_are_computed_again_with_a_streamed_backward_alone() -> None:
+    lean = Config(backward="streamed", model=RESNET)
+    assert lean.resolved().model.recompute_sums is True
+    assert replace(lean, backward="fused").resolved().model.recompute_sums is False
+    assert replace(lean, compile=True).resolved().model.recompute_sums is False
+    batch_norm = replace(RESNET, norm="batch")
+    assert replace(lean, model=batch_norm).resolved().model.recompute_sums is False
+    kept = replace(lean, model=replace(RESNET, recompute_sums=False))
+    assert kept.resolved().model.recompute_sums is False
+    with pytest.raises(UserError, match=r"recompute_sums.*norm frozen, not tiny"):
+        ModelConfig(backbone="tiny", norm="frozen", recompute_sums=True)
+    with pytest.raises(UserError, match="one of the two"):
+        replace(RESNET, recompute_sums=True, checkpoint_activations=True)
+
+
+def test_a_streamed_backward_keeps_its_gradients_in_place() -> None:
+    """And each step begins with none: the second step's are its own."""
+    e, other = engine(config(backward="streamed")), engine(config())
+    weight = e.generator.classifier.branches[0].weight
+    e.step([batch(seed=0)], adapt=True)
+    assert weight.grad is not None
+    place = weight.grad.data_ptr()
+    e.step([batch(seed=1)], adapt=True)
+    assert weight.grad.data_ptr() == place
+    assert not weight.grad.any()
+    for seed in (0, 1):
+        other.step([batch(seed=seed)], adapt=True)
+    assert other.generator.classifier.branches[0].weight.grad is None
+    for name, value in other.module.state_dict().items():
+        torch.testing.assert_close(e.module.state_dict()[name], value, rtol=1e-5, atol=1e-6)
 
 
 def test_the_running_average_follows_the_weights() -> None:

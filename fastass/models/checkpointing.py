@@ -1,7 +1,7 @@
-"""Activation checkpointing: keep the inputs of a network's blocks, compute the rest again."""
+"""Activation checkpointing: keep fewer maps and compute the rest again in the backward."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -9,15 +9,22 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from fastass.models.config import Checkpointing
+from fastass.models.sums import Again
 
-def run_blocks(blocks: nn.Sequential, x: Tensor, *, checkpointed: bool) -> Tensor:
-    """The blocks one after the other; `checkpointed` ones run again in the backward.
+KEPT = 6  # of so many successive residual sums one is kept
+
+
+def run_blocks(blocks: nn.Sequential, x: Tensor, checkpointing: Checkpointing) -> Tensor:
+    """The blocks one after the other; see `ModelConfig.checkpointing`.
 
     The gradients are the same, and so are the running statistics of batch norm: the second run
-    leaves them alone.
+    leaves them alone. Under torch.compile `sums` is `off`: a compiler decides that for itself.
     """
-    if not (checkpointed and torch.is_grad_enabled()):
+    if checkpointing == "off" or not torch.is_grad_enabled():
         return blocks(x)
+    if checkpointing == "sums":
+        return blocks(x) if torch.compiler.is_compiling() else _run_dropping_sums(blocks, x)
     for block in blocks:
         x = checkpoint(
             block,
@@ -27,6 +34,39 @@ def run_blocks(blocks: nn.Sequential, x: Tensor, *, checkpointed: bool) -> Tenso
             **_contexts(block),
         )
     return x
+
+
+def run_stem(
+    stem: Callable[[Tensor], Tensor], images: Tensor, checkpointing: Checkpointing
+) -> Tensor:
+    """What comes before the blocks; with `sums` only its input is kept.
+
+    At half the image's size its map and the pooling's 64-bit indices are large, and cheap.
+    """
+    if checkpointing != "sums" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return stem(images)
+    return checkpoint(stem, images, use_reentrant=False, preserve_rng_state=False)
+
+
+def _run_dropping_sums(blocks: nn.Sequential, x: Tensor) -> Tensor:
+    """Bottlenecks of a stage. Kept are the outputs of every `KEPT`-th and of the last."""
+    x_again: Again | None = None
+    every: list[Any] = list(blocks)
+    for i, block in enumerate(every):
+        inner = block.inner(x, x_again)
+        drop = i % KEPT != 0 and i != len(every) - 1
+        again = _again(block, inner, x, x_again) if drop else None
+        x, x_again = block.outer(inner, x, again), again
+    return x
+
+
+def _again(block: Any, inner: Tensor, x: Tensor, x_again: Again | None) -> Again:
+    inner, kept = inner.detach(), None if x_again else x.detach()
+
+    def outer() -> Tensor:
+        return block.outer(inner, x_again.value() if x_again else kept)
+
+    return Again(outer, inner.device.type)
 
 
 def _contexts(block: nn.Module) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from fastass.errors import UserError
 Backbone = Literal["resnet101", "resnet50", "resnet18", "vgg16", "tiny"]
 Heads = Literal["single", "multi"]
 NormKind = Literal["batch", "frozen", "sync"]
+Checkpointing = Literal["off", "sums", "blocks"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,11 @@ class ModelConfig:
     checkpoint_activations: bool = False
     """Keep only the inputs of the backbone's blocks and compute the rest again in the backward."""
 
+    recompute_sums: bool | None = None
+    """Keep one in three outputs of the backbone's blocks, its widest maps, and compute the others
+    again, each by one 1×1 convolution (resnet50 and resnet101 with a frozen norm). Unless
+    given: with `backward` streamed."""
+
     width: int = 16
     """Channels of the first stage of `tiny` (six times as many features); others ignore it."""
 
@@ -54,5 +60,27 @@ class ModelConfig:
         # oneDNN's AVX-512 strided 1×1 convolution of 8 channels overruns its buffers (torch 2.13).
         if self.width < 16 or self.width % 16:
             raise UserError(f"model.width: {self.width} is not a positive multiple of 16")
+        if self.recompute_sums and not self.has_cheap_sums:
+            raise UserError(
+                "model.recompute_sums: needs backbone resnet50 or resnet101 with norm frozen, not "
+                f"{self.backbone} with norm {self.norm}; use checkpoint_activations"
+            )
+        if self.recompute_sums and self.checkpoint_activations:
+            raise UserError(
+                "model.recompute_sums: checkpoint_activations computes the sums' inputs again as "
+                "well; use one of the two"
+            )
         if self.backbone == "vgg16" and self.heads == "multi":
             raise UserError("model.heads: vgg16 has a single head; use heads=single")
+
+    @property
+    def has_cheap_sums(self) -> bool:
+        """Whether `recompute_sums` can be: bottlenecks, the norm folded."""
+        return self.backbone in ("resnet50", "resnet101") and self.norm == "frozen"
+
+    @property
+    def checkpointing(self) -> Checkpointing:
+        """The two switches as one."""
+        if self.checkpoint_activations:
+            return "blocks"
+        return "sums" if self.recompute_sums else "off"

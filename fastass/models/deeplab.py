@@ -127,18 +127,18 @@ class DeepLab(nn.Module):
 
 
 def make_backbone(config: ModelConfig) -> ResNet | TinyResNet | VGG16:
-    again = config.checkpoint_activations
+    again = config.checkpointing
     match config.backbone:
         case "resnet101":
-            return ResNet(Bottleneck, (3, 4, 23, 3), config.norm, checkpointed=again)
+            return ResNet(Bottleneck, (3, 4, 23, 3), config.norm, again)
         case "resnet50":
-            return ResNet(Bottleneck, (3, 4, 6, 3), config.norm, checkpointed=again)
+            return ResNet(Bottleneck, (3, 4, 6, 3), config.norm, again)
         case "resnet18":
-            return ResNet(BasicBlock, (2, 2, 2, 2), config.norm, checkpointed=again)
+            return ResNet(BasicBlock, (2, 2, 2, 2), config.norm, again)
         case "tiny":
-            return TinyResNet(config.width, config.norm, checkpointed=again)
+            return TinyResNet(config.width, config.norm, again)
         case "vgg16":
-            return VGG16(checkpointed=again)
+            return VGG16(again)
 
 
 def build_deeplab(config: ModelConfig) -> DeepLab:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from fastass.models.batch_norm import batch_norm
 from fastass.models.config import NormKind
 from fastass.models.convolution import conv2d, scaled_conv2d
+from fastass.models.sums import Again, sum_relu
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -55,17 +56,21 @@ def conv_norm(
     *,
     residual: Tensor | None = None,
     relu: bool = False,
+    x_again: Again | None = None,
+    sum_again: Again | None = None,
 ) -> Tensor:
     """`norm(conv(x))` for a convolution without bias; then `+ residual` and ReLU where wanted.
 
     A frozen norm goes into the convolution's weight and bias: its pass over the activations,
-    forward and backward, disappears, and the weight's gradient stays exact.
+    forward and backward, disappears, and the weight's gradient stays exact. There the backward
+    may compute x again, or the sum, rather than keep it.
     """
     if not isinstance(norm, FrozenBatchNorm2d):
         y = conv2d(x, conv.weight, conv.bias, conv)
         return batch_norm(y, norm, residual=residual, relu=relu)
     scale, shift = norm.scale_shift()
-    y = scaled_conv2d(x, conv.weight, scale, shift, conv)
-    if residual is not None:
-        y = y + residual
-    return F.relu(y, inplace=True) if relu else y
+    y = scaled_conv2d(x, conv.weight, scale, shift, conv, x_again)
+    if residual is None:
+        return F.relu(y, inplace=True) if relu else y
+    # In place: a sum beside y would leave a hole in memory for each block.
+    return sum_relu(y, residual, sum_again) if relu else y.add_(residual)

@@ -7,9 +7,10 @@ are torchvision's.
 
 from torch import Tensor, nn
 
-from fastass.models.checkpointing import run_blocks
-from fastass.models.config import NormKind
+from fastass.models.checkpointing import run_blocks, run_stem
+from fastass.models.config import Checkpointing, NormKind
 from fastass.models.norm import conv_norm, make_norm
+from fastass.models.sums import Again
 
 
 class Block(nn.Module):
@@ -31,8 +32,8 @@ class Block(nn.Module):
             else None
         )
 
-    def inner(self, x: Tensor) -> Tensor:
-        """Everything before the last convolution."""
+    def inner(self, x: Tensor, again: Again | None = None) -> Tensor:
+        """Everything before the last convolution; `again`: how a backward gets x."""
         raise NotImplementedError
 
     def last(self) -> tuple[nn.Conv2d, nn.Module]:
@@ -40,12 +41,15 @@ class Block(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = self.inner(x)
+        return self.outer(self.inner(x), x)
+
+    def outer(self, inner: Tensor, x: Tensor, again: Again | None = None) -> Tensor:
+        """The last convolution and the residual sum; `again`: how a backward gets the result."""
         if self.downsample is not None:
             conv, norm = self.downsample
             assert isinstance(conv, nn.Conv2d)
             x = conv_norm(x, conv, norm)
-        return conv_norm(inner, *self.last(), residual=x, relu=True)
+        return conv_norm(inner, *self.last(), residual=x, relu=True, sum_again=again)
 
 
 class BasicBlock(Block):
@@ -69,8 +73,8 @@ class BasicBlock(Block):
         self.conv2 = nn.Conv2d(width, width, 3, padding=d, dilation=d, bias=False)
         self.bn2 = make_norm(norm, width, train_affine=affine)
 
-    def inner(self, x: Tensor) -> Tensor:
-        return conv_norm(x, self.conv1, self.bn1, relu=True)
+    def inner(self, x: Tensor, again: Again | None = None) -> Tensor:
+        return conv_norm(x, self.conv1, self.bn1, relu=True, x_again=again)
 
     def last(self) -> tuple[nn.Conv2d, nn.Module]:
         return self.conv2, self.bn2
@@ -101,8 +105,8 @@ class Bottleneck(Block):
         self.conv3 = nn.Conv2d(width, width * 4, 1, bias=False)
         self.bn3 = make_norm(norm, width * 4, train_affine=affine)
 
-    def inner(self, x: Tensor) -> Tensor:
-        x = conv_norm(x, self.conv1, self.bn1, relu=True)
+    def inner(self, x: Tensor, again: Again | None = None) -> Tensor:
+        x = conv_norm(x, self.conv1, self.bn1, relu=True, x_again=again)
         return conv_norm(x, self.conv2, self.bn2, relu=True)
 
     def last(self) -> tuple[nn.Conv2d, nn.Module]:
@@ -152,12 +156,11 @@ class ResNet(nn.Module):
         block: type[BasicBlock] | type[Bottleneck],
         depths: tuple[int, int, int, int],
         norm: NormKind,
-        *,
-        checkpointed: bool = False,
+        checkpointing: Checkpointing = "off",
     ) -> None:
-        """checkpointed: see `run_blocks`."""
+        """checkpointing: see `run_blocks`."""
         super().__init__()
-        self.checkpointed = checkpointed
+        self.checkpointing: Checkpointing = checkpointing
         e = block.expansion
         self.out_channels, self.aux_channels = 512 * e, 256 * e
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
@@ -186,8 +189,10 @@ class ResNet(nn.Module):
                 nn.init.normal_(module.weight, std=0.01)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        x = conv_norm(images, self.conv1, self.bn1, relu=True)
-        x = self.maxpool(x)
+        x = run_stem(self._stem, images, self.checkpointing)
         for stage in (self.layer1, self.layer2, self.layer3):
-            x = run_blocks(stage, x, checkpointed=self.checkpointed)
-        return run_blocks(self.layer4, x, checkpointed=self.checkpointed), x
+            x = run_blocks(stage, x, self.checkpointing)
+        return run_blocks(self.layer4, x, self.checkpointing), x
+
+    def _stem(self, images: Tensor) -> Tensor:
+        return self.maxpool(conv_norm(images, self.conv1, self.bn1, relu=True))

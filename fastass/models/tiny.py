@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from fastass.models.checkpointing import run_blocks
-from fastass.models.config import NormKind
+from fastass.models.config import Checkpointing, NormKind
 from fastass.models.norm import conv_norm, make_norm
 from fastass.models.resnet import BasicBlock, make_stage
 
@@ -16,9 +16,9 @@ class TinyResNet(nn.Module):
     He's initialisation, since there are no weights to start from.
     """
 
-    def __init__(self, width: int, norm: NormKind, *, checkpointed: bool = False) -> None:
+    def __init__(self, width: int, norm: NormKind, checkpointing: Checkpointing = "off") -> None:
         super().__init__()
-        self.checkpointed = checkpointed
+        self.checkpointing: Checkpointing = checkpointing
         w = width
         self.out_channels, self.aux_channels = 6 * w, 6 * w
         self.conv1 = nn.Conv2d(3, w, 3, stride=2, padding=1, bias=False)
@@ -49,5 +49,5 @@ class TinyResNet(nn.Module):
         x = conv_norm(images, self.conv1, self.bn1, relu=True)
         x = self.maxpool(x)
         for stage in (self.layer1, self.layer2, self.layer3):
-            x = run_blocks(stage, x, checkpointed=self.checkpointed)
-        return run_blocks(self.layer4, x, checkpointed=self.checkpointed), x
+            x = run_blocks(stage, x, self.checkpointing)
+        return run_blocks(self.layer4, x, self.checkpointing), x

@@ -5,6 +5,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from fastass.models.checkpointing import run_blocks
+from fastass.models.config import Checkpointing
 from fastass.models.convolution import conv2d
 
 # Channels of the 3×3 convolutions; "pool" halves the resolution. Pools 4 and 5 of VGG-16 are left
@@ -34,9 +35,9 @@ class VGG16(nn.Module):
 
     out_channels = 1024
 
-    def __init__(self, *, checkpointed: bool = False) -> None:
+    def __init__(self, checkpointing: Checkpointing = "off") -> None:
         super().__init__()
-        self.checkpointed = checkpointed
+        self.checkpointing: Checkpointing = checkpointing
         layers: list[nn.Module] = []
         channels = 3
 
@@ -59,7 +60,7 @@ class VGG16(nn.Module):
         self.features = nn.Sequential(*layers)
 
     def forward(self, images: Tensor) -> tuple[Tensor, None]:
-        return run_blocks(self._parts(), images, checkpointed=self.checkpointed), None
+        return run_blocks(self._parts(), images, self.checkpointing), None
 
     def _parts(self) -> nn.Sequential:
         """The layers between the poolings, each starting with a convolution."""

@@ -14,7 +14,9 @@ from fastass.kernels import native
 from fastass.kernels.layout import map_of, rows_of
 from fastass.kernels.nearest import nearest_index
 
-BLOCK = 2048  # pixels whose features, hidden rows and gradients are in memory at a time
+BLOCK = 1024  # pixels whose features and hidden rows are in memory at a time
+# … whose feature gradients are: few, since a backward begins when most else is in memory.
+GRADIENT_BLOCK = 256
 
 
 def _product(rows: Tensor, weight: Tensor) -> Tensor:
@@ -139,11 +141,11 @@ def backward(
     factor = float(gradient) * float(scale)
     rows = torch.empty((len(index), weight1.shape[1]), dtype=weight1.dtype)
     rows.index_fill_(0, index[count:], 0)
-    # A factor of 1 / pixels would leave float16's normal range in the weights.
+    # A factor of 1 / pixels would leave float16's normal range before the product.
     half = weight1.dtype == torch.float16
-    scaled = (weight1 if half else weight1 * factor).t()
-    for start in range(0, count, BLOCK):
-        end = min(start + BLOCK, count)
-        out = _product(hidden_gradient[start:end], scaled)
+    for start in range(0, count, GRADIENT_BLOCK):
+        end = min(start + GRADIENT_BLOCK, count)
+        hidden = hidden_gradient[start:end]
+        out = torch.mm(hidden if half else hidden * factor, weight1)
         rows.index_copy_(0, index[start:end], out.mul_(factor) if half else out)
     return map_of(rows, labels.shape[0], size)

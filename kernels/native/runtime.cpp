@@ -8,7 +8,7 @@
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 // Raised with every new routine or argument; native.py refuses a library of another number.
-EXPORT int fastass_abi() { return 2; }
+EXPORT int fastass_abi() { return 3; }
 
 // The best instruction set that this processor has: 0 base, 1 avx2, 2 avx512.
 EXPORT int fastass_best_isa() {
@@ -23,13 +23,16 @@ EXPORT int fastass_best_isa() {
 #endif
 }
 
-// Makes malloc keep and reuse large blocks: by default glibc maps each one anew and unmaps it when freed, so
-// that every large tensor pays a page fault for each 4 KiB it touches. (Raising M_MMAP_THRESHOLD does not do:
-// glibc refuses values above 32 MiB.) Returns 1 if the settings were taken, 0 where malloc is not glibc's.
-EXPORT int fastass_tune_allocator() {
+// keep: makes malloc keep and reuse large blocks: by default glibc maps each one anew and unmaps it when freed,
+// so that every large tensor pays a page fault for each 4 KiB it touches. (Raising M_MMAP_THRESHOLD does not do:
+// glibc refuses values above 32 MiB.) Otherwise each block from 1 MiB on has pages of its own, at that price.
+// Returns 1 if the settings were taken, 0 where malloc is not glibc's.
+EXPORT int fastass_tune_allocator(int keep) {
 #if defined(__GLIBC__)
-    return mallopt(M_MMAP_MAX, 0) == 1 && mallopt(M_TRIM_THRESHOLD, -1) == 1;
+    if (keep) return mallopt(M_MMAP_MAX, 0) == 1 && mallopt(M_TRIM_THRESHOLD, -1) == 1;
+    return mallopt(M_MMAP_MAX, 65536) == 1 && mallopt(M_MMAP_THRESHOLD, 1 << 20) == 1;
 #else
+    (void)keep;
     return 0;
 #endif
 }
