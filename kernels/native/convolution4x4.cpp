@@ -72,6 +72,7 @@ struct Cells {
     int64_t runs;
 
     int64_t length() const { return runs * channels; }
+    int64_t row() const { return runs * width * channels; }  // from a cell to the one below
     int64_t size() const { return runs * runs * channels; }
     // Vectors that hold a run, and floats of those that hold a cell.
     int64_t blocks() const { return (length() + kLanes - 1) / kLanes; }
@@ -90,6 +91,13 @@ inline Place place(const Cells& cells, int64_t image, int64_t p, int64_t q, int6
     if (y < 0 || y >= cells.height || begin >= end) return {nullptr, 0, 0};
     float* data = cells.data + ((image * cells.height + y) * cells.width + begin) * cells.channels;
     return {data, (begin - x) * cells.channels, (end - begin) * cells.channels};
+}
+
+// The first of n×n runs, none of which leaves the map; null where one does.
+inline float* square(const Cells& cells, int64_t image, int64_t p, int64_t q, int64_t run, int n) {
+    const int64_t offset = cells.runs == 2 ? 1 : 0, y = cells.runs * p - offset + run, x = cells.runs * q - offset;
+    const bool inside = y >= 0 && x >= 0 && y + cells.runs * (n - 1) < cells.height && x + cells.runs * n <= cells.width;
+    return inside ? cells.data + ((image * cells.height + y) * cells.width + x) * cells.channels : nullptr;
 }
 
 struct Problem {
@@ -144,8 +152,13 @@ void input_tiles(const Problem& p, int64_t first, int64_t count, float* v, int64
         const Tile tile = tile_of(p, first + t);
         for (int64_t run = 0; run < in.runs; ++run) {
             const float* from[W::n][W::n];
+            const float* start = square(in, tile.image, tile.p + p.origin, tile.q + p.origin, run, W::n);
             for (int i = 0; i < W::n; ++i)
                 for (int j = 0; j < W::n; ++j) {
+                    if (start) {
+                        from[i][j] = start + i * in.row() + j * length;
+                        continue;
+                    }
                     const Place at = place(in, tile.image, tile.p + p.origin + i, tile.q + p.origin + j, run);
                     from[i][j] = at.data;
                     if (at.inside == length) continue;
@@ -247,8 +260,14 @@ void output_tiles(const Problem& p, int64_t first, int64_t count, const float* m
             Place at[W::m][W::m];
             float* to[W::m][W::m];
             const float* gate[W::m][W::m];
+            float* start = square(out, tile.image, tile.p, tile.q, run, W::m);
             for (int i = 0; i < W::m; ++i)
                 for (int j = 0; j < W::m; ++j) {
+                    if (start) {
+                        to[i][j] = start + i * out.row() + j * length;
+                        gate[i][j] = p.gate ? p.gate + (to[i][j] - out.data) : nullptr;
+                        continue;
+                    }
                     at[i][j] = place(out, tile.image, tile.p + i, tile.q + j, run);
                     const bool whole = at[i][j].inside == length;
                     to[i][j] = whole ? at[i][j].data : edge + (i * W::m + j) * length;
@@ -274,6 +293,7 @@ void output_tiles(const Problem& p, int64_t first, int64_t count, const float* m
                     }
                 }
             });
+            if (start) continue;
             for (int i = 0; i < W::m; ++i)
                 for (int j = 0; j < W::m; ++j) {
                     const Place& where = at[i][j];
@@ -471,7 +491,7 @@ FASTASS_ROUTINE(convolution4x4_weight)
     p.groups = p.count / kGroupTiles;
     p.groups = p.groups < 1 ? 1 : p.groups > most_groups ? most_groups : p.groups;
     int64_t most = kCached / (p.in.padded() + outputs);
-    most = most < kRows ? kRows : most > kMostTiles ? kMostTiles : most;
+    most = most < kGroupTiles ? kGroupTiles : most > kMostTiles ? kMostTiles : most;  // S passes once a chunk
     p.chunks = most;
     const int64_t channels = p.in.length() + p.out.length() + apart(p.in.padded() * most) + apart(outputs * most);
     p.scratch_stride = 4 * kFrequencies * channels;
