@@ -18,7 +18,10 @@ def operator(
     `gpu`, and with it Triton, when it is called. `fake` gives outputs of the right shapes, dtypes
     and strides without computing anything.
     """
-    made = torch.library.custom_op(f"fastass::{name}", cpu, mutates_args=(), device_types="cpu")
+    made = torch.library.custom_op(f"fastass::{name}", cpu, mutates_args=(), device_types=())
+    # Straight to the dispatcher: custom_op's own way imports torch's compiler, and with it Triton,
+    # at the first call (1 s, 150 MiB). torch.compile sees the operator either way, not its inside.
+    torch.library.impl(f"fastass::{name}", "cpu", cpu)
     if cuda is not None:
         made.register_kernel("cuda")(cuda)
     made.register_fake(fake)

@@ -150,20 +150,15 @@ from fastass import kernels
 
 kernels.use("auto")
 assert kernels.available()["native"] is None
-assert not [name for name in sys.modules if name.split(".")[0] in ("triton", "nvidia", "onnx")]
-
 scores = torch.randn(1, 3, 4, 5, requires_grad=True)
 labels = torch.zeros(1, 9, 9, dtype=torch.uint8)
 kernels.upsample_cross_entropy(scores, labels, align_corners=True).backward()
 assert scores.grad is not None
-assert "fastass.kernels.cpu.upsample_softmax" in sys.modules
-assert not [name for name in sys.modules if name.startswith("fastass.kernels.gpu")]
+print(*sorted({"triton", "torch._dynamo", "nvidia", "onnx", "av"} & set(sys.modules)))
 """
 
 
-def test_nothing_of_a_gpu_is_imported_on_a_cpu() -> None:
-    """Torch itself imports Triton, where it is installed, with the first operator or optimizer that
-    it makes safe for torch.compile; before that nothing does, and afterwards only torch does."""
+def test_operators_on_a_cpu_import_neither_triton_nor_a_compiler() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", ON_A_CPU],
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
@@ -171,3 +166,4 @@ def test_nothing_of_a_gpu_is_imported_on_a_cpu() -> None:
         text=True,
     )
     assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == []
