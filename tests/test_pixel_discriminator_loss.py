@@ -341,6 +341,7 @@ def test_distributed_data_parallel(tmp_path: Path) -> None:
         wrapped = nn.parallel.DistributedDataParallel(Losses(weights))
         features.requires_grad_()
         wrapped(features, labels).backward()
+        dist.barrier()  # gloo's threads, joined with the GIL held, may need it for what DDP queued
     finally:
         dist.destroy_process_group()
     for ours, expected in zip(wrapped.parameters(), alone.parameters(), strict=True):
