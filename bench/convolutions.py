@@ -1,4 +1,4 @@
-"""The 3×3 convolutions of the networks on one core, with and without Winograd's form.
+"""The 3×3 convolutions of the networks and D_g's on one core, with and without Winograd's form.
 
     python -m bench.convolutions [--seconds 9]
 
@@ -19,6 +19,7 @@ from torch import nn
 
 from fastass.kernels import native
 from fastass.models.convolution import conv2d, gradients, use_winograd
+from fastass.models.halving import halve, halve_backward
 
 
 class Layer(NamedTuple):
@@ -30,8 +31,50 @@ class Layer(NamedTuple):
     width: int
     dilation: int
 
+    def __str__(self) -> str:
+        inputs, outputs, h, w, d = self
+        return f"{inputs} → {outputs}, {h}×{w}, {d}"
 
-LAYERS = {  # for a 512×256 image where nothing else is said
+    def parts(self) -> list[Callable[[], object]]:
+        """The three parts of a training step, of channels-last tensors."""
+        inputs, outputs, h, w, d = self
+        conv = nn.Conv2d(inputs, outputs, 3, padding=d, dilation=d, bias=False)
+        conv.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        x = torch.randn(1, h, w, inputs).relu().permute(0, 3, 1, 2)
+        g = torch.randn(1, h, w, outputs).permute(0, 3, 1, 2)
+        return [
+            lambda: conv2d(x, conv.weight, None, conv),
+            lambda: gradients(g, x, conv.weight, conv, (True, False, False)),
+            lambda: gradients(g, x, conv.weight, conv, (False, True, False)),
+        ]
+
+
+class Halving(NamedTuple):
+    """Channels, the size of the map: 4×4 of stride 2, with leaky ReLUs before and after."""
+
+    inputs: int
+    outputs: int
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.inputs} → {self.outputs}, {self.height}×{self.width}"
+
+    def parts(self) -> list[Callable[[], object]]:
+        """The same; the weight's gradient with the bias's."""
+        inputs, outputs, h, w = self
+        conv = nn.Conv2d(inputs, outputs, 4, 2, 1)
+        conv.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        x = torch.randn(1, h, w, inputs).permute(0, 3, 1, 2)
+        g = torch.randn(1, h // 2, w // 2, outputs).permute(0, 3, 1, 2)
+        return [
+            lambda: halve(x, conv, leaky=True),
+            lambda: halve_backward(g, x, conv, gated=True, to_x=True, to_weight=False),
+            lambda: halve_backward(g, x, conv, gated=True, to_x=False, to_weight=True),
+        ]
+
+
+LAYERS: dict[str, Layer | Halving] = {  # for a 512×256 image where nothing else is said
     "stage 1": Layer(64, 64, 65, 129, 1),
     "stage 2": Layer(128, 128, 33, 65, 1),
     "stage 3": Layer(256, 256, 33, 65, 2),
@@ -39,27 +82,18 @@ LAYERS = {  # for a 512×256 image where nothing else is said
     "stage 3, 1280×720": Layer(256, 256, 91, 161, 2),
     "ToyCity, stage 3": Layer(32, 96, 17, 33, 2),
     "ToyCity, stage 4": Layer(96, 96, 17, 33, 4),
+    "ToyCity, D_g's first": Halving(19, 16, 144, 256),
+    "… second": Halving(16, 32, 72, 128),
+    "… third": Halving(32, 64, 36, 64),
+    "… fourth": Halving(64, 128, 18, 32),
+    "D_g's first, 512×256": Halving(19, 64, 256, 512),
 }
 PARTS = ("output", "input's gradient", "weight's gradient")
 
 
-def parts(layer: Layer) -> list[Callable[[], object]]:
-    """The three parts of a training step, of channels-last tensors."""
-    inputs, outputs, h, w, d = layer
-    conv = nn.Conv2d(inputs, outputs, 3, padding=d, dilation=d, bias=False).requires_grad_(False)
-    conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    x = torch.randn(1, h, w, inputs).relu().permute(0, 3, 1, 2)
-    g = torch.randn(1, h, w, outputs).permute(0, 3, 1, 2)
-    return [
-        lambda: conv2d(x, conv.weight, None, conv),
-        lambda: gradients(g, x, conv.weight, conv, (True, False, False)),
-        lambda: gradients(g, x, conv.weight, conv, (False, True, False)),
-    ]
-
-
-def measure(layer: Layer, seconds: float) -> tuple[list[float], list[float]]:
+def measure(layer: Layer | Halving, seconds: float) -> tuple[list[float], list[float]]:
     """Milliseconds of each part, without and with Winograd's form."""
-    calls = parts(layer)
+    calls = layer.parts()
     best = ([float("inf")] * len(calls), [float("inf")] * len(calls))
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -83,9 +117,8 @@ def main() -> None:
     print("|---" * (len(PARTS) + 3) + "|")
     for name, layer in LAYERS.items():
         without, ours = measure(layer, seconds)
-        inputs, outputs, h, w, d = layer
         cells = [f"{a:.3g} → {b:.3g}" for a, b in zip(without, ours, strict=True)]
-        cells = [name, f"{inputs} → {outputs}, {h}×{w}, {d}", *cells]
+        cells = [name, str(layer), *cells]
         print("| " + " | ".join([*cells, f"{sum(without) / sum(ours):.2f}×"]) + " |", flush=True)
 
 
