@@ -15,6 +15,7 @@ import torch
 from fastass import apex_optimizers
 from fastass.adaptation import modules_of
 from fastass.bench.contender import Contender, StepTime, engine, reference
+from fastass.bench.rate import peak_rate
 from fastass.bench.worker import Recipe
 from fastass.config import Config
 from fastass.execution import choose_amp, choose_device
@@ -113,18 +114,20 @@ def measure(
         for recipe in recipes:
             progress(f"start {recipe.name}")
             running.append(stack.enter_context(Contender(recipe)))
-        flops = next((c.facts["flops"] for c in running if c.facts["flops"]), 0.0)
+        # In this process, not in a contender's, whose memory counts.
+        device, precision = choose_device(recipes[-1].config.device), running[-1].facts["precision"]
         rate = 0.0
         for i in range(warmup + rounds):
             for contender in running:
                 progress(f"round {i + 1} of {warmup + rounds}: {contender.name}")
                 contender.turn(steps, unmeasured)
-            rate = max(rate, running[-1].ask("peak_rate"))
+            rate = max(rate, peak_rate(device, precision))
         peaks, tensors = [], []
         for contender in running:
             progress(f"memory: {contender.name}")
             peaks.append(contender.ask("memory"))
             tensors.append(contender.ask("tensors"))
+        flops = next((c.ask("flops") for c in running if c.recipe.count_flops), 0.0)
         return [
             _row(c, c.times[warmup:], peak, running[0], peaks[0]["peak"], flops, rate, parts)
             for c, peak, parts in zip(running, peaks, tensors, strict=True)

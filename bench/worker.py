@@ -88,7 +88,6 @@ class Worker:
         self.optimizers, self.run = optimizers, run
         self._time_optimizers()
         self.batches = self._batches(modules)
-        self.flops = self._count_flops() if recipe.count_flops else None
 
     def _batches(self, modules: Modules) -> Iterator[Streams]:
         channels_last = self.recipe.kind == "engine" and self.recipe.channels_last
@@ -146,13 +145,8 @@ class Worker:
         """MiB of what fills the memory; one more step."""
         return memory.tensors(self.networks, self.optimizers, self.step)
 
-    def peak_rate(self) -> float:
-        """FLOP/s that this device reaches now in the precision of the step."""
-        from fastass.bench.rate import peak_rate
-
-        return peak_rate(self.device, self.execution.amp_dtype or torch.float32)
-
-    def _count_flops(self) -> float:
+    def flops(self) -> float:
+        """Those of the model in one more step. Ask last: the counting holds memory."""
         from torch.utils.flop_counter import FlopCounterMode
 
         use_winograd(False)  # multiplications that it saves are FLOPs of the model all the same
@@ -174,7 +168,8 @@ def serve(pipe: Connection, recipe: Recipe) -> None:
     """Build the contender, tell about it, then answer until the other end closes."""
     try:
         worker = Worker(recipe)
-        pipe.send({"line": worker.execution.line, "flops": worker.flops})
+        execution = worker.execution
+        pipe.send({"line": execution.line, "precision": execution.amp_dtype or torch.float32})
         while True:
             what = pipe.recv()
             pipe.send(getattr(worker, what)())
