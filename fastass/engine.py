@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from fastass import ema
 from fastass.adaptation import Adaptation, Modules, Streams, Terms, objective
+from fastass.allocator import Allocator
 from fastass.config import Config
 from fastass.distributed import ALONE, World
 from fastass.execution import Execution
@@ -81,6 +82,7 @@ class Engine:
         self._keeps_gradients = (
             config.backward == "streamed" and execution.device.type == "cpu" and not world.grouped
         )
+        self._allocator = Allocator(execution.tuned, lean=config.backward == "streamed")
         self.scaler = torch.amp.GradScaler(
             execution.device.type, enabled=execution.amp_dtype == torch.float16
         )
@@ -104,7 +106,7 @@ class Engine:
         that got no gradient (the discriminators during the start) do not step.
         """
         self.module.train()
-        first = self._enter(adapt)
+        self._enter(adapt)
         whole = len(batches) == 1 and not self.world.grouped
         share = [[1.0] * len(Terms._fields)] if whole else shares(self.module, batches, self.world)
         sums: list[Tensor | None] = [None] * len(Terms._fields)
@@ -131,19 +133,15 @@ class Engine:
         if self.module.average is not None:
             ema.update(self.module.average, self.generator, self.config.ema, self.ema_updates)
             self.ema_updates += 1
-        if first:
-            self.execution.keep_blocks(True)
+        self._allocator.stepped()
         return Terms(*sums)
 
-    def _enter(self, adapt: bool) -> bool:
-        """Prepare the forward of a phase: the start trains G alone, the method all networks.
-
-        Returns whether the phase is new: what its first step allocates stays in part.
-        """
+    def _enter(self, adapt: bool) -> None:
+        """Prepare the forward of a phase: the start trains G alone, the method all networks."""
         if adapt == self._adapt:
-            return False
+            return
         self._adapt = adapt
-        self.execution.keep_blocks(False)
+        self._allocator.begin()
         self._parallel, self._forward = None, self.module
         for d in (self.module.global_discriminators, self.module.semantic_discriminator):
             if d is not None:
@@ -155,7 +153,6 @@ class Engine:
             self._forward = torch.compile(  # type: ignore[assignment]
                 self._forward, mode=self.config.compile_mode, dynamic=False
             )
-        return True
 
     def _exchange(self, last: bool) -> contextlib.AbstractContextManager[None]:
         """Gradients of all parts but the last add up on each rank; the last one's are exchanged."""

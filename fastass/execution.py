@@ -25,11 +25,6 @@ class Execution:
     line: str
     tuned: bool = False  # this process's allocator
 
-    def keep_blocks(self, keep: bool) -> None:
-        """Where the allocator is tuned: see `native.tune_allocator`."""
-        if self.tuned:
-            native.tune_allocator(keep=keep)
-
     def autocast(self) -> torch.autocast:
         """The autocast context of a forward pass; disabled without mixed precision."""
         return torch.autocast(

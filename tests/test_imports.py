@@ -29,6 +29,7 @@ RANKS = [
     },
     {"presets", "adaptation", "run", "selection"},
     {
+        "allocator",
         "execution",
         "monitor",
         "progress",
