@@ -1,5 +1,6 @@
 """Loads fastass before any test loads torch, for its OpenMP setting; a trained run for all."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,16 @@ SMALL = {
     "model_width": 16, "discriminator_width": 4, "hidden": 8, "eval_every": 0,
     "source_size": (64, 32), "target_size": (64, 32),
 }  # fmt: skip
+
+
+@pytest.fixture
+def poisoned() -> Iterator[None]:
+    """torch.empty gives NaN: whatever an operator forgets to write shows."""
+    import torch
+
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="session")

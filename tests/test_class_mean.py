@@ -4,7 +4,6 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -61,14 +60,6 @@ def error(actual: Tensor, truth: Tensor) -> float:
 
 def equal(ours: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True))
-
-
-@pytest.fixture
-def poisoned() -> Iterator[None]:
-    """torch.empty gives NaN: whatever an operator forgets to write shows."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.usefixtures("poisoned")

@@ -4,7 +4,6 @@ pytest tests/test_convolution3x3.py -k at_most_twice -rP     prints the errors
 """
 
 import importlib
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -62,14 +61,6 @@ def plain(x: Tensor, weight: Tensor, bias: Tensor, g: Tensor, d: int) -> list[Te
 def error(actual: Tensor, truth: Tensor) -> float:
     """Root mean square, relative to that of the truth."""
     return float((actual.double() - truth).norm() / truth.norm())
-
-
-@pytest.fixture
-def poisoned() -> Iterator[None]:
-    """torch.empty gives NaN: whatever an operator forgets to write shows."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(params=native.INSTRUCTION_SETS)

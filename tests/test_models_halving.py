@@ -3,8 +3,6 @@
 pytest tests/test_models_halving.py -k at_most_twice -rP     prints the errors
 """
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -60,14 +58,6 @@ def plain(x: Tensor, layer: nn.Conv2d, g: Tensor, dtype: torch.dtype) -> list[Te
 def error(actual: Tensor, truth: Tensor) -> float:
     """Root mean square, relative to that of the truth."""
     return float((actual.double() - truth).norm() / truth.norm())
-
-
-@pytest.fixture
-def poisoned() -> Iterator[None]:
-    """torch.empty gives NaN: whatever a routine forgets to write shows."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.usefixtures("poisoned")

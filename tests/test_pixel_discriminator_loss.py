@@ -4,7 +4,6 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +77,6 @@ def double(weights: Weights) -> Weights:
 def error(actual: Tensor, truth: Tensor) -> float:
     """Root mean square: the largest single error of a gradient is that of a slope at zero."""
     return float((actual.double() - truth).square().mean().sqrt())
-
-
-@pytest.fixture
-def poisoned() -> Iterator[None]:
-    """torch.empty gives NaN: whatever an operator forgets to write shows."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.usefixtures("poisoned")
