@@ -21,10 +21,10 @@ def run_blocks(blocks: nn.Sequential, x: Tensor, checkpointing: Checkpointing) -
     The gradients are the same, and so are the running statistics of batch norm: the second run
     leaves them alone. Under torch.compile `sums` is `off`: a compiler decides that for itself.
     """
-    if checkpointing == "off" or not torch.is_grad_enabled():
+    if _drops_sums(checkpointing):
+        return _run_dropping_sums(blocks, x)
+    if checkpointing != "blocks" or not torch.is_grad_enabled():
         return blocks(x)
-    if checkpointing == "sums":
-        return blocks(x) if torch.compiler.is_compiling() else _run_dropping_sums(blocks, x)
     for block in blocks:
         x = checkpoint(
             block,
@@ -43,9 +43,14 @@ def run_stem(
 
     At half the image's size its map and the pooling's 64-bit indices are large, and cheap.
     """
-    if checkpointing != "sums" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if not _drops_sums(checkpointing):
         return stem(images)
     return checkpoint(stem, images, use_reentrant=False, preserve_rng_state=False)
+
+
+def _drops_sums(checkpointing: Checkpointing) -> bool:
+    eager = not torch.compiler.is_compiling()
+    return checkpointing == "sums" and torch.is_grad_enabled() and eager
 
 
 def _run_dropping_sums(blocks: nn.Sequential, x: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class ModelConfig:
     """Keep only the inputs of the backbone's blocks and compute the rest again in the backward."""
 
     recompute_sums: bool | None = None
-    """Keep one in three outputs of the backbone's blocks, its widest maps, and compute the others
+    """Keep one in six outputs of the backbone's blocks, its widest maps, and compute the others
     again, each by one 1×1 convolution (resnet50 and resnet101 with a frozen norm). Unless
     given: with `backward` streamed."""
 
