@@ -91,7 +91,7 @@ def allocator(request: pytest.FixtureRequest) -> str:
     """The same allocator settings for all sides."""
     choice: str = request.config.getoption("--allocator")
     if choice == "tuned":
-        native.tune_allocator()
+        native.tune_allocator(reuse=True)
     return choice
 
 

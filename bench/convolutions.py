@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=9, help="of one layer (9)")
     seconds = parser.parse_args().seconds
     torch.set_num_threads(1)
-    native.tune_allocator()
+    native.tune_allocator(reuse=True)
     print(f"torch {torch.__version__}, {native.isa()}; CPU ms\n")
     print("| " + " | ".join(["layer", "channels, map, dilation", *PARTS, "all"]) + " |")
     print("|---" * (len(PARTS) + 3) + "|")

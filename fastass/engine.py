@@ -82,7 +82,7 @@ class Engine:
         self._keeps_gradients = (
             config.backward == "streamed" and execution.device.type == "cpu" and not world.grouped
         )
-        self._allocator = Allocator(execution.tuned, lean=config.backward == "streamed")
+        self._allocator = Allocator(execution.tuned)
         self.scaler = torch.amp.GradScaler(
             execution.device.type, enabled=execution.amp_dtype == torch.float16
         )

@@ -63,7 +63,7 @@ def choose(config: Config) -> Execution:
     amp_dtype, why = choose_amp(device) if config.amp else (None, "not asked for")
     implementation = use_kernels(config.kernels, device)
     tune = config.tune_allocator and device.type == "cpu" and native.unavailable() is None
-    tuned = tune and native.tune_allocator()
+    tuned = tune and native.tune_allocator(reuse=True)
     line = (
         f"device {describe(device)} · precision {PRECISIONS[amp_dtype]} (amp {why}) · "
         f"kernels {implementation} · compile {config.compile_mode if config.compile else 'off'} · "

@@ -3,13 +3,13 @@
 import math
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from fastass import apex_optimizers
 from fastass.config import Config
 from fastass.models.deeplab import DeepLab
+from fastass.unguarded import SGD, Adam
 
 
 def generator_optimizer(generator: DeepLab, config: Config) -> Optimizer:
@@ -30,7 +30,7 @@ def generator_optimizer(generator: DeepLab, config: Config) -> Optimizer:
     }
     if o.optimizer_backend == "apex":
         return apex_optimizers.sgd(groups, **values)
-    return torch.optim.SGD(groups, **values, **_implementation(config))
+    return SGD(groups, **values, **_implementation(config))
 
 
 def discriminator_optimizer(discriminator: nn.Module, config: Config) -> Optimizer:
@@ -44,7 +44,7 @@ def discriminator_optimizer(discriminator: nn.Module, config: Config) -> Optimiz
     values: dict[str, Any] = {"lr": rate, "betas": o.d_betas}
     if o.optimizer_backend == "apex":
         return apex_optimizers.adam(groups, **values)
-    return torch.optim.Adam(groups, **values, **_implementation(config))
+    return Adam(groups, **values, **_implementation(config))
 
 
 def _implementation(config: Config) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 LIBRARY = "libfastass_native.so"
-ABI = 4  # runtime.cpp: fastass_abi
+ABI = 5  # runtime.cpp: fastass_abi
 INSTRUCTION_SETS = ("base", "avx2", "avx512")  # runtime.cpp: fastass_best_isa
 ELEMENTS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # routine.h: Element
 
@@ -165,17 +165,15 @@ def call(name: str, *arguments: torch.Tensor | float | None) -> None:
         raise error(f"{name}: {message}")
 
 
-def tune_allocator(reserve: int | None = None) -> bool:
-    """Makes this process's malloc keep large blocks instead of returning them to the system.
+def tune_allocator(*, reuse: bool) -> bool:
+    """Whether this process's malloc keeps freed large blocks and uses them again.
 
-    Fresh large tensors then cost no page faults after the first few steps; the process keeps its
-    peak memory, and some more, since freed blocks are cut up. With `reserve` only so many bytes are
-    kept, and blocks from 1 MiB on that find no place there have pages of their own, from allocation
-    to release. 0 is for a time in which much is allocated to stay: small things then lie together,
-    not as islands between large blocks that come and go.
+    With `reuse` fresh large tensors cost no page faults after the first few steps; the process
+    keeps its peak memory, and some more, since freed blocks are cut up. Without it blocks from 1
+    MiB on have pages of their own, from allocation to release. That is for a time in which much is
+    allocated to stay: small things then lie together, not as islands between large blocks that
+    come and go.
 
     False where malloc is not glibc's. It affects the whole process, so no import does it.
     """
-    return bool(
-        library().fastass_tune_allocator(ctypes.c_int64(-1 if reserve is None else reserve))
-    )
+    return bool(library().fastass_tune_allocator(ctypes.c_int(reuse)))

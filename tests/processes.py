@@ -115,7 +115,6 @@ def command(words: list[str], output: Path, prepare: Callable[[], None] = lambda
 
 if __name__ == "__main__":
     import torch
-    import torch._dynamo  # the first optimizer loads it, which takes most of a tiny run
 
     from fastass.cli import build_parser
 

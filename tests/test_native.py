@@ -123,7 +123,7 @@ def test_threads_of_python_run_it_side_by_side() -> None:
 FAULTS = """
 import resource, sys, torch
 from fastass.kernels import native
-if sys.argv[-1] == "tuned" and not native.tune_allocator():
+if sys.argv[-1] == "tuned" and not native.tune_allocator(reuse=True):
     print("no glibc"); raise SystemExit
 for step in range(24):
     if step == 20:  # the first steps touch the memory that is then kept
@@ -141,61 +141,21 @@ def test_tuned_allocator_keeps_large_blocks() -> None:
     assert int(tuned) < 20 < int(run_python(FAULTS).stdout)
 
 
-RESERVED = """
-import ctypes, resource
-from fastass.kernels import native
-if not native.tune_allocator(96 << 20):
-    print("no glibc"); raise SystemExit
-libc = ctypes.CDLL(None)
-libc.malloc.restype = ctypes.c_void_p
-SIZE = 16 << 20
-
-def faults(blocks):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    kept = [ctypes.c_void_p(libc.malloc(ctypes.c_size_t(SIZE))) for _ in range(blocks)]
-    for block in kept:
-        ctypes.memset(block, 1, SIZE)
-    for block in kept:
-        libc.free(block)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-faults(5)  # touches the region
-print(min(faults(1) for _ in range(5)), min(faults(9) for _ in range(3)))
-"""
-
-
-def test_a_reserved_region_is_reused_and_more_is_given_back() -> None:
-    """One block of 16 MiB finds its place in 96; of nine some never do."""
-    printed = run_python(RESERVED).stdout
-    if printed == "no glibc\n":
-        pytest.skip("malloc is not glibc's")
-    one, nine = map(int, printed.split())
-    assert one < 20 < 1000 < nine
-
-
 def test_the_allocator_through_a_phase(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mapped blocks until everything that stays is there, then reuse; the same in the next."""
-    calls: list[int | None] = []
-    monkeypatch.setattr(native, "tune_allocator", calls.append)
-    allocator, lean = Allocator(tuned=True, lean=False), Allocator(tuned=True, lean=True)
+    calls: list[bool] = []
+    monkeypatch.setattr(native, "tune_allocator", lambda *, reuse: calls.append(reuse))
+    allocator, off = Allocator(tuned=True), Allocator(tuned=False)
     for _ in range(2):
         allocator.begin()
-        assert calls == [0]
+        assert calls == [False]
         for _ in range(3):
             allocator.stepped()
-        assert calls == [0, None]
+        assert calls == [False, True]
         calls.clear()
-    lean.begin()
-    lean.stepped()
-    assert calls == [0]
-    lean.stepped()
-    assert isinstance(calls[1], int)
-    lean.stepped()
-    assert len(calls) == 2
-    off = Allocator(tuned=False, lean=True)
     off.begin()
     off.stepped()
-    assert len(calls) == 2
+    assert not calls
 
 
 FUZZ = """

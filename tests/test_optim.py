@@ -1,5 +1,6 @@
 """Which optimizers a run gets, NVIDIA apex and its namesake included."""
 
+import copy
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +48,32 @@ def test_torch(backend: str, fused: bool | None) -> None:
     for optimizer in both(backend):
         assert optimizer.defaults["fused"] == fused
         assert optimizer.defaults["foreach"] == (None if fused else True)
+
+
+@pytest.mark.parametrize("backend", ["torch", "foreach"])
+def test_the_same_as_torchs(backend: str) -> None:
+    """Steps, restored in the middle, and hooks: to the bit what torch's own class computes."""
+    hooked: list[object] = []
+    for ours in both(backend):
+        (theirs_class,) = type(ours).__bases__
+        copies = [
+            {**g, "params": [p.detach().clone().requires_grad_() for p in g["params"]]}
+            for g in ours.param_groups
+        ]
+        theirs = theirs_class(copies, **ours.defaults)  # type: ignore[call-arg]
+        ours.register_step_post_hook(lambda *_: hooked.append(None))
+        for step in range(3):
+            for a, b in zip(ours.param_groups, theirs.param_groups, strict=True):
+                for p, q in zip(a["params"], b["params"], strict=True):
+                    p.grad = torch.randn(p.shape)
+                    q.grad = p.grad.clone()
+            ours.step()
+            theirs.step()
+            if step == 1:
+                ours.load_state_dict(copy.deepcopy(theirs.state_dict()))
+        for a, b in zip(ours.param_groups, theirs.param_groups, strict=True):
+            torch.testing.assert_close(a["params"], b["params"], rtol=0, atol=0)
+    assert len(hooked) == 6
 
 
 def install(monkeypatch: pytest.MonkeyPatch, folder: Path, text: str | None) -> None:

@@ -1,7 +1,7 @@
 """Activation checkpointing: keep fewer maps and compute the rest again in the backward."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -34,18 +34,6 @@ def run_blocks(blocks: nn.Sequential, x: Tensor, checkpointing: Checkpointing) -
             **_contexts(block),
         )
     return x
-
-
-def run_stem(
-    stem: Callable[[Tensor], Tensor], images: Tensor, checkpointing: Checkpointing
-) -> Tensor:
-    """What comes before the blocks; with `sums` only its input is kept.
-
-    At half the image's size its map and the pooling's 64-bit indices are large, and cheap.
-    """
-    if not _drops_sums(checkpointing):
-        return stem(images)
-    return checkpoint(stem, images, use_reentrant=False, preserve_rng_state=False)
 
 
 def _drops_sums(checkpointing: Checkpointing) -> bool:

@@ -7,7 +7,7 @@ are torchvision's.
 
 from torch import Tensor, nn
 
-from fastass.models.checkpointing import run_blocks, run_stem
+from fastass.models.checkpointing import run_blocks
 from fastass.models.config import Checkpointing, NormKind
 from fastass.models.norm import conv_norm, make_norm
 from fastass.models.sums import Again
@@ -189,10 +189,7 @@ class ResNet(nn.Module):
                 nn.init.normal_(module.weight, std=0.01)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        x = run_stem(self._stem, images, self.checkpointing)
+        x = self.maxpool(conv_norm(images, self.conv1, self.bn1, relu=True))
         for stage in (self.layer1, self.layer2, self.layer3):
             x = run_blocks(stage, x, self.checkpointing)
         return run_blocks(self.layer4, x, self.checkpointing), x
-
-    def _stem(self, images: Tensor) -> Tensor:
-        return self.maxpool(conv_norm(images, self.conv1, self.bn1, relu=True))

@@ -9,7 +9,7 @@
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 // Raised with every new routine or argument; native.py refuses a library of another number.
-EXPORT int fastass_abi() { return 4; }
+EXPORT int fastass_abi() { return 5; }
 
 // The best instruction set that this processor has: 0 base, 1 avx2, 2 avx512.
 EXPORT int fastass_best_isa() {
@@ -24,22 +24,15 @@ EXPORT int fastass_best_isa() {
 #endif
 }
 
-// Makes malloc keep and reuse large blocks: by default glibc maps each one anew and unmaps it when freed,
-// so that every large tensor pays a page fault for each 4 KiB it touches. (Raising M_MMAP_THRESHOLD does not do:
-// glibc refuses values above 32 MiB.) reserve < 0: as many as there are. Else a region of so many bytes; a block
-// from 1 MiB on that finds no place in it has pages of its own, at that price.
-// Returns 1 if the settings were taken, 0 where malloc is not glibc's.
-EXPORT int fastass_tune_allocator(int64_t reserve) {
+// Whether malloc keeps and reuses large blocks (1), or maps each from 1 MiB on anew and unmaps it when freed (0), so
+// that every large tensor pays a page fault for each 4 KiB it touches. (Raising M_MMAP_THRESHOLD does not do for the
+// first: glibc refuses values above 32 MiB.) Returns 1 if the settings were taken, 0 where malloc is not glibc's.
+EXPORT int fastass_tune_allocator(int reuse) {
 #if defined(__GLIBC__)
-    if (reserve) {
-        if (mallopt(M_MMAP_MAX, 0) != 1 || mallopt(M_TRIM_THRESHOLD, -1) != 1) return 0;
-        if (reserve < 0) return 1;
-        void* volatile region = malloc(reserve);  // volatile: or the compiler drops both calls
-        free(region);
-    }
+    if (reuse) return mallopt(M_MMAP_MAX, 0) == 1 && mallopt(M_TRIM_THRESHOLD, -1) == 1;
     return mallopt(M_MMAP_MAX, 65536) == 1 && mallopt(M_MMAP_THRESHOLD, 1 << 20) == 1;
 #else
-    (void)reserve;
+    (void)reuse;
     return 0;
 #endif
 }
