@@ -7,7 +7,7 @@
 //   weight:  S[f] = Z[f]ᵀ V[f],  Z = A g Aᵀ, dw = Gᵀ S G                            (its adjoint)
 // V and Z hold panels of kPanel channels, [F][panel][tile][kPanel]: contiguous for the products. They are made for
 // a batch of tiles at a time, which bounds the scratch memory; U, M and S exist for one task alone. Narrow layers are
-// bound by memory otherwise: there U is made once, and V for one task alone.
+// bound by memory otherwise: there U is made once, V and Z for one task alone, and S is that of all channels.
 // Tasks and the order of each sum follow from the shapes: the result does not depend on the number of threads.
 #include "winograd.h"
 
@@ -18,7 +18,8 @@ constexpr int kRows = FASTASS_LANES == 16 ? 12 : 6;  // of a product's register 
 constexpr int64_t kDepth = 32;          // terms of a sum in a register; short ones, added up, keep rounding small
 constexpr int64_t kChunk = 96;          // tiles whose M is in cache at a time
 constexpr int64_t kNarrowChunk = 48;    // … in narrow layers
-constexpr int64_t kNarrowBytes = 3 << 19;  // of U, at most, in those
+constexpr int64_t kNarrowBytes = 3 << 19;  // of U or S, at most, in those
+constexpr int64_t kGroup = 128;            // tiles, at least, of a task of their weight's gradient
 constexpr int64_t kStrip = 8;           // tiles of a task of transforms
 constexpr int64_t kTasks = 32;          // of products, if there are as many
 constexpr int64_t kBatchBytes = 12 << 20;  // of V, at most: it stays in a shared cache
@@ -129,11 +130,10 @@ void transform_input(void* context, int64_t task, int) {
     input_tiles<W>(p, first, last, p.v + first * kPanel, p.stride_in, p.count);
 }
 
-void transform_gradient(void* context, int64_t task, int) {
+// Likewise of the output's gradient, to z.
+void gradient_tiles(const Problem& p, int64_t first, int64_t last, float* z, int64_t stride, int64_t count) {
     using W = WeightTile;
-    const Problem& p = *static_cast<const Problem*>(context);
-    const int64_t last = (task + 1) * kStrip < p.count ? (task + 1) * kStrip : p.count;
-    for (int64_t t = task * kStrip; t < last; ++t) {
+    for (int64_t t = first; t < last; ++t, z += kPanel) {
         const float* from[W::m][W::m];
         for (int i = 0; i < W::m; ++i)
             for (int j = 0; j < W::m; ++j)
@@ -146,13 +146,19 @@ void transform_gradient(void* context, int64_t task, int) {
                 W::gradient(column, row);
                 for (int i = 0; i < W::n; ++i) middle[i][j] = row[i];
             }
-            float* to = p.z + (c / kPanel * p.count + t) * kPanel + c % kPanel;
+            float* to = z + c / kPanel * count * kPanel + c % kPanel;
             for (int i = 0; i < W::n; ++i) {
                 W::gradient(middle[i], row);
-                for (int j = 0; j < W::n; ++j) store(to + (i * W::n + j) * p.stride_out, row[j]);
+                for (int j = 0; j < W::n; ++j) store(to + (i * W::n + j) * stride, row[j]);
             }
         }
     }
+}
+
+void transform_gradient(void* context, int64_t task, int) {
+    const Problem& p = *static_cast<const Problem*>(context);
+    const int64_t first = task * kStrip, last = first + kStrip < p.count ? first + kStrip : p.count;
+    gradient_tiles(p, first, last, p.z + first * kPanel, p.stride_out, p.count);
 }
 
 // One panel of U, [F][I][kPanel].
@@ -264,30 +270,24 @@ void output_tiles(void* context, int64_t task, int worker) {
                         p.u + panel * frequencies * frequency_stride(p.in.channels), m);
 }
 
-// One panel of outputs × one panel of inputs of the weight's gradient, from one of `groups` parts of the tiles.
-void weight_block(void* context, int64_t task, int worker) {
+constexpr int64_t kSumsStride = frequency_stride(kPanel);  // of S, [F][outputs][inputs] of one panel each
+
+// S (+)= Zᵀ V of one frequency and one panel of each, over `depth` tiles.
+inline void weight_product(const float* z, const float* v, int64_t depth, float* s, bool add) {
+    for (int64_t o = 0; o < kPanel; o += kRows) {
+        const int64_t rows = kPanel - o < kRows ? kPanel - o : kRows;
+        product_of<kRows>(rows, z + o, 1, kPanel, 0, v, 1, depth, s + o * kPanel, add);
+    }
+}
+
+// The gradient of one panel of outputs × one panel of inputs from S, to the sums of a group.
+void weight_output(const Problem& p, int64_t group, int64_t panel_out, int64_t panel_in, const float* s) {
     using W = WeightTile;
-    const Problem& p = *static_cast<const Problem*>(context);
-    const int64_t group = task % p.groups, panel_out = task / p.groups / p.panels_in;
-    const int64_t panel_in = task / p.groups % p.panels_in;
-    const int64_t begin = group * p.count / p.groups, end = (group + 1) * p.count / p.groups;
-    constexpr int64_t s_stride = frequency_stride(kPanel);
-    float* s = reinterpret_cast<float*>(p.scratch + worker * p.scratch_stride);  // [F][outputs][inputs]
-    for (int f = 0; f < W::n * W::n; ++f)
-        for (int64_t t = begin; t < end; t += kDepth) {
-            const int64_t depth = end - t < kDepth ? end - t : kDepth;
-            for (int64_t o = 0; o < kPanel; o += kRows) {
-                const int64_t rows = kPanel - o < kRows ? kPanel - o : kRows;
-                product_of<kRows>(rows, p.z + f * p.stride_out + (panel_out * p.count + t) * kPanel + o, 1, kPanel, 0,
-                                  p.v + f * p.stride_in + (panel_in * p.count + t) * kPanel, 1, depth,
-                                  s + f * s_stride + o * kPanel, t > begin);
-            }
-        }
     for (int64_t o = 0; o < kPanel; ++o)
         for (int64_t i = 0; i < kPanel; i += kLanes) {
             Vf middle[3][W::n], column[W::n], row[3];
             for (int x = 0; x < W::n; ++x) {
-                for (int y = 0; y < W::n; ++y) column[y] = load(s + (y * W::n + x) * s_stride + o * kPanel + i);
+                for (int y = 0; y < W::n; ++y) column[y] = load(s + (y * W::n + x) * kSumsStride + o * kPanel + i);
                 W::weight_gradient(column, row);
                 for (int y = 0; y < 3; ++y) middle[y][x] = row[y];
             }
@@ -301,6 +301,49 @@ void weight_block(void* context, int64_t task, int worker) {
                 }
             }
         }
+}
+
+// One panel of outputs × one panel of inputs of the weight's gradient, from one of `groups` parts of the tiles.
+void weight_block(void* context, int64_t task, int worker) {
+    using W = WeightTile;
+    const Problem& p = *static_cast<const Problem*>(context);
+    const int64_t group = task % p.groups, panel_out = task / p.groups / p.panels_in;
+    const int64_t panel_in = task / p.groups % p.panels_in;
+    const int64_t begin = group * p.count / p.groups, end = (group + 1) * p.count / p.groups;
+    float* s = reinterpret_cast<float*>(p.scratch + worker * p.scratch_stride);
+    for (int f = 0; f < W::n * W::n; ++f)
+        for (int64_t t = begin; t < end; t += kDepth)
+            weight_product(p.z + f * p.stride_out + (panel_out * p.count + t) * kPanel,
+                           p.v + f * p.stride_in + (panel_in * p.count + t) * kPanel,
+                           end - t < kDepth ? end - t : kDepth, s + f * kSumsStride, t > begin);
+    weight_output(p, group, panel_out, panel_in, s);
+}
+
+// For narrow layers: a task is all channels of a group of tiles. V and Z of a few tiles and S stay in a cache.
+void weight_group(void* context, int64_t group, int worker) {
+    using W = WeightTile;
+    constexpr int64_t frequencies = W::n * W::n;
+    const Problem& p = *static_cast<const Problem*>(context);
+    const int64_t begin = group * p.count / p.groups, end = (group + 1) * p.count / p.groups;
+    const int64_t chunks = (end - begin + kDepth - 1) / kDepth, blocks = p.panels_out * p.panels_in;
+    float* v = reinterpret_cast<float*>(p.scratch + worker * p.scratch_stride);
+    float* z = v + frequencies * frequency_stride(p.panels_in * kDepth);
+    float* s = z + frequencies * frequency_stride(p.panels_out * kDepth);
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+        const int64_t first = begin + chunk * (end - begin) / chunks;
+        const int64_t last = begin + (chunk + 1) * (end - begin) / chunks, count = last - first;
+        const int64_t v_stride = frequency_stride(p.panels_in * count);
+        const int64_t z_stride = frequency_stride(p.panels_out * count);
+        input_tiles<W>(p, first, last, v, v_stride, count);
+        gradient_tiles(p, first, last, z, z_stride, count);
+        for (int64_t block = 0; block < blocks; ++block)
+            for (int f = 0; f < frequencies; ++f)
+                weight_product(z + f * z_stride + block / p.panels_in * count * kPanel,
+                               v + f * v_stride + block % p.panels_in * count * kPanel, count,
+                               s + (block * frequencies + f) * kSumsStride, chunk > 0);
+    }
+    for (int64_t block = 0; block < blocks; ++block)
+        weight_output(p, group, block / p.panels_in, block % p.panels_in, s + block * frequencies * kSumsStride);
 }
 
 // The weight's gradient of one output from those of the groups.
@@ -343,7 +386,7 @@ Status run(Problem& p, int64_t images, int threads) {
     const int64_t possible = smallest / (of_weight ? 2 * kDepth : kChunk);
     p.groups = wanted < possible ? wanted : possible;
     p.groups = p.groups > 1 ? p.groups : 1;
-    const int64_t own = of_weight ? frequency_stride(kPanel) : frequency_stride(inputs) + frequency_stride(kChunk);
+    const int64_t own = of_weight ? kSumsStride : frequency_stride(inputs) + frequency_stride(kChunk);
     p.scratch_stride = 4 * frequencies * own;
 
     Scratch tiles(total * sizeof(Tile)), zeros(4 * widest), scratch(threads * p.scratch_stride);
@@ -402,12 +445,41 @@ Status run_narrow(Problem& p, int64_t images, int threads) {
     return kOk;
 }
 
+Status run_narrow_weight(Problem& p, int64_t images, int threads) {
+    using W = WeightTile;
+    const int64_t inputs = p.in.channels, outputs = p.outputs, widest = inputs > outputs ? inputs : outputs;
+    p.panels_in = inputs / kPanel;
+    p.panels_out = outputs / kPanel;
+    p.count = list_tiles<W>(images, p.in.height, p.in.width, p.dilation, nullptr);
+    p.groups = p.count / kGroup < kTasks ? p.count / kGroup : kTasks;
+    p.groups = p.groups > 1 ? p.groups : 1;
+    const int64_t tile_stride = frequency_stride(p.panels_in * kDepth) + frequency_stride(p.panels_out * kDepth);
+    p.scratch_stride = 4 * W::n * W::n * (tile_stride + p.panels_out * p.panels_in * kSumsStride);
+    Scratch tiles(p.count * sizeof(Tile)), zeros(4 * widest), scratch(threads * p.scratch_stride);
+    Scratch sums(p.groups > 1 ? 4 * p.groups * outputs * 9 * inputs : 0);
+    if (!tiles.memory || !zeros.memory || !scratch.memory || !sums.memory) return kNoMemory;
+    list_tiles<W>(images, p.in.height, p.in.width, p.dilation, tiles.as<Tile>());
+    std::memset(zeros.memory, 0, 4 * widest);
+    p.tiles = tiles.as<Tile>();
+    p.sums = p.groups > 1 ? sums.as<float>() : p.out;
+    p.zeros = zeros.as<float>();
+    p.scratch = scratch.as<char>();
+    fastass::parallel_for(threads, p.groups, weight_group, &p);
+    if (p.groups > 1) fastass::parallel_for(threads, outputs, add_groups, &p);
+    return kOk;
+}
+
 bool fits(const Problem& p) { return p.in.channels % kPanel == 0 && p.outputs % kPanel == 0; }
+
+// Whether all of U, or S, fits a cache.
+template <typename W>
+bool narrow(const Problem& p) {
+    return 4 * W::n * W::n * p.in.channels * p.outputs <= kNarrowBytes;
+}
 
 template <typename W>
 Status convolve(Problem& p, int64_t images, int threads) {
-    const bool narrow = 4 * W::n * W::n * p.in.channels * p.outputs <= kNarrowBytes;
-    return narrow ? run_narrow<W>(p, images, threads) : run<W>(p, images, threads);
+    return narrow<W>(p) ? run_narrow<W>(p, images, threads) : run<W>(p, images, threads);
 }
 
 }  // namespace
@@ -439,5 +511,6 @@ FASTASS_ROUTINE(convolution3x3_weight)
     p.out = out;
     p.outputs = outputs;
     p.dilation = dilation;
-    return fits(p) ? run<WeightTile>(p, batch, threads) : kBadArgument;
+    if (!fits(p)) return kBadArgument;
+    return narrow<WeightTile>(p) ? run_narrow_weight(p, batch, threads) : run<WeightTile>(p, batch, threads);
 }
