@@ -152,6 +152,9 @@ def join(device_type: str, timeout: float) -> Iterator[World]:
     store = _meet(device_type, timedelta(seconds=timeout))
     try:
         yield world
+        # No exchange is left on gloo's threads when they are joined, which holds the GIL: a
+        # thread that still has to let go of a Python object would wait for it forever.
+        world.barrier()
     except Interrupted as error:  # all ranks have agreed on it
         dist.destroy_process_group()
         if world.main:

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import run_ranks
+from ranks import free_port, run_ranks
 from torch import Tensor
 
 from fastass import kernels
 from fastass.adaptation import Images, Streams, modules_of
 from fastass.bench.synthetic import streams_of
 from fastass.config import Config, DataConfig, DiscriminatorConfig, OptimConfig
-from fastass.distributed import World
+from fastass.distributed import World, join
 from fastass.engine import Engine, build
 from fastass.execution import choose
 from fastass.models.config import ModelConfig
@@ -189,3 +189,20 @@ def test_compiled_ranks_train_as_eager_ones() -> None:
     ]
     for found in run_ranks(2, compiled_beside_eager, configs):
         assert all(found), found
+
+
+def test_ranks_part_when_all_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not while an exchange of another rank may still be under way."""
+    rank = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    for name, value in {**rank, **address}.items():
+        monkeypatch.setenv(name, value)
+    order: list[str] = []
+    monkeypatch.setattr(World, "barrier", lambda _: order.append("barrier"))
+    leave = torch.distributed.destroy_process_group
+    monkeypatch.setattr(
+        torch.distributed, "destroy_process_group", lambda: (order.append("leave"), leave())
+    )
+    with join("cpu", 10):
+        order.append("work")
+    assert order == ["work", "barrier", "leave"]
