@@ -81,6 +81,9 @@ def switches(config: Config) -> Iterator[Recipe]:
         yield engine(name, replace(c, model=replace(c.model, recompute_sums=sums)))
     checkpointed = replace(c.model, checkpoint_activations=True, recompute_sums=False)
     yield engine("activation checkpointing", replace(c, model=checkpointed))
+    if not c.amp and choose_device(c.device).type == "cuda":
+        for tf32 in (True, False):
+            yield engine(f"tf32 {'on' if tf32 else 'off'}", replace(c, tf32=tf32))
     if c.amp or choose_amp(choose_device(c.device))[0] is not None:
         yield engine(f"amp {'off' if c.amp else 'on'}", replace(c, amp=not c.amp))
 

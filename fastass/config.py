@@ -183,6 +183,9 @@ class Config:
     """Modules that --init may leave at random."""
     amp: bool = False
     """Mixed precision: bf16 where the device has it, else fp16 on CUDA."""
+    tf32: bool | None = None
+    """Products of fp32 on CUDA: true rounds their factors to TF32's 10 bits, false does not. Unless
+    given: as torch does, convolutions only."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     kernels: Literal["auto", "reference", "native", "triton"] = "auto"

@@ -64,13 +64,25 @@ def choose(config: Config) -> Execution:
     implementation = use_kernels(config.kernels, device)
     tune = config.tune_allocator and device.type == "cpu" and native.unavailable() is None
     tuned = tune and native.tune_allocator(reuse=True)
+    precision = f"{PRECISIONS[amp_dtype]} (amp {why}{choose_tf32(config.tf32, device)})"
     line = (
-        f"device {describe(device)} · precision {PRECISIONS[amp_dtype]} (amp {why}) · "
+        f"device {describe(device)} · precision {precision} · "
         f"kernels {implementation} · compile {config.compile_mode if config.compile else 'off'} · "
         f"optimizers {choose_optimizers(config, device)} · "
         f"allocator {'tuned' if tuned else 'default'}"
     )
     return Execution(device, amp_dtype, implementation, line, tuned)
+
+
+def choose_tf32(wanted: bool | None, device: torch.device) -> str:
+    """Set what fp32 products of this process are computed in, and say it; a CPU has no TF32."""
+    if device.type != "cuda":
+        return "" if wanted is None else "; tf32 is CUDA's, kept off"
+    if wanted is not None:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = wanted
+    allowed = (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+    names = {(True, True): "on", (True, False): "convolutions", (False, False): "off"}
+    return f"; tf32 {names.get(allowed, 'matrix products')}"
 
 
 def choose_optimizers(config: Config, device: torch.device) -> str:

@@ -27,6 +27,7 @@ from pathlib import Path
 
 MODULES = (
     "class_mean",
+    "convolution_epilogue",
     "pixel_discriminator_loss",
     "upsample_softmax",
     "upsample_confusion",

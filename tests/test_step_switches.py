@@ -16,7 +16,7 @@ from fastass.bench.memory import SavedTensors
 from fastass.config import Config, DiscriminatorConfig, OptimConfig
 from fastass.engine import Engine, build
 from fastass.errors import UserError
-from fastass.execution import choose
+from fastass.execution import choose, choose_tf32
 from fastass.models.config import ModelConfig
 from fastass.models.deeplab import build_deeplab
 
@@ -271,3 +271,19 @@ def test_predictions_load_the_running_average(tmp_path: Path) -> None:
     checkpoint.load_generator(loaded, tmp_path)
     for name, value in e.evaluated.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value), name
+
+
+def test_tf32_is_set_and_told() -> None:
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_tf32, convolutions.allow_tf32
+    try:
+        assert choose_tf32(None, torch.device("cuda")) == "; tf32 convolutions"
+        for wanted, told in ((True, "on"), (False, "off")):
+            assert choose_tf32(wanted, torch.device("cuda")) == f"; tf32 {told}"
+            assert (products.allow_tf32, convolutions.allow_tf32) == (wanted, wanted)
+    finally:
+        products.allow_tf32, convolutions.allow_tf32 = before
+    line = choose(config(tf32=True)).line
+    assert "tf32 is CUDA's, kept off" in line
+    assert "tf32" not in choose(config()).line
+    assert (products.allow_tf32, convolutions.allow_tf32) == before

@@ -20,7 +20,6 @@ from torch.autograd.function import once_differentiable
 
 from fastass import kernels
 from fastass.kernels.convolution3x3 import CHANNELS, saving
-from fastass.models.sums import Again
 
 Pair = tuple[int, int]
 Geometry = tuple[Pair, Pair, Pair]  # stride, padding, dilation
@@ -52,63 +51,6 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, like: nn.Conv2d) -> T
     if wanted and _splits(x, weight, geometry):
         return _SplitBackward.apply(x, weight, bias, *geometry)
     return F.conv2d(x, weight, bias, *geometry)
-
-
-def scaled_conv2d(
-    x: Tensor,
-    weight: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    like: nn.Conv2d,
-    again: Again | None = None,
-) -> Tensor:
-    """`conv2d` with the weight times `scale` [M], a constant, as is `bias` [M].
-
-    The product is computed again in the backward, so no second copy of the weights waits for it;
-    with `again` x is, too. A compiler decides for itself what it computes again.
-    """
-    if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and weight.requires_grad):
-        return conv2d(x, _scaled(weight, scale), bias, like)
-    device = x.device.type
-    if torch.is_autocast_enabled(device):
-        x = x.to(torch.get_autocast_dtype(device))
-    return _ScaledConvolution.apply(x, weight, scale, bias, like, again)
-
-
-def _scaled(weight: Tensor, scale: Tensor) -> Tensor:
-    return weight * scale[:, None, None, None]
-
-
-class _ScaledConvolution(torch.autograd.Function):
-    """`scaled_conv2d` in the precision of `x`, which autocast has chosen before."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        scale: Tensor,
-        bias: Tensor,
-        like: nn.Conv2d,
-        again: Again | None,
-    ) -> Tensor:
-        ctx.save_for_backward(weight, scale, *([] if again else [x]))
-        ctx.like, ctx.again = like, again
-        with torch.autocast(x.device.type, enabled=False):
-            return conv2d(x, _scaled(weight, scale).to(x.dtype), bias.to(x.dtype), like)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        weight, scale, *kept = ctx.saved_tensors
-        x = ctx.again.take() if ctx.again else kept[0]
-        wanted = (ctx.needs_input_grad[0], True, False)
-        with torch.autocast(x.device.type, enabled=False):
-            product = _scaled(weight, scale).to(x.dtype)
-            of_x, of_weight, _ = gradients(gradient, x, product, ctx.like, wanted)
-        assert of_weight is not None
-        of_weight = of_weight.to(weight.dtype).mul_(scale[:, None, None, None])
-        return of_x, of_weight, None, None, None, None
 
 
 def prefers_products(x: Tensor) -> bool:

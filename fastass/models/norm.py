@@ -1,13 +1,13 @@
 """Batch normalisation in the three kinds that published numbers depend on."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastass.models.batch_norm import batch_norm
 from fastass.models.config import NormKind
-from fastass.models.convolution import conv2d, scaled_conv2d
-from fastass.models.sums import Again, sum_relu
+from fastass.models.convolution import conv2d
+from fastass.models.folded import folded_conv2d
+from fastass.models.sums import Again
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -69,8 +69,14 @@ def conv_norm(
         y = conv2d(x, conv.weight, conv.bias, conv)
         return batch_norm(y, norm, residual=residual, relu=relu)
     scale, shift = norm.scale_shift()
-    y = scaled_conv2d(x, conv.weight, scale, shift, conv, x_again)
-    if residual is None:
-        return F.relu(y, inplace=True) if relu else y
-    # In place: a sum beside y would leave a hole in memory for each block.
-    return sum_relu(y, residual, sum_again) if relu else y.add_(residual)
+    return folded_conv2d(
+        x,
+        conv.weight,
+        scale,
+        shift,
+        conv,
+        residual=residual,
+        relu=relu,
+        x_again=x_again,
+        y_again=sum_again,
+    )

@@ -9,9 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 USES = 2  # the ReLU's mask and the gradient of the next convolution's weight
 
@@ -49,24 +47,3 @@ class Again:
         if not self._left:
             self._map = self._compute = None
         return value
-
-
-def sum_relu(y: Tensor, residual: Tensor, again: Again | None) -> Tensor:
-    """ReLU(y + residual), in place of y; with `again` the result is not kept for the backward."""
-    if again is None:
-        return F.relu(y.add_(residual), inplace=True)
-    return _SumReLU.apply(y, residual, again)
-
-
-class _SumReLU(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, residual: Tensor, again: Again) -> Tensor:
-        ctx.again = again
-        ctx.mark_dirty(y)
-        return y.add_(residual).relu_()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        of_sum = torch.ops.aten.threshold_backward(gradient, ctx.again.take(), 0)
-        return of_sum, of_sum, None
