@@ -11,7 +11,7 @@ measured (`bench/timeline.py`). The same model is held against CPU ranks on this
 import os
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from fastass.adaptation import modules_of
@@ -75,7 +75,9 @@ class Check:
 
 
 def measure_step(config: Config, rounds: int, warmup: int) -> Timeline:
-    """The engine's step on this device, on random images."""
+    """The engine's step on this device, on random images; with one backward, as ranks have."""
+    if config.backward == "concurrent":
+        config = replace(config, backward="fused")
     execution = choose(config)
     modules = modules_of(config.method, labelled=max(config.labelled, 1))
     engine = Engine(build(config, modules), config, execution)

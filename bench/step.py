@@ -60,7 +60,8 @@ def switches(config: Config) -> Iterator[Recipe]:
     c, o = config, config.optim
     yield engine("kernels reference", replace(c, kernels="reference"))
     yield engine("NCHW instead of channels-last", c, channels_last=False)
-    if choose_device(c.device).type == "cpu":
+    cpu = choose_device(c.device).type == "cpu"
+    if cpu:
         yield engine("without Winograd's convolutions", c, winograd=False)
         yield engine("allocator default", replace(c, tune_allocator=False))
     if c.model.norm == "frozen":
@@ -73,8 +74,9 @@ def switches(config: Config) -> Iterator[Recipe]:
     if apex_optimizers.unavailable() is None and choose_device(c.device).type == "cuda":
         apex = replace(o, optimizer_backend="apex")
         yield engine("optimizers of apex", replace(c, optim=apex))
-    other = "fused" if c.backward == "streamed" else "streamed"
-    yield engine(f"backward {other}", replace(c, backward=other))  # type: ignore[arg-type]
+    for other in ("fused", "streamed", *(["concurrent"] if cpu else [])):
+        if other != c.backward:
+            yield engine(f"backward {other}", replace(c, backward=other))  # type: ignore[arg-type]
     if c.model.has_cheap_sums:
         sums = not c.model.recompute_sums
         name = "sums computed again" if sums else "sums kept"

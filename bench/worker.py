@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Literal
@@ -66,6 +67,7 @@ class Worker:
         module = build(config, modules)
         self.optimizer_seconds = 0.0
         self.step_count = 0
+        self.engine: Engine | None = None
         run: Callable[[Streams], object]
         if recipe.kind == "reference":
             path = ReferencePath(module, config, self.device)
@@ -78,7 +80,7 @@ class Worker:
             if not recipe.channels_last:
                 module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
             use_winograd(recipe.winograd)
-            engine = Engine(module, config, self.execution)
+            engine = self.engine = Engine(module, config, self.execution)
             self.networks = module
             optimizers = list(engine.optimizers.values())
 
@@ -143,17 +145,30 @@ class Worker:
 
     def tensors(self) -> dict[str, float]:
         """MiB of what fills the memory; one more step."""
-        return memory.tensors(self.networks, self.optimizers, self.step)
+        with self._in_one_thread():
+            return memory.tensors(self.networks, self.optimizers, self.step)
 
     def flops(self) -> float:
         """Those of the model in one more step. Ask last: the counting holds memory."""
         from torch.utils.flop_counter import FlopCounterMode
 
         use_winograd(False)  # multiplications that it saves are FLOPs of the model all the same
-        with FlopCounterMode(display=False) as counter:
+        with self._in_one_thread(), FlopCounterMode(display=False) as counter:
             self.run(next(self.batches))
         use_winograd(self.recipe.winograd)
         return float(counter.get_total_flops())
+
+    @contextmanager
+    def _in_one_thread(self) -> Iterator[None]:
+        """Torch's counters see their own thread alone. The same work, all of it alive at once."""
+        lanes = self.engine.lanes if self.engine else None
+        try:
+            if self.engine:
+                self.engine.lanes = None
+            yield
+        finally:
+            if self.engine:
+                self.engine.lanes = lanes
 
 
 def unfold(module: nn.Module) -> None:

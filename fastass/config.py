@@ -198,8 +198,9 @@ class Config:
     """Decay of a running average of G's weights, e.g. 0.999, evaluated instead of them (0: off)."""
     tune_allocator: bool = True
     """On a CPU, malloc keeps freed blocks: fewer page faults, more memory held."""
-    backward: Literal["fused", "streamed"] = "fused"
-    """`streamed`: one backward a stream; peak memory is the largest stream, not the sum."""
+    backward: Literal["fused", "streamed", "concurrent"] = "fused"
+    """`streamed`: one backward a stream; peak memory is the largest stream, not the sum.
+    `concurrent`: source and target side by side, for small networks on a CPU; else as `fused`."""
     eval_every: int = 2000
     """Steps between evaluations on target val (0: only at the end)."""
     save_every: int = 1000

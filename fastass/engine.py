@@ -2,6 +2,8 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from functools import reduce
+from operator import add
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +17,7 @@ from fastass.allocator import Allocator
 from fastass.config import Config
 from fastass.distributed import ALONE, World
 from fastass.execution import Execution
+from fastass.lanes import Lanes, unavailable
 from fastass.models.deeplab import DeepLab, build_deeplab
 from fastass.models.discriminators import (
     FeatureDiscriminator,
@@ -51,6 +54,12 @@ class _Part(NamedTuple):
     last: bool  # of the step
 
 
+def _summed(parts: Sequence[Terms]) -> Terms:
+    """Each term over the parts that have it."""
+    every = [[t for t in terms if t is not None] for terms in zip(*parts, strict=True)]
+    return Terms(*(reduce(add, terms) if terms else None for terms in every))
+
+
 class Engine:
     """The module, its optimizers and the step that trains them; the same on every rank."""
 
@@ -83,6 +92,9 @@ class Engine:
             config.backward == "streamed" and execution.device.type == "cpu" and not world.grouped
         )
         self._allocator = Allocator(execution.tuned)
+        self.lanes: Lanes | None = None
+        if config.backward == "concurrent" and not unavailable(config, execution.device, world):
+            self.lanes = Lanes()
         self.scaler = torch.amp.GradScaler(
             execution.device.type, enabled=execution.amp_dtype == torch.float16
         )
@@ -109,22 +121,16 @@ class Engine:
         self._enter(adapt)
         whole = len(batches) == 1 and not self.world.grouped
         share = [[1.0] * len(Terms._fields)] if whole else shares(self.module, batches, self.world)
-        sums: list[Tensor | None] = [None] * len(Terms._fields)
-        for part in self._parts(batches):
-            with self._exchange(part.last):
-                with self.execution.autocast():
-                    if self.config.compile:  # CUDA graphs may reuse what the last forward returned
-                        torch.compiler.cudagraph_mark_step_begin()
-                    terms = self._forward(part.streams, adapt=adapt)
-                    pairs = zip(terms, share[part.batch], strict=True)
-                    terms = Terms(*(None if t is None else s * t for t, s in pairs))
-                    # The exchange averages over the ranks, and the shares already do.
-                    total = objective(terms, self.config.loss) * self.world.size
-                self.scaler.scale(total).backward()
-            for i, term in enumerate(terms):
-                if term is not None:
-                    before = sums[i]
-                    sums[i] = term.detach() if before is None else before + term.detach()
+        parts = list(self._parts(batches))
+
+        def terms_of(part: _Part) -> Terms:
+            return self._forward_and_backward(part, share[part.batch], adapt)
+
+        if self.lanes is not None and len(parts) > 1:
+            *target, source = parts
+            found = self.lanes.run(terms_of, [source], target[::-1])
+        else:
+            found = [terms_of(part) for part in parts]
         for optimizer in self.optimizers.values():
             if any(p.grad is not None for g in optimizer.param_groups for p in g["params"]):
                 self.scaler.step(optimizer)
@@ -134,7 +140,23 @@ class Engine:
             ema.update(self.module.average, self.generator, self.config.ema, self.ema_updates)
             self.ema_updates += 1
         self._allocator.stepped()
-        return Terms(*sums)
+        return _summed(found)
+
+    def _forward_and_backward(
+        self, part: _Part, share: Sequence[float] | Tensor, adapt: bool
+    ) -> Terms:
+        """The gradients of one part are added to what is there; → its share of the terms."""
+        with self._exchange(part.last):
+            with self.execution.autocast():
+                if self.config.compile:  # CUDA graphs may reuse what the last forward returned
+                    torch.compiler.cudagraph_mark_step_begin()
+                terms = self._forward(part.streams, adapt=adapt)
+                pairs = zip(terms, share, strict=True)
+                terms = Terms(*(None if t is None else s * t for t, s in pairs))
+                # The exchange averages over the ranks, and the shares already do.
+                total = objective(terms, self.config.loss) * self.world.size
+            self.scaler.scale(total).backward()
+        return Terms(*(None if t is None else t.detach() for t in terms))
 
     def _enter(self, adapt: bool) -> None:
         """Prepare the forward of a phase: the start trains G alone, the method all networks."""
@@ -161,15 +183,16 @@ class Engine:
         return self._parallel.no_sync()
 
     def _parts(self, batches: Sequence[Streams]) -> Iterator[_Part]:
-        """What one forward and backward takes: a whole batch, or (`streamed`) each of its streams.
+        """What one forward and backward takes: a whole batch, or each of its streams.
 
         The streams' terms share no activations, so the gradients are the same. The source comes
         last of the streams: its terms alone reach every network, so in its backward, the one that
         exchanges gradients, none is missing.
         """
+        apart = self.config.backward == "streamed" or (self.lanes is not None and len(batches) == 1)
         for i, streams in enumerate(batches):
             final = i == len(batches) - 1
-            if self.config.backward == "fused":
+            if not apart:
                 yield _Part(streams, i, final)
             else:
                 order = ("unlabelled", "labelled", "source")

@@ -34,7 +34,7 @@ def wrap(module: nn.Module, config: Config, world: World) -> DistributedDataPara
     Every backward outside `no_sync()` must reach all of these parameters. Buffers stay each
     rank's own: see `average_statistics`.
     """
-    whole = config.backward == "fused" and config.accumulate == 1
+    whole = config.backward != "streamed" and config.accumulate == 1
     parallel = DistributedDataParallel(
         module,
         **_OWN_BUFFERS,

@@ -32,6 +32,7 @@ def _toycity() -> Preset:
         steps=500,
         start_steps=300,
         batch=4,
+        backward="concurrent",
         eval_every=250,
         save_every=100,
         log_every=10,

@@ -36,7 +36,7 @@ _BEGUN = {LABELLED, *(f".{name}.tmp" for name in (LABELLED, CONFIG))}
 # What may differ when a run is resumed: where and how fast it runs, not what is computed.
 # How the global batch is cut is free as well; its size is not.
 FREE = {
-    "device", "kernels", "compile", "compile_mode", "model.checkpoint_activations",
+    "device", "kernels", "compile", "compile_mode", "backward", "model.checkpoint_activations",
     "model.recompute_sums", "tune_allocator", "eval_every", "save_every", "log_every", "log",
     "save_in_background", "data.workers", "batch", "accumulate", "distributed.world",
     "distributed.timeout",

@@ -14,6 +14,7 @@ from fastass.distributed import World, join
 from fastass.engine import build
 from fastass.errors import UserError
 from fastass.execution import Execution, choose, choose_device
+from fastass.lanes import describe_backward
 from fastass.loggers import Loggers
 from fastass.loggers import check as check_loggers
 from fastass.models.weights import init_weights
@@ -84,7 +85,8 @@ def _train(
             reporter.line(f"{out} is complete")
             reporter.line(table(done))
             return done
-    reporter.line(execution.line + world.describe() + describe_rates(config))
+    backward = describe_backward(config, execution.device, world)
+    reporter.line(execution.line + backward + world.describe() + describe_rates(config))
     reporter.line(data.describe(modules))
     module = build(config, modules)
     if config.init and not (resuming and has_checkpoint(out)):

@@ -38,7 +38,7 @@ RANKS = [
         "saving",
     },
     {"prediction", "loggers"},
-    {"parallel", "shares"},
+    {"parallel", "shares", "lanes"},
     {
         "engine",
         "evaluation",

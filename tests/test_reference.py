@@ -50,6 +50,9 @@ def batch(seed: int) -> Streams:
         ("ga+csa", "tiny", "single", "fused", "batch"),
         ("ga+csa", "tiny", "single", "streamed", "frozen"),
         ("ga+csa", "resnet50", "single", "streamed", "frozen"),
+        ("ga", "tiny", "multi", "concurrent", "batch"),
+        ("ga+fcsa", "tiny", "single", "concurrent", "batch"),
+        ("ga+csa", "tiny", "single", "concurrent", "frozen"),
         ("ga+fcsa", "vgg16", "single", "fused", "batch"),
     ],
 )

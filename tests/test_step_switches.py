@@ -112,6 +112,28 @@ def test_inductor_computes_the_same() -> None:
     torch._dynamo.reset()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_streamed_is_fused_in_mixed_precision(dtype: torch.dtype) -> None:
+    """The streams' forwards are the same numbers; gradients are summed in another order."""
+    found = []
+    for backward in ("fused", "streamed"):
+        c = config(backward=backward)
+        e = Engine(build(c, modules_of(c.method, 4)), c, replace(choose(c), amp_dtype=dtype))
+        before = {n: t.clone() for n, t in e.module.state_dict().items()}
+        for accumulated in (1, 2):
+            terms = e.step([batch(seed=s) for s in range(accumulated)], adapt=True)
+        assert e.scaler.is_enabled() == (dtype == torch.float16)
+        found.append((terms, before, e.module.state_dict()))
+    (terms, before, fused), (terms_streamed, _, streamed) = found
+    for a, b in zip(terms, terms_streamed, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3)
+    moved = [n for n in fused if not torch.equal(fused[n], before[n])]
+    assert len(moved) > 20
+    for name in moved:
+        step = float((fused[name] - before[name]).norm())
+        assert float((streamed[name] - fused[name]).norm()) <= 0.05 * step, name
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("amp", [False, True])

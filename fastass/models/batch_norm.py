@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from fastass.kernels import dispatch
 from fastass.kernels.cpu import batch_norm as cpu
 from fastass.models.convolution import prefers_products
+from fastass.models.running_statistics import destination, is_deferred
 
 
 def batch_norm(
@@ -25,26 +26,40 @@ def batch_norm(
 ) -> Tensor:
     """y; updates the running statistics as `norm` does. norm: any module [B,N,h,w] → the same."""
     if not _fits(x, residual, norm):
-        y: Tensor = norm(x)
+        y: Tensor = _deferring(x, norm) if is_deferred() and _has_running(norm) else norm(x)
         if residual is not None:
             y = y + residual
         return F.relu(y, inplace=True) if relu else y
     assert isinstance(norm, nn.BatchNorm2d)
-    assert norm.num_batches_tracked is not None
-    norm.num_batches_tracked.add_(1)
-    statistics = (norm.running_mean, norm.running_var, norm.momentum, norm.eps)
+    statistics = (*destination(norm), norm.eps)
     out: Tensor = _BatchNorm.apply(x, residual, norm.weight, norm.bias, *statistics, relu)
     return out
+
+
+def _deferring(x: Tensor, norm: nn.Module) -> Tensor:
+    """torch's, but for the running statistics, which wait."""
+    assert isinstance(norm, nn.BatchNorm2d)
+    mean, variance, momentum = destination(norm)
+    assert momentum is not None
+    weights = (norm.weight, norm.bias)
+    return F.batch_norm(x, mean, variance, *weights, True, momentum, norm.eps)
+
+
+def _has_running(norm: nn.Module) -> bool:
+    """Whether a forward changes running statistics by a moving average."""
+    return (
+        type(norm) is nn.BatchNorm2d
+        and norm.training
+        and norm.track_running_stats
+        and norm.momentum is not None
+    )
 
 
 def _fits(x: Tensor, residual: Tensor | None, norm: nn.Module) -> bool:
     """Whether the native routine takes them: the common case of training on a CPU."""
     return (
-        type(norm) is nn.BatchNorm2d
-        and norm.training
-        and norm.affine
-        and norm.track_running_stats
-        and norm.momentum is not None
+        _has_running(norm)
+        and norm.affine is True
         and prefers_products(x)
         and x.numel() > x.shape[1]  # of one value torch says that it has no variance
         and (residual is None or (residual.shape == x.shape and prefers_products(residual)))

@@ -36,7 +36,7 @@ def folded_conv2d(
 
     A compiler fuses what follows the convolution itself, and decides what it computes again.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or x.is_meta:
         y = conv2d(x, _scaled(weight, scale), shift, like)
         y = y if residual is None else y + residual
         return F.relu(y) if relu else y
