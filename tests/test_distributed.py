@@ -154,8 +154,8 @@ def test_no_gradient_has_other_strides_than_its_bucket() -> None:
     run_ranks(2, in_silence, configs)
 
 
-def compiled_beside_eager(world: World, configs: list[Config]) -> list[bool]:
-    """Whether the weights are the same after three steps."""
+def compiled_beside_eager(world: World, configs: list[Config]) -> list[float]:
+    """By how much the weights differ after three steps, as a share of how far they have moved."""
     torch.compile = functools.partial(_compile, torch.compile)
     found = []
     for c in configs:
@@ -165,11 +165,15 @@ def compiled_beside_eager(world: World, configs: list[Config]) -> list[bool]:
             Engine(build(c, modules), k, choose(c), world) for k in (c, replace(c, compile=True))
         ]
         streams = streams_of(c, modules, torch.device("cpu"), channels_last=True)
+        start = [p.detach().clone() for p in engines[0].module.parameters()]
         for _ in range(3):
             for engine in engines:
                 engine.step([streams] * c.accumulate, adapt=True)
-        pairs = zip(*(e.module.parameters() for e in engines), strict=True)
-        found.append(all(torch.equal(a, b) for a, b in pairs))
+        shares = [
+            float((a - b).norm() / (a - before).norm())
+            for a, b, before in zip(*(e.module.parameters() for e in engines), start, strict=True)
+        ]
+        found.append(max(shares))
     return found
 
 
@@ -179,7 +183,8 @@ def _compile(compile: Any, module: Any, *, mode: str, dynamic: bool) -> Any:
 
 @pytest.mark.slow
 def test_compiled_ranks_train_as_eager_ones() -> None:
-    """What is traced and exchanged, to the bit: the graphs run as they are."""
+    """What is traced and exchanged: the graphs run as they are. An eager step computes D_g and the
+    classifier's gradients in forms of its own, so the sums round differently."""
     configs = [
         replace(
             config("ga+csa", backward=backward, accumulate=accumulate),
@@ -188,7 +193,7 @@ def test_compiled_ranks_train_as_eager_ones() -> None:
         for backward, accumulate in (("fused", 1), ("fused", 2), ("streamed", 1))
     ]
     for found in run_ranks(2, compiled_beside_eager, configs):
-        assert all(found), found
+        assert max(found) < 1e-6, found
 
 
 def test_ranks_part_when_all_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
