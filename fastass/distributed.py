@@ -152,18 +152,15 @@ def join(device_type: str, timeout: float) -> Iterator[World]:
     store = _meet(device_type, timedelta(seconds=timeout))
     try:
         yield world
-        # No exchange is left on gloo's threads when they are joined, which holds the GIL: a
-        # thread that still has to let go of a Python object would wait for it forever.
-        world.barrier()
+        _leave(world)
     except Interrupted as error:  # all ranks have agreed on it
-        dist.destroy_process_group()
+        _leave(world)
         if world.main:
             raise
         raise SystemExit(error.code) from None
     except Exception as error:
         _end(world, store, timeout, error)
         raise
-    dist.destroy_process_group()
 
 
 def _meet(device_type: str, timeout: timedelta) -> dist.Store:
@@ -183,6 +180,21 @@ def _meet(device_type: str, timeout: timedelta) -> dist.Store:
             f"{str(error).splitlines()[0]}"
         ) from error
     return dist.PrefixStore(f"failure {_attempt()}", store)
+
+
+def _leave(world: World) -> None:
+    """Leave the process group once every rank is here and gloo's threads hold no tensor.
+
+    A thread of gloo that lets go of a tensor takes the GIL. While its threads are joined, which
+    holds the GIL, it would wait for ever; at the end of the process, when there is none to be had,
+    it aborts the process.
+    """
+    last = world.sum(torch.zeros(1))
+    for _ in range(1000):
+        if last._use_count() == 1:  # type: ignore[attr-defined]
+            break
+        time.sleep(0.001)
+    dist.destroy_process_group()
 
 
 def _attempt() -> str:

@@ -39,6 +39,7 @@ def run_ranks(
             worker.kill()
     for rank, (error, _) in sorted(found.items()):
         assert error is None, f"rank {rank}: {error}"
+    assert [worker.exitcode for worker in workers] == [0] * size
     return [pickle.loads(found[rank][1]) for rank in range(size)]
 
 

@@ -1,5 +1,6 @@
 """Several ranks train what one rank trains: losses, gradients and weights within rounding."""
 
+import contextlib
 import functools
 import warnings
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from fastass.config import Config, DataConfig, DiscriminatorConfig, OptimConfig
 from fastass.distributed import World, join
 from fastass.engine import Engine, build
 from fastass.execution import choose
+from fastass.interruption import Interrupted
 from fastass.models.config import ModelConfig
 
 CLASSES, SIZE = 5, (48, 64)
@@ -196,18 +198,39 @@ def test_compiled_ranks_train_as_eager_ones() -> None:
         assert max(found) < 1e-6, found
 
 
-def test_ranks_part_when_all_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not while an exchange of another rank may still be under way."""
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_ranks_part_when_no_exchange_is_under_way(
+    monkeypatch: pytest.MonkeyPatch, interrupted: bool
+) -> None:
+    """Nobody leaves before all are there, nor while gloo's threads hold the last tensor."""
     rank = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     for name, value in {**rank, **address}.items():
         monkeypatch.setenv(name, value)
     order: list[str] = []
-    monkeypatch.setattr(World, "barrier", lambda _: order.append("barrier"))
+    add = World.sum
+    monkeypatch.setattr(World, "sum", lambda world, t: (order.append("exchange"), add(world, t))[1])
+    counts = iter([3, 2, 1])
+    monkeypatch.setattr(Tensor, "_use_count", lambda _: (order.append("looked"), next(counts))[1])
     leave = torch.distributed.destroy_process_group
     monkeypatch.setattr(
         torch.distributed, "destroy_process_group", lambda: (order.append("leave"), leave())
     )
-    with join("cpu", 10):
+    ending = pytest.raises(Interrupted) if interrupted else contextlib.nullcontext()
+    with ending, join("cpu", 10):
         order.append("work")
-    assert order == ["work", "barrier", "leave"]
+        if interrupted:
+            raise Interrupted("as asked", 0)
+    assert order == ["work", "exchange", *["looked"] * 3, "leave"]
+
+
+def _one_exchange(world: World, _: None) -> int:
+    """Its last tensor is forgotten as the process ends."""
+    world.sum(torch.zeros(1 << 16))
+    return world.rank
+
+
+@pytest.mark.slow
+def test_no_rank_aborts_as_it_ends() -> None:
+    for _ in range(10):
+        assert run_ranks(2, _one_exchange, None) == [0, 1]
