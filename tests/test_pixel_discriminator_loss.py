@@ -1,15 +1,13 @@
 """pixel_discriminator_loss: every implementation against two plain float64 forwards."""
 
 import importlib
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from interpreter import interpreted
 from torch import Tensor, nn
 
 from fastass import kernels
@@ -397,13 +395,7 @@ def check_triton() -> None:
 
 
 def test_triton_in_the_interpreter() -> None:
-    ran = subprocess.run(
-        [sys.executable, __file__],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert ran.returncode == 0, ran.stderr
+    interpreted(__file__)
 
 
 if __name__ == "__main__":

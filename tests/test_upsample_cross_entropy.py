@@ -1,12 +1,10 @@
 """upsample_cross_entropy and upsample_softmax: every implementation against float64 torch."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 import torch
+from interpreter import interpreted
 from torch import Tensor
 from torch.nn import functional
 
@@ -355,8 +353,4 @@ for ignore_index in (255, 1):
 
 
 def test_triton_in_the_interpreter() -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    ran = subprocess.run(
-        [sys.executable, "-c", INTERPRETED], env=environment, capture_output=True, text=True
-    )
-    assert ran.returncode == 0, ran.stderr
+    interpreted("-c", INTERPRETED)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from fastass import kernels
+from fastass.kernels import dispatch
 from fastass.kernels.convolution3x3 import CHANNELS, saving
 
 Pair = tuple[int, int]
@@ -37,9 +38,9 @@ def use_winograd(on: bool) -> None:
     _winograd = on
 
 
-def uses_winograd() -> bool:
-    """As `use_winograd` says; on unless it was turned off."""
-    return _winograd
+def takes_winograd(x: Tensor) -> bool:
+    """Whether convolutions of `x` may run in Winograd's form at all."""
+    return _winograd and prefers_products(x) and dispatch.resolve(x.device) == "native"
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, like: nn.Conv2d) -> Tensor:
@@ -69,15 +70,13 @@ def _saves(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
     """Whether Winograd's form of the convolution is the faster one."""
     stride, padding, dilation = geometry
     return (
-        _winograd
-        and weight.shape[2:] == (3, 3)
+        weight.shape[2:] == (3, 3)
         and stride == (1, 1)
         and padding == dilation
         and dilation[0] == dilation[1]
         and weight.shape[0] % CHANNELS == 0
         and weight.shape[1] % CHANNELS == 0
-        and prefers_products(x)
-        and kernels.choice() != "reference"
+        and takes_winograd(x)
         and saving(x.shape[2], x.shape[3], dilation[0], 2) >= _SAVING
     )
 

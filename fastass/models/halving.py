@@ -13,10 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastass import kernels
-from fastass.kernels import dispatch
 from fastass.kernels.cpu import convolution4x4 as cpu
-from fastass.models.convolution import gradients, prefers_products, uses_winograd
+from fastass.models.convolution import gradients, takes_winograd
 
 NEGATIVE_SLOPE = 0.2
 _CHANNELS = 16  # the outputs are a multiple of it, and two pixels have at least as many inputs
@@ -59,8 +57,5 @@ def _fits(x: Tensor, layer: nn.Conv2d) -> bool:
         and 2 * inputs >= _CHANNELS
         and outputs * inputs <= _PRODUCT
         and layer.weight.dtype == torch.float32
-        and prefers_products(x)
-        and uses_winograd()
-        and kernels.choice() != "reference"
-        and dispatch.resolve(x.device) == "native"
+        and takes_winograd(x)
     )
