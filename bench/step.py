@@ -58,9 +58,10 @@ def contenders(config: Config, **options: object) -> list[Recipe]:
 def switches(config: Config) -> Iterator[Recipe]:
     """The engine with each of its optimisations turned off, or the optional ones on, alone."""
     c, o = config, config.optim
+    device = choose_device(c.device)
+    cpu, cuda = device.type == "cpu", device.type == "cuda"
     yield engine("kernels reference", replace(c, kernels="reference"))
     yield engine("NCHW instead of channels-last", c, channels_last=False)
-    cpu = choose_device(c.device).type == "cpu"
     if cpu:
         yield engine("without Winograd's convolutions", c, winograd=False)
         yield engine("allocator default", replace(c, tune_allocator=False))
@@ -71,7 +72,7 @@ def switches(config: Config) -> Iterator[Recipe]:
         )
     foreach = replace(o, optimizer_backend="foreach")
     yield engine("optimizers foreach, not fused", replace(c, optim=foreach))
-    if apex_optimizers.unavailable() is None and choose_device(c.device).type == "cuda":
+    if apex_optimizers.unavailable() is None and cuda:
         apex = replace(o, optimizer_backend="apex")
         yield engine("optimizers of apex", replace(c, optim=apex))
     for other in ("fused", "streamed", *(["concurrent"] if cpu else [])):
@@ -83,10 +84,10 @@ def switches(config: Config) -> Iterator[Recipe]:
         yield engine(name, replace(c, model=replace(c.model, recompute_sums=sums)))
     checkpointed = replace(c.model, checkpoint_activations=True, recompute_sums=False)
     yield engine("activation checkpointing", replace(c, model=checkpointed))
-    if not c.amp and choose_device(c.device).type == "cuda":
+    if cuda and not c.amp:
         for tf32 in (True, False):
             yield engine(f"tf32 {'on' if tf32 else 'off'}", replace(c, tf32=tf32))
-    if c.amp or choose_amp(choose_device(c.device))[0] is not None:
+    if c.amp or choose_amp(device)[0] is not None:
         yield engine(f"amp {'off' if c.amp else 'on'}", replace(c, amp=not c.amp))
 
 

@@ -161,14 +161,15 @@ class Worker:
     @contextmanager
     def _in_one_thread(self) -> Iterator[None]:
         """Torch's counters see their own thread alone. The same work, all of it alive at once."""
-        lanes = self.engine.lanes if self.engine else None
+        engine = self.engine
+        if engine is None:
+            yield
+            return
+        lanes, engine.lanes = engine.lanes, None
         try:
-            if self.engine:
-                self.engine.lanes = None
             yield
         finally:
-            if self.engine:
-                self.engine.lanes = lanes
+            engine.lanes = lanes
 
 
 def unfold(module: nn.Module) -> None:

@@ -175,7 +175,7 @@ def compiled_beside_eager(world: World, configs: list[Config]) -> list[float]:
             float((a - b).norm() / (a - before).norm())
             for a, b, before in zip(*(e.module.parameters() for e in engines), start, strict=True)
         ]
-        found.append(max(shares))
+        found.append(float(torch.tensor(shares).max()))  # NaN if one is
     return found
 
 

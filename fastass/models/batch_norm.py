@@ -8,7 +8,7 @@ over the maps forward and two backward, where torch takes three and five, and sl
 Elsewhere it is torch's operators one after the other. Saved for backward: x, y and two vectors.
 """
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -36,16 +36,15 @@ def batch_norm(
     return out
 
 
-def _deferring(x: Tensor, norm: nn.Module) -> Tensor:
+def _deferring(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
     """torch's, but for the running statistics, which wait."""
-    assert isinstance(norm, nn.BatchNorm2d)
     mean, variance, momentum = destination(norm)
     assert momentum is not None
     weights = (norm.weight, norm.bias)
     return F.batch_norm(x, mean, variance, *weights, True, momentum, norm.eps)
 
 
-def _has_running(norm: nn.Module) -> bool:
+def _has_running(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
     """Whether a forward changes running statistics by a moving average."""
     return (
         type(norm) is nn.BatchNorm2d
@@ -59,7 +58,7 @@ def _fits(x: Tensor, residual: Tensor | None, norm: nn.Module) -> bool:
     """Whether the native routine takes them: the common case of training on a CPU."""
     return (
         _has_running(norm)
-        and norm.affine is True
+        and norm.affine
         and prefers_products(x)
         and x.numel() > x.shape[1]  # of one value torch says that it has no variance
         and (residual is None or (residual.shape == x.shape and prefers_products(residual)))
