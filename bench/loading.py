@@ -14,11 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from fastass.adaptation import Images, Modules, Streams
+from fastass.bench.input.baselines import BaseCodeWay, in_processes
 from fastass.config import Config
 from fastass.datasets import open_training_data
 from fastass.errors import UserError
 from fastass.execution import Execution
-from fastass.pipelines.bench_baselines import BaseCodeWay, in_processes
 from fastass.pipelines.layouts import Dataset
 from fastass.pipelines.streams import NORMALIZATIONS
 from fastass.progress.terminal import reporter

@@ -4,9 +4,9 @@ import dataset_files as files
 import numpy as np
 import pytest
 
+from fastass.bench.input.baselines import BaseCodeWay, PackedByHand
+from fastass.bench.input.loaders import BASE, Rate, format_rates, measure
 from fastass.pipelines.augment import Augment
-from fastass.pipelines.bench_baselines import BaseCodeWay, PackedByHand
-from fastass.pipelines.bench_data import BASE, Rate, format_rates, measure
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.layouts import open_dataset
 from fastass.pipelines.pack import pack

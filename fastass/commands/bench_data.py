@@ -5,10 +5,10 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from pathlib import Path
 
+from fastass.bench.input.loaders import format_rates, measure
 from fastass.commands.command import Command
 from fastass.configfile import parse
 from fastass.errors import UserError
-from fastass.pipelines.bench_data import format_rates, measure
 from fastass.pipelines.layouts import open_dataset
 from fastass.pipelines.shards import open_packed
 from fastass.progress.terminal import reporter

@@ -1,9 +1,9 @@
 """Input rates on generated files of natural content, at the sizes of the paper's data sets.
 
-    python -m bench.data [--layout gta5|cityscapes] [--images 16] [--rounds 5] [--dir DIR]
+    python -m bench.input.generated [--layout gta5|cityscapes] [--images 16] [--rounds 5] [--dir DIR]
 
 Writes full-size PNGs (1/f spectrum: 2–3 MB each, as the real ones), packs them at training size,
-and compares the loaders (`fastass.pipelines.bench_data`). On your own data: `fastass bench data`.
+and compares the loaders (`fastass.bench.input.loaders`). On your own data: `fastass bench data`.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fastass.pipelines.bench_data import format_rates, measure
+from fastass.bench.input.loaders import format_rates, measure
 from fastass.pipelines.layouts import open_dataset
 from fastass.pipelines.pack import pack
 from fastass.pipelines.shards import open_packed

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fastass.pipelines.bench_baselines import BaseCodeWay, PackedByHand, in_processes
+from fastass.bench.input.baselines import BaseCodeWay, PackedByHand, in_processes
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.feed import LOADERS, open_feed
 from fastass.pipelines.layouts import Dataset

@@ -1,0 +1,1 @@
+"""Reading data: images per second of each loader, on your files or on generated ones."""
