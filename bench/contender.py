@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Literal
 
 from fastass.bench.worker import Recipe, serve
-from fastass.config import Config
+from fastass.config.schema import Config
 from fastass.errors import UserError
 
 Kind = Literal["engine", "reference"]

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from fastass.adaptation import Images, Modules, Streams
 from fastass.bench.input.baselines import BaseCodeWay, in_processes
-from fastass.config import Config
+from fastass.config.schema import Config
 from fastass.datasets import open_training_data
 from fastass.errors import UserError
 from fastass.execution import Execution
 from fastass.pipelines.layouts import Dataset
 from fastass.pipelines.streams import NORMALIZATIONS
-from fastass.progress.terminal import reporter
+from fastass.tracking.terminal import reporter
 
 
 def engine_batches(config: Config, modules: Modules, execution: Execution) -> Iterator[Streams]:

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from fastass.adaptation import modules_of
 from fastass.bench.synthetic import streams_of
 from fastass.bench.timeline import Recorder, Timeline
-from fastass.config import Config
+from fastass.config.schema import Config
 from fastass.distributed import World, join
 from fastass.engine import Engine, build
 from fastass.errors import UserError

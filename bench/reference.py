@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fastass.adaptation import Adaptation, Streams, Terms
 from fastass.bench.reference_networks import Generator, GlobalDiscriminator, SemanticDiscriminator
-from fastass.config import Config
+from fastass.config.schema import Config
 from fastass.models.discriminators import FeatureDiscriminator
 from fastass.optim import decay
 

@@ -28,7 +28,7 @@ from fastass.bench.timeline import (
     exposed,
     typical,
 )
-from fastass.config import Config
+from fastass.config.schema import Config
 from fastass.engine import Engine, build
 from fastass.execution import choose
 

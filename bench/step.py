@@ -17,7 +17,7 @@ from fastass.adaptation import modules_of
 from fastass.bench.contender import Contender, StepTime, engine, reference
 from fastass.bench.rate import peak_rate
 from fastass.bench.worker import Recipe
-from fastass.config import Config
+from fastass.config.schema import Config
 from fastass.execution import choose_amp, choose_device
 
 Progress = Callable[[str], None]

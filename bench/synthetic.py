@@ -3,7 +3,7 @@
 import torch
 
 from fastass.adaptation import Images, Modules, Streams
-from fastass.config import Config
+from fastass.config.schema import Config
 
 PATCH = 16  # pixels of a label's squares: labels of natural scenes are large areas
 

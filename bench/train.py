@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from fastass.bench.contender import engine, reference
 from fastass.bench.worker import Recipe
-from fastass.config import Config
+from fastass.config.schema import Config
 
 
 def contenders(config: Config) -> Sequence[Recipe]:

@@ -14,7 +14,7 @@ from fastass.adaptation import Modules, Streams, modules_of
 from fastass.bench import memory
 from fastass.bench.reference import ReferencePath
 from fastass.bench.synthetic import streams_of
-from fastass.config import Config
+from fastass.config.schema import Config
 from fastass.engine import Engine, build
 from fastass.errors import USER_ERRORS, UserError
 from fastass.execution import Execution, choose

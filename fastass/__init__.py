@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fastass.api import load as load
     from fastass.api import train as train
-    from fastass.config import Config as Config
+    from fastass.config.presets import preset as preset
+    from fastass.config.schema import Config as Config
     from fastass.prediction.segmenter import Segmenter as Segmenter
-    from fastass.presets import preset as preset
 
 # Before torch loads OpenMP: idle threads look for work for some ten microseconds, which spares most
 # of a small step's hundreds of wake-ups, then sleep. On cores shared with other processes spinning
@@ -27,8 +27,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 _PUBLIC = {
     "train": "api",
     "load": "api",
-    "Config": "config",
-    "preset": "presets",
+    "Config": "config.schema",
+    "preset": "config.presets",
     "Segmenter": "prediction.segmenter",
 }
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fastass import kernels, losses
-from fastass.config import LossConfig, Method
+from fastass.config.schema import LossConfig, Method
 from fastass.losses import SOURCE, TARGET
 from fastass.models.deeplab import DeepLab, Output
 from fastass.models.discriminators import (

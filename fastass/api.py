@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fastass.config import Config
-from fastass.configfile import from_yaml, neighbours, override, settable
+from fastass.config.presets import preset
+from fastass.config.schema import Config
+from fastass.config.text import from_yaml, neighbours, override, settable
 from fastass.errors import UserError
 from fastass.prediction.loading import load
-from fastass.presets import preset
-from fastass.progress.reporter import Reporter
-from fastass.progress.terminal import reporter
 from fastass.run import CONFIG
+from fastass.tracking.progress import Reporter
+from fastass.tracking.terminal import reporter
 from fastass.training import train as train_run
 
 __all__ = ["configure", "load", "train"]

@@ -21,7 +21,7 @@ from fastass.commands import (
     train,
 )
 from fastass.commands.parser import Parser
-from fastass.configfile import neighbours
+from fastass.config.text import neighbours
 from fastass.errors import USER_ERRORS, ExportFailure, TrainingFailure, UserError
 from fastass.interruption import Interrupted
 

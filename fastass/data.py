@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from fastass.adaptation import Modules
-from fastass.config import Config
+from fastass.config.schema import Config
 from fastass.pipelines.augment import Augment
 from fastass.pipelines.classes import ClassTable
 from fastass.pipelines.evaluation import EvalBatch, EvalFeed

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from fastass import ema
 from fastass.adaptation import Adaptation, Modules, Streams, Terms, objective
 from fastass.allocator import Allocator
-from fastass.config import Config
+from fastass.config.schema import Config
 from fastass.distributed import ALONE, World
 from fastass.execution import Execution
 from fastass.lanes import Lanes, unavailable

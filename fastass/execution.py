@@ -6,7 +6,7 @@ import torch
 
 from fastass import apex_optimizers, kernels
 from fastass.adaptation import Images, Streams
-from fastass.config import Config
+from fastass.config.schema import Config
 from fastass.errors import UserError
 from fastass.kernels import native
 from fastass.pipelines.streams import Batch, StepBatch

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import torch
 
-from fastass.config import Config
+from fastass.config.schema import Config
 from fastass.distributed import World
 from fastass.models import running_statistics
 from fastass.models.running_statistics import Update

@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fastass import apex_optimizers
-from fastass.config import Config
+from fastass.config.schema import Config
 from fastass.models.deeplab import DeepLab
 from fastass.unguarded import SGD, Adam
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from fastass.config import Config
+from fastass.config.schema import Config
 from fastass.distributed import World
 from fastass.errors import UserError
 from fastass.execution import Execution

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fastass import checkpoint, class_means
-from fastass.config import Config
+from fastass.config.schema import Config
 from fastass.data import TrainingData
 from fastass.disk import writing
 from fastass.errors import UserError

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from fastass.checkpoint import every
-from fastass.config import Config
-from fastass.configfile import from_yaml, leaves, to_yaml
+from fastass.config.schema import Config
+from fastass.config.text import from_yaml, leaves, to_yaml
 from fastass.disk import write_whole, writing
 from fastass.errors import UserError
 

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastass import checkpoint
-from fastass.config import Config
-from fastass.configfile import to_yaml
+from fastass.config.schema import Config
+from fastass.config.text import to_yaml
 from fastass.distributed import World
 from fastass.engine import Engine
 from fastass.errors import TrainingFailure, UserError
 from fastass.monitor import Monitor
 from fastass.pipelines.classes import ClassTable
-from fastass.progress.reporter import Reporter
 from fastass.run import Run, has_checkpoint
 from fastass.saving import Saver
+from fastass.tracking.progress import Reporter
 
 
 @dataclass

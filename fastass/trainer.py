@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fastass.adaptation import Adaptation, Modules, Streams
-from fastass.config import Config
+from fastass.config.schema import Config
 from fastass.data import TrainingData
 from fastass.distributed import ALONE, Agreement, World
 from fastass.engine import Engine
@@ -20,11 +20,11 @@ from fastass.interruption import Interrupted, Interruption
 from fastass.monitor import Monitor
 from fastass.optim import decay, set_rates
 from fastass.parallel import average_statistics
-from fastass.progress.reporter import Reporter, Window
 from fastass.results import before_and_after, summarize, table
 from fastass.run import SUMMARY, Run
 from fastass.runstate import Position, RunState
 from fastass.selection import selection
+from fastass.tracking.progress import Reporter, Window
 
 
 class Trainer:

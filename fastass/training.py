@@ -8,19 +8,16 @@ from typing import Any
 import torch
 
 from fastass.adaptation import modules_of
-from fastass.config import Config
+from fastass.config.schema import Config
 from fastass.datasets import open_training_data
 from fastass.distributed import World, join
 from fastass.engine import build
 from fastass.errors import UserError
 from fastass.execution import Execution, choose, choose_device
 from fastass.lanes import describe_backward
-from fastass.loggers import Loggers
-from fastass.loggers import check as check_loggers
 from fastass.models.weights import init_weights
 from fastass.optim import describe_rates
 from fastass.parallel import check_parallel
-from fastass.progress.reporter import Reporter, Silent
 from fastass.results import table
 from fastass.run import (
     SUMMARY,
@@ -31,6 +28,9 @@ from fastass.run import (
     inspect_run,
     make_run,
 )
+from fastass.tracking.progress import Reporter, Silent
+from fastass.tracking.services import Loggers
+from fastass.tracking.services import check as check_loggers
 from fastass.trainer import Trainer
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastass import kernels
 from fastass.adaptation import Adaptation, Images, Modules, Streams, modules_of, objective
-from fastass.config import Config, DiscriminatorConfig, LossConfig
+from fastass.config.schema import Config, DiscriminatorConfig, LossConfig
 from fastass.engine import build
 from fastass.models.config import ModelConfig
 

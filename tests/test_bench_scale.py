@@ -23,7 +23,7 @@ from fastass.bench.timeline import (
     uniform,
 )
 from fastass.cli import main
-from fastass.config import Config, DataConfig, DiscriminatorConfig
+from fastass.config.schema import Config, DataConfig, DiscriminatorConfig
 from fastass.errors import UserError
 from fastass.models.config import ModelConfig
 

@@ -11,7 +11,7 @@ from fastass.bench import gpu, step
 from fastass.bench.contender import Contender
 from fastass.bench.memory import SavedTensors
 from fastass.cli import build_parser, main
-from fastass.config import Config, DataConfig, DiscriminatorConfig
+from fastass.config.schema import Config, DataConfig, DiscriminatorConfig
 from fastass.models.config import ModelConfig
 
 TINY = ["--backbone", "tiny", "--source-size", "64x48", "--target-size", "64x48", "--device", "cpu"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastass.class_means import ClassMeans, class_means, distances, project, record, spread_feed
-from fastass.config import Config
+from fastass.config.schema import Config
 from fastass.execution import choose
 from fastass.models.config import ModelConfig
 from fastass.models.deeplab import build_deeplab

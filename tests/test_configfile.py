@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from fastass.config import Config
-from fastass.configfile import from_yaml, leaves, override, to_yaml
+from fastass.config.presets import PRESETS
+from fastass.config.schema import Config
+from fastass.config.text import from_yaml, leaves, override, to_yaml
 from fastass.errors import UserError
-from fastass.presets import PRESETS
 
 
 def test_every_preset_survives_the_file(tmp_path: Path) -> None:

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from fastass.adaptation import modules_of
-from fastass.config import Config, DataConfig
+from fastass.config.schema import Config, DataConfig
 from fastass.data import TrainingData
 from fastass.datasets import open_training_data
 from fastass.errors import UserError
 from fastass.pipelines.layouts import open_dataset
 from fastass.pipelines.pack import pack
 from fastass.pipelines.streams import Batch, StepBatch
-from fastass.progress.terminal import reporter
+from fastass.tracking.terminal import reporter
 
 STEPS = 5
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ from torch import Tensor
 from fastass import kernels
 from fastass.adaptation import Images, Streams, modules_of
 from fastass.bench.synthetic import streams_of
-from fastass.config import Config, DataConfig, DiscriminatorConfig, OptimConfig
+from fastass.config.schema import Config, DataConfig, DiscriminatorConfig, OptimConfig
 from fastass.distributed import World, join
 from fastass.engine import Engine, build
 from fastass.execution import choose

@@ -19,25 +19,23 @@ RANKS = [
     {"config"},
     {"apex_optimizers", "unguarded"},
     {
-        "configfile",
         "losses",
         "metrics",
-        "paper",
         "optim",
         "checkpoint",
         "ema",
     },
-    {"presets", "adaptation", "run", "selection"},
+    {"adaptation", "run", "selection"},
     {
         "allocator",
         "execution",
         "monitor",
-        "progress",
+        "tracking",
         "interruption",
         "distributed",
         "saving",
     },
-    {"prediction", "loggers"},
+    {"prediction"},
     {"parallel", "shares", "lanes"},
     {
         "engine",
@@ -149,7 +147,7 @@ import torch
 import fastass.trainer
 from fastass.adaptation import modules_of
 from fastass.bench.synthetic import streams_of
-from fastass.config import Config, DataConfig
+from fastass.config.schema import Config, DataConfig
 from fastass.engine import Engine, build
 from fastass.execution import choose
 from fastass.models.config import ModelConfig

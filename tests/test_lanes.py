@@ -12,7 +12,7 @@ from torch import nn
 
 from fastass.adaptation import Streams, modules_of
 from fastass.bench.synthetic import streams_of
-from fastass.config import Config, DataConfig, DiscriminatorConfig, OptimConfig
+from fastass.config.schema import Config, DataConfig, DiscriminatorConfig, OptimConfig
 from fastass.distributed import ALONE, World
 from fastass.engine import Engine, build
 from fastass.execution import choose

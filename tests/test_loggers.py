@@ -13,7 +13,7 @@ from conftest import SMALL
 
 import fastass
 from fastass.errors import UserError
-from fastass.loggers import Loggers, check, scalars
+from fastass.tracking.services import Loggers, check, scalars
 
 RECORD = {"step": 7, "lr": 0.1, "terms": {"seg_source": 0.5}, "data_wait": 0.0}
 EVAL = {
@@ -136,7 +136,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 import fastass
-from fastass.loggers import Loggers
+from fastass.tracking.services import Loggers
 config = replace(fastass.preset("toycity"), log=("tensorboard",))
 for first in (1, 2):
     with Loggers(Path("."), config, sys.exit) as loggers:

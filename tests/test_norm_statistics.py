@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastass.cli import main
-from fastass.config import Config
+from fastass.config.schema import Config
 from fastass.errors import UserError
 from fastass.execution import choose
 from fastass.models import ModelConfig, build_deeplab

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from fastass import apex_optimizers
-from fastass.config import Config, DistributedConfig, OptimConfig
+from fastass.config.presets import preset
+from fastass.config.schema import Config, DistributedConfig, OptimConfig
 from fastass.errors import UserError
 from fastass.execution import choose_optimizers
 from fastass.models.config import ModelConfig
@@ -25,7 +26,6 @@ from fastass.optim import (
     generator_optimizer,
     set_rates,
 )
-from fastass.presets import preset
 
 
 def config(backend: str) -> Config:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from fastass import paper
+from fastass.config import paper
+from fastass.config.presets import PRESETS, preset
 from fastass.errors import UserError
-from fastass.presets import PRESETS, preset
 
 # Tables 1 and 3 copied from the paper's page, "-" where it has a dash.
 TABLE_1 = """

@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 
 from fastass.adaptation import Terms
-from fastass.progress.liveview import LiveView, curve
-from fastass.progress.reporter import SYMBOLS, Plain, Silent, Window
-from fastass.progress.terminal import reporter
+from fastass.tracking.live_view import LiveView, curve
+from fastass.tracking.progress import SYMBOLS, Plain, Silent, Window
+from fastass.tracking.terminal import reporter
 
 TERMS = dict.fromkeys(SYMBOLS, 0.25)
 WINDOW = Window(TERMS, 86.24, 0.031, (10.31, 79.2))

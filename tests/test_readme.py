@@ -9,7 +9,7 @@ import pytest
 from doc_blocks import NAMES, PAGES, ROOT, blocks
 
 from fastass.cli import COMMANDS, build_parser
-from fastass.presets import PRESETS
+from fastass.config.presets import PRESETS
 
 
 def test_the_folder_map_is_complete() -> None:

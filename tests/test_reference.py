@@ -8,7 +8,7 @@ import torch
 from fastass import kernels
 from fastass.adaptation import Images, Streams, modules_of
 from fastass.bench.reference import ReferencePath
-from fastass.config import Config, DiscriminatorConfig, OptimConfig
+from fastass.config.schema import Config, DiscriminatorConfig, OptimConfig
 from fastass.engine import Engine, build
 from fastass.execution import Execution
 from fastass.models.config import ModelConfig

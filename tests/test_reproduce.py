@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from fastass import paper
 from fastass.cli import main
 from fastass.commands import reproduce as command
+from fastass.config import paper
+from fastass.config.presets import PRESETS
 from fastass.errors import UserError
 from fastass.pipelines.classes import CITYSCAPES, SYNTHIA_13
-from fastass.presets import PRESETS
-from fastass.progress.reporter import Plain
 from fastass.tables import cellruns
 from fastass.tables.cellruns import CellRun, run_all
 from fastass.tables.chart import Line, line_chart
 from fastass.tables.grids import GRIDS, TOYCITY_COUNTS, grid
 from fastass.tables.table import chart_lines, markdown, results
+from fastass.tracking.progress import Plain
 
 
 def write(out: Path, name: str, miou: float, **classes: float | None) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastass import checkpoint, ema, kernels
 from fastass.adaptation import Images, Streams, modules_of
 from fastass.bench.memory import SavedTensors
-from fastass.config import Config, DiscriminatorConfig, OptimConfig
+from fastass.config.schema import Config, DiscriminatorConfig, OptimConfig
 from fastass.engine import Engine, build
 from fastass.errors import UserError
 from fastass.execution import choose, choose_tf32

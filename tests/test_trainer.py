@@ -16,13 +16,13 @@ import torch
 
 from fastass import checkpoint, trainer, training
 from fastass.cli import main
-from fastass.configfile import override
+from fastass.config.presets import preset
+from fastass.config.text import override
 from fastass.engine import Engine
 from fastass.errors import TrainingFailure
 from fastass.monitor import Monitor
 from fastass.pipelines.toycity import generate
-from fastass.presets import preset
-from fastass.progress.reporter import Plain
+from fastass.tracking.progress import Plain
 
 SMALL = (
     "--method ga+csa --labelled 3 --steps 5 --start-steps 3 --batch 2 --accumulate 2 "

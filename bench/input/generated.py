@@ -1,6 +1,6 @@
 """Input rates on generated files of natural content, at the sizes of the paper's data sets.
 
-    python -m bench.input.generated [--layout gta5|cityscapes] [--images 16] [--rounds 5] [--dir DIR]
+    python -m bench.input.generated [--layout gta5|cityscapes] [--images 16] [--rounds 5]
 
 Writes full-size PNGs (1/f spectrum: 2–3 MB each, as the real ones), packs them at training size,
 and compares the loaders (`fastass.bench.input.loaders`). On your own data: `fastass bench data`.

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from fastass.bench.input.loaders import format_rates, measure
 from fastass.commands.command import Command
-from fastass.configfile import parse
+from fastass.config.text import parse
 from fastass.errors import UserError
 from fastass.pipelines.layouts import open_dataset
 from fastass.pipelines.shards import open_packed
-from fastass.progress.terminal import reporter
+from fastass.tracking.terminal import reporter
 
 
 def flags(parser: ArgumentParser) -> None:

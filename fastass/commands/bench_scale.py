@@ -11,10 +11,10 @@ from fastass.bench.timeline import BUCKET, MIB, Timeline, uniform
 from fastass.commands.bench_step import configured, measuring_flags
 from fastass.commands.command import Command
 from fastass.commands.train import config_flags
-from fastass.configfile import parse
+from fastass.config.text import parse
 from fastass.errors import UserError
 from fastass.execution import choose
-from fastass.progress.terminal import reporter
+from fastass.tracking.terminal import reporter
 
 # A node of eight H100: NVLink 450 GB/s and a 400 Gb/s card, a GPU and direction (NVIDIA's data
 # sheets), 80 % of both; latencies of NCCL's own model (src/graph/tuning.cc, ring, Simple).

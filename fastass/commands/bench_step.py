@@ -10,11 +10,11 @@ from fastass.bench import step
 from fastass.bench.worker import Recipe
 from fastass.commands.command import Command
 from fastass.commands.train import config_flags
-from fastass.config import Config
-from fastass.configfile import leaves, override
+from fastass.config.presets import preset
+from fastass.config.schema import Config
+from fastass.config.text import leaves, override
 from fastass.execution import choose
-from fastass.presets import preset
-from fastass.progress.terminal import reporter
+from fastass.tracking.terminal import reporter
 
 
 def flags(parser: ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from fastass.commands.command import Command
 from fastass.commands.train import config_flags
 from fastass.datasets import open_training_data
 from fastass.execution import choose
-from fastass.progress.terminal import reporter
+from fastass.tracking.terminal import reporter
 
 
 def flags(parser: ArgumentParser) -> None:

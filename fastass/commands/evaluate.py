@@ -13,8 +13,8 @@ from fastass.evaluation import evaluate
 from fastass.norm_statistics import reestimate
 from fastass.pipelines.evaluation import EvalFeed
 from fastass.prediction.segmenter import Segmenter
-from fastass.progress.terminal import reporter
 from fastass.results import iou_table
+from fastass.tracking.terminal import reporter
 
 NORM_IMAGES, NORM_BATCH = 64, 4
 

@@ -3,8 +3,8 @@
 from argparse import ArgumentParser, Namespace
 
 from fastass.commands.command import Command
+from fastass.config.presets import PRESETS
 from fastass.doctor import report
-from fastass.presets import PRESETS
 
 
 def no_flags(parser: ArgumentParser) -> None:

@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from fastass.configfile import parse
+from fastass.config.text import parse
 from fastass.prediction.inference import Views
 from fastass.prediction.loading import load
 from fastass.prediction.segmenter import Segmenter

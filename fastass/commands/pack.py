@@ -4,13 +4,13 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from fastass.commands.command import Command
-from fastass.configfile import parse
+from fastass.config.text import parse
 from fastass.errors import UserError
 from fastass.pipelines.layouts import open_dataset
 from fastass.pipelines.pack import pack
 from fastass.pipelines.verify import verify
 from fastass.pipelines.workerprocess import cores
-from fastass.progress.terminal import reporter
+from fastass.tracking.terminal import reporter
 
 
 def flags(parser: ArgumentParser) -> None:

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any, NoReturn
 
-from fastass.configfile import neighbours
+from fastass.config.text import neighbours
 from fastass.errors import UserError
 
 

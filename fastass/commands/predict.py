@@ -5,11 +5,11 @@ from pathlib import Path
 
 from fastass.commands.command import Command
 from fastass.commands.loading import execution_flags, load_segmenter, view_flags, views_of
-from fastass.configfile import parse
+from fastass.config.text import parse
 from fastass.prediction import frames
 from fastass.prediction.predict import FORMATS, MEASURED, Writer, parse_formats, predict_files
 from fastass.prediction.stageclock import WARM_UP, StageClock
-from fastass.progress.terminal import reporter
+from fastass.tracking.terminal import reporter
 
 
 def flags(parser: ArgumentParser) -> None:

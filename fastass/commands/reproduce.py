@@ -4,16 +4,16 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from fastass.commands.command import Command
-from fastass.config import LAMBDA_SADV
+from fastass.config.presets import preset
+from fastass.config.schema import LAMBDA_SADV
 from fastass.errors import TrainingFailure, UserError
 from fastass.pipelines.classes import SYNTHIA_13, SYNTHIA_16
 from fastass.pipelines.toycity import generate
-from fastass.presets import preset
-from fastass.progress.terminal import reporter
 from fastass.tables.cellruns import CellRun, run_all
 from fastass.tables.files import write, write_claims
 from fastass.tables.grids import CLAIMS, GRIDS, Cell, Grid, grid, start_name
 from fastass.tables.toycity import SHIFT, START_STEPS, TRAINING
+from fastass.tracking.terminal import reporter
 
 
 def flags(parser: ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fastass.commands.command import Command
 from fastass.pipelines.toycity import generate
-from fastass.progress.terminal import reporter
+from fastass.tracking.terminal import reporter
 
 
 def flags(parser: ArgumentParser) -> None:

@@ -6,9 +6,9 @@ from typing import Literal, get_args, get_origin
 
 from fastass.api import train
 from fastass.commands.command import Command
-from fastass.configfile import Leaf, flag_of, from_yaml, settable
+from fastass.config.presets import PRESETS
+from fastass.config.text import Leaf, flag_of, from_yaml, settable
 from fastass.errors import UserError
-from fastass.presets import PRESETS
 
 
 def flags(parser: ArgumentParser) -> None:

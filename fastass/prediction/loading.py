@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fastass import checkpoint
-from fastass.config import Config
-from fastass.configfile import from_yaml, override
+from fastass.config.schema import Config
+from fastass.config.text import from_yaml, override
 from fastass.errors import UserError
 from fastass.execution import Execution, choose
 from fastass.models.config import ModelConfig

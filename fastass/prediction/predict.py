@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fastass.configfile import neighbours
+from fastass.config.text import neighbours
 from fastass.disk import writing
 from fastass.errors import UserError
 from fastass.execution import Execution

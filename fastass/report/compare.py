@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from fastass import paper
+from fastass.config import paper
+from fastass.config.presets import PRESETS
 from fastass.pipelines.classes import NAMES, SYNTHIA_13
-from fastass.presets import PRESETS
 from fastass.report.run_record import flat
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 
 from fastass.checkpoint import find
-from fastass.config import Config
+from fastass.config.schema import Config
 from fastass.errors import UserError
 from fastass.run import CLASS_MEANS, CONFIG, METRICS, SUMMARY
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from fastass.progress.reporter import Reporter
 from fastass.run import SUMMARY
+from fastass.tracking.progress import Reporter
 
 
 @dataclass(frozen=True)

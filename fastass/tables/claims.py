@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-from fastass.config import LAMBDA_SADV
+from fastass.config.schema import LAMBDA_SADV
 from fastass.run import CLASS_MEANS
 from fastass.tables.grids import HEADS, Grid, start_name
 from fastass.tables.table import Record

@@ -8,8 +8,8 @@ the same name.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fastass import paper
-from fastass.config import LAMBDA_SADV
+from fastass.config import paper
+from fastass.config.schema import LAMBDA_SADV
 from fastass.errors import UserError
 
 TOYCITY_COUNTS = (5, 10, 20, 50, 300)

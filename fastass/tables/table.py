@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from fastass import paper
+from fastass.config import paper
 from fastass.run import SUMMARY
 from fastass.selection import LAST_FEW
 from fastass.tables.chart import Line

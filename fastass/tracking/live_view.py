@@ -21,14 +21,14 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from fastass.progress.reporter import Window, score_line
+from fastass.tracking.progress import Window, score_line
 
 BARS = "▁▂▃▄▅▆▇█"
 SHOWN = 30  # evaluations in the curve
 
 
 class LiveView:
-    """A `fastass.progress.reporter.Reporter` for terminals."""
+    """A `fastass.tracking.progress.Reporter` for terminals."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._progress = Progress(

@@ -3,13 +3,13 @@
 import os
 import sys
 
-from fastass.progress.reporter import Plain, Reporter
+from fastass.tracking.progress import Plain, Reporter
 
 
 def reporter(plain: bool = False) -> Reporter:
     """The live view where standard output is a terminal, unless `plain` is asked for; or lines."""
     if plain or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
         return Plain()
-    from fastass.progress.liveview import LiveView  # here, so that plain output needs no rich
+    from fastass.tracking.live_view import LiveView  # here, so that plain output needs no rich
 
     return LiveView()

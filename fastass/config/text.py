@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 
-from fastass.config import Config
+from fastass.config.schema import Config
 from fastass.errors import UserError
 
 DERIVED = {"preset", "model.num_classes", "distributed.world"}  # by preset, data and torchrun

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from fastass.config import Config
-from fastass.configfile import leaves
+from fastass.config.schema import Config
+from fastass.config.text import leaves
 from fastass.errors import UserError
 from fastass.run import LOGGERS, TENSORBOARD, value_at
 

@@ -1,7 +1,7 @@
 """The configuration: one tree of frozen dataclasses = the CLI's flags = the saved YAML.
 
 A field's flag is its path joined by dashes: `steps` → `--steps`, `data.source` → `--data-source`.
-Reading and writing live in `fastass.configfile`; the presets in `fastass.presets`.
+Reading and writing live in `fastass.config.text`; the presets in `fastass.config.presets`.
 """
 
 from dataclasses import dataclass, field, replace

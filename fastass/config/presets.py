@@ -7,9 +7,9 @@ A table row's name is <source>_to_cityscapes_<method>_<labelled images>, for exa
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fastass import paper
-from fastass.config import Config, DataConfig, DiscriminatorConfig, OptimConfig
-from fastass.configfile import neighbours
+from fastass.config import paper
+from fastass.config.schema import Config, DataConfig, DiscriminatorConfig, OptimConfig
+from fastass.config.text import neighbours
 from fastass.errors import UserError
 from fastass.models.config import ModelConfig
 from fastass.pipelines.classes import SYNTHIA_13, SYNTHIA_16
