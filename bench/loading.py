@@ -13,22 +13,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fastass.adaptation import Images, Modules, Streams
+from fastass.adaptation import Modules
 from fastass.bench.input.baselines import BaseCodeWay, in_processes
 from fastass.config.schema import Config
 from fastass.datasets import open_training_data
 from fastass.errors import UserError
 from fastass.execution import Execution
+from fastass.pipelines.batch import Batch, StepBatch
 from fastass.pipelines.layouts import Dataset
 from fastass.pipelines.streams import NORMALIZATIONS
 from fastass.tracking.terminal import reporter
 
 
-def engine_batches(config: Config, modules: Modules, execution: Execution) -> Iterator[Streams]:
+def engine_batches(config: Config, modules: Modules, execution: Execution) -> Iterator[StepBatch]:
     """What the trainer feeds the engine with."""
     data, _ = open_training_data(config, reporter(plain=True))
     for batch in data.batches(0, modules, execution.device):
-        yield execution.to_device(batch)
+        yield batch.to(execution.device)
 
 
 class ImagesAlone(BaseCodeWay):
@@ -43,7 +44,9 @@ class ImagesAlone(BaseCodeWay):
         return levels.transpose(2, 0, 1).copy()
 
 
-def base_code_batches(config: Config, modules: Modules, execution: Execution) -> Iterator[Streams]:
+def base_code_batches(
+    config: Config, modules: Modules, execution: Execution
+) -> Iterator[StepBatch]:
     """The base code's loaders, `data.workers` processes for each stream."""
     data, _ = open_training_data(config, reporter(plain=True))
     d = config.data
@@ -61,7 +64,7 @@ def base_code_batches(config: Config, modules: Modules, execution: Execution) ->
     if modules.global_:
         start("unlabelled", ImagesAlone(target, d.target_size))
     while True:
-        yield Streams(**{name: _images(next(one), execution) for name, one in loaders.items()})
+        yield StepBatch(**{name: _images(next(one), execution) for name, one in loaders.items()})
 
 
 def _as_shipped(dataset: object) -> Dataset:
@@ -70,8 +73,8 @@ def _as_shipped(dataset: object) -> Dataset:
     return dataset
 
 
-def _images(batch: Tensor | list[Tensor], execution: Execution) -> Images:
+def _images(batch: Tensor | list[Tensor], execution: Execution) -> Batch:
     if isinstance(batch, torch.Tensor):
-        return Images(batch.to(execution.device), None)
+        return Batch(batch.to(execution.device), None)
     pixels, labels = batch
-    return Images(pixels.to(execution.device), labels.to(execution.device))
+    return Batch(pixels.to(execution.device), labels.to(execution.device))

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from fastass.adaptation import modules_of
-from fastass.bench.synthetic import streams_of
+from fastass.bench.synthetic import random_batch
 from fastass.bench.timeline import Recorder, Timeline
 from fastass.config.schema import Config
 from fastass.distributed import World, join
@@ -100,10 +100,10 @@ def _measure(world: World, config: Config, rounds: int, warmup: int) -> Times:
     config = replace(config, device="cpu")
     execution = choose(config)
     modules = modules_of(config.method, labelled=max(config.labelled, 1))
-    streams = streams_of(
+    batch = random_batch(
         replace(config, seed=config.seed + world.rank), modules, execution.device, True
     )
-    batches = [streams] * config.accumulate
+    batches = [batch] * config.accumulate
     alone = Engine(build(config, modules), config, execution)
     recorder = Recorder(alone.module, execution.device)
     grouped = replace(config, distributed=replace(config.distributed, world=world.size))

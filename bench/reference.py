@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastass.adaptation import Adaptation, Streams, Terms
+from fastass.adaptation import Adaptation, Terms
 from fastass.bench.reference_networks import Generator, GlobalDiscriminator, SemanticDiscriminator
 from fastass.config.schema import Config
 from fastass.models.discriminators import FeatureDiscriminator
 from fastass.optim import decay
+from fastass.pipelines.batch import StepBatch
 
 IGNORE, SOURCE, TARGET = 255, 0, 1
 
@@ -90,13 +91,13 @@ class ReferencePath:
             if d is not None
         ]
 
-    def step(self, streams: Streams, step: int = 0) -> Terms:
+    def step(self, batch: StepBatch, step: int = 0) -> Terms:
         """One optimizer step on one batch; → its terms, detached. step: for the decay of rates."""
         for optimizer in self.optimizers:
             optimizer.zero_grad()
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * decay(step, self.config)
-        terms = self.backward(streams)
+        terms = self.backward(batch)
         self.update()
         return terms
 
@@ -105,13 +106,13 @@ class ReferencePath:
         for optimizer in self.optimizers:
             optimizer.step()
 
-    def backward(self, streams: Streams) -> Terms:
+    def backward(self, batch: StepBatch) -> Terms:
         """All forwards and backwards of a step; gradients add up in `.grad`."""
         λ = self.config.loss
         found: dict[str, Tensor] = {}
         self._discriminators_require_grad(False)
-        assert streams.source is not None
-        images, labels = streams.source
+        assert batch.source is not None
+        images, labels = batch.source.images, batch.source.labels
         assert labels is not None
         features_s, levels = self.generator(images)
         scores_s = [self._upsample(s, labels.shape[1:]) for s in levels]
@@ -126,8 +127,8 @@ class ReferencePath:
         loss.backward()
         features_s, scores_s = features_s.detach(), [s.detach() for s in scores_s]
         features_tl = labels_tl = None
-        if streams.labelled is not None:
-            images, labels_tl = streams.labelled
+        if batch.labelled is not None:
+            images, labels_tl = batch.labelled.images, batch.labelled.labels
             assert labels_tl is not None
             features_tl, levels = self.generator(images)
             scores = [self._upsample(s, labels_tl.shape[1:]) for s in levels]
@@ -135,8 +136,8 @@ class ReferencePath:
             (λ.seg * found["seg_target"]).backward()
             features_tl = features_tl.detach()
         scores_tu = None
-        if streams.unlabelled is not None:
-            images = streams.unlabelled.images
+        if batch.unlabelled is not None:
+            images = batch.unlabelled.images
             with torch.no_grad():
                 scores_tu = [self._upsample(s, images.shape[2:]) for s in self.generator(images)[1]]
 

@@ -17,7 +17,7 @@ from functools import partial
 from fastass.adaptation import modules_of
 from fastass.bench import ranks
 from fastass.bench.exchange import ALGORITHMS, Cluster, Link, fit, ring
-from fastass.bench.synthetic import streams_of
+from fastass.bench.synthetic import random_batch
 from fastass.bench.timeline import (
     BUCKET,
     MIB,
@@ -82,7 +82,7 @@ def measure_step(config: Config, rounds: int, warmup: int) -> Timeline:
     modules = modules_of(config.method, labelled=max(config.labelled, 1))
     engine = Engine(build(config, modules), config, execution)
     recorder = Recorder(engine.module, execution.device)
-    batches = [streams_of(config, modules, execution.device, True)] * config.accumulate
+    batches = [random_batch(config, modules, execution.device, True)] * config.accumulate
     steps = [
         recorder.record(lambda: engine.step(batches, adapt=True)) for _ in range(warmup + rounds)
     ]

@@ -2,33 +2,34 @@
 
 import torch
 
-from fastass.adaptation import Images, Modules, Streams
+from fastass.adaptation import Modules
 from fastass.config.schema import Config
+from fastass.pipelines.batch import Batch, StepBatch
 
 PATCH = 16  # pixels of a label's squares: labels of natural scenes are large areas
 
 
-def streams_of(
+def random_batch(
     config: Config, modules: Modules, device: torch.device, channels_last: bool
-) -> Streams:
+) -> StepBatch:
     """One step's batch of `config`'s sizes; labels in squares, a tenth of them ignored."""
     generator = torch.Generator().manual_seed(config.seed)
     layout = torch.channels_last if channels_last else torch.contiguous_format
 
-    def images(size: tuple[int, int], labelled: bool) -> Images:
+    def images(size: tuple[int, int], labelled: bool) -> Batch:
         width, height = size
         pixels = torch.randn(config.batch, 3, height, width, generator=generator)
         squares = (config.batch, -(-height // PATCH), -(-width // PATCH))
         ids = torch.randint(0, config.model.num_classes, squares, generator=generator)
         ids[torch.rand(squares, generator=generator) < 0.1] = 255
         labels = ids.repeat_interleave(PATCH, 1).repeat_interleave(PATCH, 2)[:, :height, :width]
-        return Images(
+        return Batch(
             pixels.to(device, memory_format=layout),
             labels.to(torch.uint8).contiguous().to(device) if labelled else None,
         )
 
     source, target = config.data.source_size, config.data.target_size
-    return Streams(
+    return StepBatch(
         images(source, True) if modules.source else None,
         images(target, True) if modules.labelled else None,
         images(target, False) if modules.global_ else None,

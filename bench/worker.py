@@ -10,16 +10,17 @@ from typing import Literal
 import torch
 from torch import nn
 
-from fastass.adaptation import Modules, Streams, modules_of
+from fastass.adaptation import Modules, modules_of
 from fastass.bench import memory
 from fastass.bench.reference import ReferencePath
-from fastass.bench.synthetic import streams_of
+from fastass.bench.synthetic import random_batch
 from fastass.config.schema import Config
 from fastass.engine import Engine, build
 from fastass.errors import USER_ERRORS, UserError
 from fastass.execution import Execution, choose
 from fastass.models.convolution import use_winograd
 from fastass.models.norm import FrozenBatchNorm2d
+from fastass.pipelines.batch import StepBatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,7 @@ class Worker:
         self.optimizer_seconds = 0.0
         self.step_count = 0
         self.engine: Engine | None = None
-        run: Callable[[Streams], object]
+        run: Callable[[StepBatch], object]
         if recipe.kind == "reference":
             path = ReferencePath(module, config, self.device)
             self.networks: nn.Module = path.networks
@@ -84,19 +85,19 @@ class Worker:
             self.networks = module
             optimizers = list(engine.optimizers.values())
 
-            def run(streams: Streams) -> object:
+            def run(streams: StepBatch) -> object:
                 return engine.step([streams], adapt=True)
 
         self.optimizers, self.run = optimizers, run
         self._time_optimizers()
         self.batches = self._batches(modules)
 
-    def _batches(self, modules: Modules) -> Iterator[Streams]:
+    def _batches(self, modules: Modules) -> Iterator[StepBatch]:
         channels_last = self.recipe.kind == "engine" and self.recipe.channels_last
         if self.recipe.data == "synthetic":
-            streams = streams_of(self.config, modules, self.device, channels_last)
+            batch = random_batch(self.config, modules, self.device, channels_last)
             while True:
-                yield streams
+                yield batch
         from fastass.bench.loading import base_code_batches, engine_batches
 
         own = engine_batches if self.recipe.kind == "engine" else base_code_batches

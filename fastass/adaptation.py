@@ -25,21 +25,7 @@ from fastass.models.discriminators import (
     GlobalDiscriminator,
     PixelDiscriminator,
 )
-
-
-class Images(NamedTuple):
-    """One stream's share of a step."""
-
-    images: Tensor  # [B,3,H,W] float, channels-last
-    labels: Tensor | None  # [B,H,W] uint8
-
-
-class Streams(NamedTuple):
-    """The three inputs of a step. A stream that the method does not use is None."""
-
-    source: Images | None = None
-    labelled: Images | None = None
-    unlabelled: Images | None = None
+from fastass.pipelines.batch import Batch, StepBatch
 
 
 class Terms(NamedTuple):
@@ -120,22 +106,23 @@ class Adaptation(nn.Module):
         self.weights = weights
         self.align_corners = generator.config.align_corners
 
-    def forward(self, streams: Streams, *, adapt: bool = True) -> Terms:
+    def forward(self, batch: StepBatch, *, adapt: bool = True) -> Terms:
         """The terms of the streams given; without `adapt`, L_seg alone.
 
         Unlabelled images are forwarded without gradients.
         """
         terms = Terms()
-        if streams.source is not None:
-            terms = self._source(terms, *streams.source, adapt)
-        if streams.labelled is not None:
-            terms = self._labelled(terms, *streams.labelled, adapt)
-        if streams.unlabelled is not None and adapt:
-            terms = self._unlabelled(terms, streams.unlabelled.images)
+        if batch.source is not None:
+            terms = self._source(terms, batch.source, adapt)
+        if batch.labelled is not None:
+            terms = self._labelled(terms, batch.labelled, adapt)
+        if batch.unlabelled is not None and adapt:
+            terms = self._unlabelled(terms, batch.unlabelled)
         return terms
 
-    def _source(self, terms: Terms, images: Tensor, labels: Tensor | None, adapt: bool) -> Terms:
+    def _source(self, terms: Terms, batch: Batch, adapt: bool) -> Terms:
         """L_seg, L_gadv, L_sadv of G and the source halves of L_gd and L_sd."""
+        images, labels = batch.images, batch.labels
         assert labels is not None
         output = self.generator(images)
         if adapt and self.semantic_discriminator is not None:
@@ -164,8 +151,9 @@ class Adaptation(nn.Module):
             gd_source=self._levels(gd, 1.0),
         )
 
-    def _labelled(self, terms: Terms, images: Tensor, labels: Tensor | None, adapt: bool) -> Terms:
+    def _labelled(self, terms: Terms, batch: Batch, adapt: bool) -> Terms:
         """L_seg of the labelled target images and their half of L_sd."""
+        images, labels = batch.images, batch.labels
         assert labels is not None
         output = self.generator(images)
         terms = terms._replace(seg_target=self._segmentation(output, labels))
@@ -174,8 +162,9 @@ class Adaptation(nn.Module):
             terms = terms._replace(sd_target=sd)
         return terms
 
-    def _unlabelled(self, terms: Terms, images: Tensor) -> Terms:
+    def _unlabelled(self, terms: Terms, batch: Batch) -> Terms:
         """The target half of L_gd. G only supplies P here, so it runs without gradients."""
+        images = batch.images
         size = (images.shape[2], images.shape[3])
         with torch.no_grad():
             maps = [

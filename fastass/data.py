@@ -9,13 +9,14 @@ import torch
 from fastass.adaptation import Modules
 from fastass.config.schema import Config
 from fastass.pipelines.augment import Augment
+from fastass.pipelines.batch import StepBatch
 from fastass.pipelines.classes import ClassTable
 from fastass.pipelines.evaluation import EvalBatch, EvalFeed
 from fastass.pipelines.feed import open_feed
 from fastass.pipelines.layouts import Dataset
 from fastass.pipelines.shards import PackedDataset
 from fastass.pipelines.source import open_source
-from fastass.pipelines.streams import StepBatch, StreamSpec
+from fastass.pipelines.streams import StreamSpec
 
 AnyDataset = Dataset | PackedDataset
 

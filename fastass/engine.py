@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from fastass import ema
-from fastass.adaptation import Adaptation, Modules, Streams, Terms, objective
+from fastass.adaptation import Adaptation, Modules, Terms, objective
 from fastass.allocator import Allocator
 from fastass.config.schema import Config
 from fastass.distributed import ALONE, World
@@ -26,6 +26,7 @@ from fastass.models.discriminators import (
 )
 from fastass.optim import discriminator_optimizer, generator_optimizer
 from fastass.parallel import wrap
+from fastass.pipelines.batch import StepBatch
 from fastass.shares import shares
 
 
@@ -49,8 +50,8 @@ def build(config: Config, modules: Modules) -> Adaptation:
 
 
 class _Part(NamedTuple):
-    streams: Streams
-    batch: int  # which of the step's batches it belongs to
+    batch: StepBatch
+    number: int  # which of the step's batches it belongs to
     last: bool  # of the step
 
 
@@ -109,7 +110,7 @@ class Engine:
         average = self.module.average
         return self.generator if average is None else average
 
-    def step(self, batches: Sequence[Streams], *, adapt: bool) -> Terms:
+    def step(self, batches: Sequence[StepBatch], *, adapt: bool) -> Terms:
         """One optimizer step over `accumulate` batches → this rank's part of each term, detached.
 
         A term is a mean over the valid items of the whole step; the ranks' parts add up to it.
@@ -124,7 +125,7 @@ class Engine:
         parts = list(self._parts(batches))
 
         def terms_of(part: _Part) -> Terms:
-            return self._forward_and_backward(part, share[part.batch], adapt)
+            return self._forward_and_backward(part, share[part.number], adapt)
 
         if self.lanes is not None and len(parts) > 1:
             *target, source = parts
@@ -150,7 +151,7 @@ class Engine:
             with self.execution.autocast():
                 if self.config.compile:  # CUDA graphs may reuse what the last forward returned
                     torch.compiler.cudagraph_mark_step_begin()
-                terms = self._forward(part.streams, adapt=adapt)
+                terms = self._forward(part.batch, adapt=adapt)
                 pairs = zip(terms, share, strict=True)
                 terms = Terms(*(None if t is None else s * t for t, s in pairs))
                 # The exchange averages over the ranks, and the shares already do.
@@ -182,7 +183,7 @@ class Engine:
             return contextlib.nullcontext()
         return self._parallel.no_sync()
 
-    def _parts(self, batches: Sequence[Streams]) -> Iterator[_Part]:
+    def _parts(self, batches: Sequence[StepBatch]) -> Iterator[_Part]:
         """What one forward and backward takes: a whole batch, or each of its streams.
 
         The streams' terms share no activations, so the gradients are the same. The source comes
@@ -190,15 +191,15 @@ class Engine:
         exchanges gradients, none is missing.
         """
         apart = self.config.backward == "streamed" or (self.lanes is not None and len(batches) == 1)
-        for i, streams in enumerate(batches):
+        for i, batch in enumerate(batches):
             final = i == len(batches) - 1
             if not apart:
-                yield _Part(streams, i, final)
+                yield _Part(batch, i, final)
             else:
                 order = ("unlabelled", "labelled", "source")
-                present = [n for n in order if getattr(streams, n) is not None]
+                present = [n for n in order if getattr(batch, n) is not None]
                 for name in present:
-                    part = Streams(**{name: getattr(streams, name)})
+                    part = StepBatch(**{name: getattr(batch, name)})
                     yield _Part(part, i, final and name == present[-1])
 
     def state(self) -> dict[str, Any]:

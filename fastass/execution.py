@@ -5,11 +5,9 @@ from dataclasses import dataclass
 import torch
 
 from fastass import apex_optimizers, kernels
-from fastass.adaptation import Images, Streams
 from fastass.config.schema import Config
 from fastass.errors import UserError
 from fastass.kernels import native
-from fastass.pipelines.streams import Batch, StepBatch
 
 # What a forward pass computes in, by the autocast dtype; None is no autocast.
 PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "fp32"}
@@ -32,20 +30,6 @@ class Execution:
             dtype=self.amp_dtype or torch.bfloat16,
             enabled=self.amp_dtype is not None,
         )
-
-    def to_device(self, batch: StepBatch) -> Streams:
-        """A feed's batches on the device."""
-
-        def move(stream: Batch | None) -> Images | None:
-            if stream is None:
-                return None
-            labels = stream.labels
-            return Images(
-                stream.images.to(self.device, non_blocking=True),
-                None if labels is None else labels.to(self.device, non_blocking=True),
-            )
-
-        return Streams(move(batch.source), move(batch.labelled), move(batch.unlabelled))
 
     @property
     def amp_name(self) -> str:

@@ -14,34 +14,35 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastass.adaptation import Adaptation, Images, Streams, Terms
+from fastass.adaptation import Adaptation, Terms
 from fastass.distributed import World
 from fastass.kernels.nearest import nearest_labels
 from fastass.models.config import ModelConfig
 from fastass.models.deeplab import make_backbone
 from fastass.models.discriminators import PixelDiscriminator
+from fastass.pipelines.batch import Batch, StepBatch
 
 IGNORED = 255
 
 
-def shares(module: Adaptation, batches: Sequence[Streams], world: World) -> Tensor:
+def shares(module: Adaptation, batches: Sequence[StepBatch], world: World) -> Tensor:
     """[len(batches), 8], of the batches' device and dtype: the share of each batch in each term.
 
     The sum over the batches of all ranks is 1, or 0 for a term that has no valid item at all.
     """
-    counts = torch.stack([_counts(module, streams) for streams in batches])
+    counts = torch.stack([_counts(module, batch) for batch in batches])
     total = world.sum(counts.sum(dim=0))
     dtype = next(s.images.dtype for s in batches[0] if s is not None)
     return (counts / total.clamp(min=1)).to(dtype)
 
 
-def _counts(module: Adaptation, streams: Streams) -> Tensor:
+def _counts(module: Adaptation, batch: StepBatch) -> Tensor:
     """float64 [8]: the valid items of each term."""
-    device = next(s.images.device for s in streams if s is not None)
+    device = next(s.images.device for s in batch if s is not None)
     zero = torch.zeros((), dtype=torch.float64, device=device)
-    seg_s, sem_s, images_s = _stream(module, streams.source, zero)
-    seg_t, sem_t, _ = _stream(module, streams.labelled, zero)
-    _, _, images_u = _stream(module, streams.unlabelled, zero)
+    seg_s, sem_s, images_s = _stream(module, batch.source, zero)
+    seg_t, sem_t, _ = _stream(module, batch.labelled, zero)
+    _, _, images_u = _stream(module, batch.unlabelled, zero)
     terms = Terms(
         seg_source=seg_s,
         seg_target=seg_t,
@@ -56,12 +57,12 @@ def _counts(module: Adaptation, streams: Streams) -> Tensor:
 
 
 def _stream(
-    module: Adaptation, stream: Images | None, zero: Tensor
+    module: Adaptation, stream: Batch | None, zero: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The items of L_seg, of the semantic losses and of the global losses in one stream."""
     if stream is None:
         return zero, zero, zero
-    images, labels = stream
+    images, labels = stream.images, stream.labels
     number = torch.full_like(zero, images.shape[0])  # of every image D_g sees as many cells
     if labels is None:
         return zero, zero, number

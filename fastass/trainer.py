@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fastass.adaptation import Adaptation, Modules, Streams
+from fastass.adaptation import Adaptation, Modules
 from fastass.config.schema import Config
 from fastass.data import TrainingData
 from fastass.distributed import ALONE, Agreement, World
@@ -20,6 +20,7 @@ from fastass.interruption import Interrupted, Interruption
 from fastass.monitor import Monitor
 from fastass.optim import decay, set_rates
 from fastass.parallel import average_statistics
+from fastass.pipelines.batch import StepBatch
 from fastass.results import before_and_after, summarize, table
 from fastass.run import SUMMARY, Run
 from fastass.runstate import Position, RunState
@@ -101,14 +102,14 @@ class Trainer:
                     self._interrupted(stop)
                 self.monitor.start_clock()
 
-    def _batches(self, step: int, adapt: bool) -> Iterator[Streams]:
+    def _batches(self, step: int, adapt: bool) -> Iterator[StepBatch]:
         first = step * self.config.accumulate
         modules = self.modules if adapt else self.modules.start()
         for batch in self.data.batches(first, modules, self.execution.device):
             self._skipped += batch.skipped
             for line in batch.found_bad:
                 self.reporter.line(f"skipped: {line}")
-            yield self.execution.to_device(batch)
+            yield batch.to(self.execution.device)
 
     def _log(self) -> None:
         try:

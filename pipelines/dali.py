@@ -15,10 +15,11 @@ import torch
 
 from fastass.pipelines import dali_graph
 from fastass.pipelines.augment import resize_label
+from fastass.pipelines.batch import Batch, StepBatch
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.order import positions
 from fastass.pipelines.reader import Located, StreamReader, as_batch
-from fastass.pipelines.streams import Batch, OnBadSample, StepBatch, StreamSpec, check_streams
+from fastass.pipelines.streams import OnBadSample, StreamSpec, check_streams
 
 
 class DaliFeed:

@@ -14,14 +14,13 @@ import torch
 from PIL import Image
 
 from fastass.pipelines.augment import Draw, region_box, resize_label
+from fastass.pipelines.batch import Batch, StepBatch
 from fastass.pipelines.order import positions
 from fastass.pipelines.reader import Located, StreamReader, as_batch, decoded_bytes
 from fastass.pipelines.streams import (
     NORMALIZATIONS,
-    Batch,
     Normalization,
     OnBadSample,
-    StepBatch,
     StreamSpec,
     check_streams,
 )

@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 
 from fastass.pipelines.augment import Draw, draw, resize_label
+from fastass.pipelines.batch import Batch
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.order import sample_at
 from fastass.pipelines.source import open_source
-from fastass.pipelines.streams import Batch, OnBadSample, StreamSpec
+from fastass.pipelines.streams import OnBadSample, StreamSpec
 
 T = TypeVar("T")
 

@@ -18,11 +18,10 @@ resuming needs no state. `Batch.skipped` counts the bad samples that were replac
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
-
-import torch
+from typing import Literal, Protocol
 
 from fastass.pipelines.augment import Augment
+from fastass.pipelines.batch import StepBatch
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.layouts import Dataset
 from fastass.pipelines.shards import PackedDataset
@@ -91,38 +90,6 @@ class StreamSpec:
 
     def __len__(self) -> int:
         return len(self.dataset) if self.indices is None else len(self.indices)
-
-
-class Batch(NamedTuple):
-    """images: float32 [B,3,H,W], channels-last memory, normalised. labels: train ids uint8 [B,H,W].
-
-    names: of the samples read, in order. skipped: how many of them replace a bad sample.
-    found_bad: a line for every bad sample that was met for the first time.
-    """
-
-    images: torch.Tensor
-    labels: torch.Tensor | None
-    names: tuple[str, ...]
-    skipped: int = 0
-    found_bad: tuple[str, ...] = ()
-
-
-class StepBatch(NamedTuple):
-    """The batches of one step; None where the feed has no such stream."""
-
-    source: Batch | None = None
-    labelled: Batch | None = None
-    unlabelled: Batch | None = None
-
-    @property
-    def skipped(self) -> int:
-        """Bad samples that were replaced in this step, on this rank."""
-        return sum(batch.skipped for batch in self if batch is not None)
-
-    @property
-    def found_bad(self) -> tuple[str, ...]:
-        """A line for every bad sample that was met for the first time, on this rank."""
-        return tuple(line for batch in self if batch is not None for line in batch.found_bad)
 
 
 class Feed(Protocol):

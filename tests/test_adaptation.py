@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastass import kernels
-from fastass.adaptation import Adaptation, Images, Modules, Streams, modules_of, objective
+from fastass.adaptation import Adaptation, Modules, modules_of, objective
 from fastass.config.schema import Config, DiscriminatorConfig, LossConfig
 from fastass.engine import build
 from fastass.models.config import ModelConfig
+from fastass.pipelines.batch import Batch, StepBatch
 
 CLASSES, IGNORE, ABSENT = 5, 255, 3
 METHODS = ("oracle", "source_only", "joint", "ga", "ga+fcsa", "ga+csa")
@@ -28,20 +29,20 @@ def reference_kernels() -> Iterator[None]:
     kernels.use(before)
 
 
-def images(seed: int, height: int, width: int, labels: bool = True) -> Images:
+def images(seed: int, height: int, width: int, labels: bool = True) -> Batch:
     """Two random images; 20 % of the pixels ignored, class ABSENT nowhere."""
     g = torch.Generator().manual_seed(seed)
     pixels = torch.randn(2, 3, height, width, generator=g, dtype=torch.float64)
     if not labels:
-        return Images(pixels, None)
+        return Batch(pixels, None)
     truth = torch.randint(0, CLASSES, (2, height, width), generator=g)
     truth[truth == ABSENT] = 0
     truth[torch.rand(truth.shape, generator=g) < 0.2] = IGNORE
-    return Images(pixels, truth.to(torch.uint8))
+    return Batch(pixels, truth.to(torch.uint8))
 
 
-def all_streams(modules: Modules) -> Streams:
-    return Streams(
+def all_streams(modules: Modules) -> StepBatch:
+    return StepBatch(
         images(1, 70, 90) if modules.source else None,
         images(2, 64, 80) if modules.labelled else None,
         images(3, 64, 80, labels=False) if modules.global_ else None,
@@ -101,7 +102,7 @@ def semantic(adaptation: Adaptation, features: Tensor, labels: Tensor, z: int) -
     return F.cross_entropy(d_s(features), target, ignore_index=IGNORE)
 
 
-def alternating(a: Adaptation, streams: Streams, gan: str) -> None:
+def alternating(a: Adaptation, streams: StepBatch, gan: str) -> None:
     """The base code's order: G with the discriminators frozen, then the discriminators alone."""
     w = WEIGHTS
     discriminators = [*a.global_discriminators, a.semantic_discriminator]
@@ -110,7 +111,7 @@ def alternating(a: Adaptation, streams: Streams, gan: str) -> None:
         d.requires_grad_(False)
     outputs: dict[str, tuple] = {}
     if streams.source is not None:
-        pixels, labels = streams.source
+        pixels, labels = streams.source.images, streams.source.labels
         output = outputs["source"] = a.generator(pixels)
         loss = w.seg * seg(output, labels)
         for share, scores, d in zip((1, w.aux_gadv), output.levels, a.global_discriminators):  # noqa: B905
@@ -120,7 +121,7 @@ def alternating(a: Adaptation, streams: Streams, gan: str) -> None:
             loss = loss + w.sadv * semantic(a, output.features, labels, 1)
         loss.backward()
     if streams.labelled is not None:
-        pixels, labels = streams.labelled
+        pixels, labels = streams.labelled.images, streams.labelled.labels
         output = outputs["labelled"] = a.generator(pixels)
         (w.seg * seg(output, labels)).backward()
     if streams.unlabelled is not None:
@@ -146,7 +147,7 @@ def gradients(a: Adaptation) -> dict[str, Tensor]:
     return found
 
 
-def assert_same_gradients(a: Adaptation, streams: Streams, gan: str = "vanilla") -> None:
+def assert_same_gradients(a: Adaptation, streams: StepBatch, gan: str = "vanilla") -> None:
     total = objective(a(streams), a.weights)
     assert total.dtype == torch.float64
     total.backward()
@@ -178,8 +179,8 @@ def test_a_labelled_batch_without_any_label_adds_nothing(method: str) -> None:
     modules = modules_of(method, labelled=4)  # type: ignore[arg-type]
     a, streams = module(modules), all_streams(modules)
     assert streams.labelled is not None
-    pixels, labels = streams.labelled
-    empty = streams._replace(labelled=Images(pixels, torch.full_like(labels, IGNORE)))
+    pixels, labels = streams.labelled.images, streams.labelled.labels
+    empty = streams._replace(labelled=Batch(pixels, torch.full_like(labels, IGNORE)))
     terms = a(empty)
     assert terms.seg_target == 0
     assert terms.sd_target == 0
@@ -199,7 +200,7 @@ def test_streams_taken_one_by_one_give_the_same_gradients(method: str) -> None:
     together = gradients(a)
     for name, stream in streams._asdict().items():
         if stream is not None:
-            objective(a(Streams(**{name: stream})), a.weights).backward()
+            objective(a(StepBatch(**{name: stream})), a.weights).backward()
     for name, grad in gradients(a).items():
         torch.testing.assert_close(grad, together[name], rtol=1e-9, atol=1e-12)
 
@@ -213,7 +214,7 @@ def test_without_labelled_images_the_semantic_module_is_off() -> None:
 def test_the_start_trains_segmentation_alone() -> None:
     modules = modules_of("ga+csa", labelled=4)
     a = module(modules)
-    objective(a(Streams(source=images(1, 64, 64)), adapt=False), a.weights).backward()
+    objective(a(StepBatch(source=images(1, 64, 64)), adapt=False), a.weights).backward()
     assert all(name.startswith("generator.") for name in gradients(a))
     assert modules.start() == Modules(source=True, labelled=False, global_=False, semantic="")
     assert modules_of("oracle", 4).start().labelled

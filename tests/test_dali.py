@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 
 from fastass.pipelines.augment import Augment
+from fastass.pipelines.batch import StepBatch
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.feed import open_feed
 from fastass.pipelines.layouts import Dataset, open_dataset
 from fastass.pipelines.pack import pack
 from fastass.pipelines.pillow import PillowFeed
 from fastass.pipelines.shards import PackedDataset, open_packed
-from fastass.pipelines.streams import NORMALIZATIONS, StepBatch, StreamSpec
+from fastass.pipelines.streams import NORMALIZATIONS, StreamSpec
 
 pytest.importorskip("nvidia.dali")
 from fastass.pipelines.dali import DaliFeed

@@ -12,9 +12,9 @@ from fastass.config.schema import Config, DataConfig
 from fastass.data import TrainingData
 from fastass.datasets import open_training_data
 from fastass.errors import UserError
+from fastass.pipelines.batch import Batch, StepBatch
 from fastass.pipelines.layouts import open_dataset
 from fastass.pipelines.pack import pack
-from fastass.pipelines.streams import Batch, StepBatch
 from fastass.tracking.terminal import reporter
 
 STEPS = 5

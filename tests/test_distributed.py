@@ -13,14 +13,15 @@ from ranks import free_port, run_ranks
 from torch import Tensor
 
 from fastass import kernels
-from fastass.adaptation import Images, Streams, modules_of
-from fastass.bench.synthetic import streams_of
+from fastass.adaptation import modules_of
+from fastass.bench.synthetic import random_batch
 from fastass.config.schema import Config, DataConfig, DiscriminatorConfig, OptimConfig
 from fastass.distributed import World, join
 from fastass.engine import Engine, build
 from fastass.execution import choose
 from fastass.interruption import Interrupted
 from fastass.models.config import ModelConfig
+from fastass.pipelines.batch import Batch, StepBatch
 
 CLASSES, SIZE = 5, (48, 64)
 
@@ -39,30 +40,30 @@ def config(method: str, **more: Any) -> Config:
     ).resolved()
 
 
-def global_batch(step: int, images: int) -> Streams:
+def global_batch(step: int, images: int) -> StepBatch:
     """Random images; the labels of each have another share of ignored pixels and classes."""
     g = torch.Generator().manual_seed(step)
 
-    def stream(labelled: bool) -> Images:
+    def stream(labelled: bool) -> Batch:
         x = torch.randn(images, 3, *SIZE, generator=g, dtype=torch.float64)
         if not labelled:
-            return Images(x, None)
+            return Batch(x, None)
         y = torch.randint(0, CLASSES, (images, *SIZE), generator=g, dtype=torch.uint8)
         for i in range(images):
             y[i, : SIZE[0] * i // images] = 255
             y[i][y[i] <= i] = 255 if i < CLASSES - 1 else 0
-        return Images(x, y)
+        return Batch(x, y)
 
-    return Streams(stream(True), stream(True), stream(False))
+    return StepBatch(stream(True), stream(True), stream(False))
 
 
-def part(streams: Streams, start: int, end: int) -> Streams:
-    def cut(s: Images | None) -> Images | None:
+def part(streams: StepBatch, start: int, end: int) -> StepBatch:
+    def cut(s: Batch | None) -> Batch | None:
         if s is None:
             return None
-        return Images(s.images[start:end], None if s.labels is None else s.labels[start:end])
+        return Batch(s.images[start:end], None if s.labels is None else s.labels[start:end])
 
-    return Streams(*(cut(s) for s in streams))
+    return StepBatch(*(cut(s) for s in streams))
 
 
 def train(world: World, c: Config, images: int, start: int = 1) -> tuple[list[Tensor], Any]:
@@ -77,7 +78,7 @@ def train(world: World, c: Config, images: int, start: int = 1) -> tuple[list[Te
         if not modules.semantic:
             whole = whole._replace(labelled=None)
         if step < start:
-            whole = Streams(source=whole.source)
+            whole = StepBatch(source=whole.source)
         firsts = [(a * world.size + world.rank) * each for a in range(c.accumulate)]
         batches = [part(whole, first, first + each) for first in firsts]
         terms = engine.step(batches, adapt=step >= start)
@@ -135,11 +136,11 @@ def in_silence(world: World, configs: list[Config]) -> None:
     for c in configs:
         modules = modules_of(c.method, c.labelled)
         engine = Engine(build(c, modules), c, choose(c), world)
-        streams = streams_of(c, modules, engine.execution.device, channels_last=True)
+        batch = random_batch(c, modules, engine.execution.device, channels_last=True)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             for _ in range(2):
-                engine.step([streams] * c.accumulate, adapt=True)
+                engine.step([batch] * c.accumulate, adapt=True)
 
 
 def test_no_gradient_has_other_strides_than_its_bucket() -> None:
@@ -166,11 +167,11 @@ def compiled_beside_eager(world: World, configs: list[Config]) -> list[float]:
         engines = [
             Engine(build(c, modules), k, choose(c), world) for k in (c, replace(c, compile=True))
         ]
-        streams = streams_of(c, modules, torch.device("cpu"), channels_last=True)
+        batch = random_batch(c, modules, torch.device("cpu"), channels_last=True)
         start = [p.detach().clone() for p in engines[0].module.parameters()]
         for _ in range(3):
             for engine in engines:
-                engine.step([streams] * c.accumulate, adapt=True)
+                engine.step([batch] * c.accumulate, adapt=True)
         shares = [
             float((a - b).norm() / (a - before).norm())
             for a, b, before in zip(*(e.module.parameters() for e in engines), start, strict=True)

@@ -146,7 +146,7 @@ import sys
 import torch
 import fastass.trainer
 from fastass.adaptation import modules_of
-from fastass.bench.synthetic import streams_of
+from fastass.bench.synthetic import random_batch
 from fastass.config.schema import Config, DataConfig
 from fastass.engine import Engine, build
 from fastass.execution import choose
@@ -160,8 +160,8 @@ config = Config(
 ).resolved()
 execution, modules = choose(config), modules_of(config.method, labelled=1)
 engine = Engine(build(config, modules), config, execution)
-streams = streams_of(config, modules, execution.device, channels_last=True)
-assert engine.step([streams], adapt=True).seg_source.isfinite()
+batch = random_batch(config, modules, execution.device, channels_last=True)
+assert engine.step([batch], adapt=True).seg_source.isfinite()
 engine.load_state(engine.state())
 print(*sorted({"triton", "torch._dynamo", "nvidia", "onnx", "av"} & set(sys.modules)))
 """

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from fastass.adaptation import Streams, modules_of
-from fastass.bench.synthetic import streams_of
+from fastass.adaptation import modules_of
+from fastass.bench.synthetic import random_batch
 from fastass.config.schema import Config, DataConfig, DiscriminatorConfig, OptimConfig
 from fastass.distributed import ALONE, World
 from fastass.engine import Engine, build
@@ -20,6 +20,7 @@ from fastass.lanes import Lanes, describe_backward, unavailable
 from fastass.models import running_statistics
 from fastass.models.batch_norm import batch_norm
 from fastass.models.config import ModelConfig
+from fastass.pipelines.batch import StepBatch
 
 CPU = torch.device("cpu")
 CONFIG = Config(
@@ -49,8 +50,8 @@ def engine(config: Config = CONFIG) -> Engine:
     return Engine(build(config, modules_of(config.method, 2)), config, choose(config))
 
 
-def batch(config: Config = CONFIG) -> Streams:
-    return streams_of(config, modules_of(config.method, 2), CPU, channels_last=True)
+def batch(config: Config = CONFIG) -> StepBatch:
+    return random_batch(config, modules_of(config.method, 2), CPU, channels_last=True)
 
 
 @pytest.mark.parametrize("method", ["ga", "ga+fcsa", "ga+csa", "joint"])

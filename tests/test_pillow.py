@@ -9,13 +9,14 @@ import torch
 from PIL import Image
 
 from fastass.pipelines.augment import Augment
+from fastass.pipelines.batch import StepBatch
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.feed import open_feed
 from fastass.pipelines.layouts import Dataset, open_dataset
 from fastass.pipelines.order import sample_at
 from fastass.pipelines.pillow import PillowFeed
 from fastass.pipelines.read import read_label
-from fastass.pipelines.streams import NORMALIZATIONS, StepBatch, StreamSpec
+from fastass.pipelines.streams import NORMALIZATIONS, StreamSpec
 
 BUSY = Augment(scale=(1.0, 2.0), jitter=0.3, hue=10, blur=1.0)
 

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from fastass import kernels
-from fastass.adaptation import Images, Streams, modules_of
+from fastass.adaptation import modules_of
 from fastass.bench.reference import ReferencePath
 from fastass.config.schema import Config, DiscriminatorConfig, OptimConfig
 from fastass.engine import Engine, build
 from fastass.execution import Execution
 from fastass.models.config import ModelConfig
 from fastass.optim import decay, set_rates
+from fastass.pipelines.batch import Batch, StepBatch
 
 CLASSES, STEPS = 5, 3
 CPU = torch.device("cpu")
@@ -26,17 +27,17 @@ def reference_kernels() -> Iterator[None]:
     kernels.use(before)
 
 
-def batch(seed: int) -> Streams:
+def batch(seed: int) -> StepBatch:
     g = torch.Generator().manual_seed(seed)
 
-    def images(height: int, width: int, labelled: bool = True) -> Images:
+    def images(height: int, width: int, labelled: bool = True) -> Batch:
         pixels = torch.randn(2, 3, height, width, generator=g, dtype=torch.float64)
         labels = torch.randint(0, CLASSES, (2, height, width), generator=g)
         labels[:, :8] = 255
         pixels = pixels.to(memory_format=torch.channels_last)
-        return Images(pixels, labels.to(torch.uint8) if labelled else None)
+        return Batch(pixels, labels.to(torch.uint8) if labelled else None)
 
-    return Streams(images(70, 90), images(64, 80), images(64, 80, labelled=False))
+    return StepBatch(images(70, 90), images(64, 80), images(64, 80, labelled=False))
 
 
 @pytest.mark.parametrize(

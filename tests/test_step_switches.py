@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fastass import checkpoint, ema, kernels
-from fastass.adaptation import Images, Streams, modules_of
+from fastass.adaptation import modules_of
 from fastass.bench.memory import SavedTensors
 from fastass.config.schema import Config, DiscriminatorConfig, OptimConfig
 from fastass.engine import Engine, build
@@ -19,6 +19,7 @@ from fastass.errors import UserError
 from fastass.execution import choose, choose_tf32
 from fastass.models.config import ModelConfig
 from fastass.models.deeplab import build_deeplab
+from fastass.pipelines.batch import Batch, StepBatch
 
 CLASSES = 5
 
@@ -42,18 +43,18 @@ def config(**values: Any) -> Config:
     ).resolved()
 
 
-def batch(device: str = "cpu", seed: int = 0) -> Streams:
+def batch(device: str = "cpu", seed: int = 0) -> StepBatch:
     g = torch.Generator().manual_seed(seed)
 
-    def images(height: int, width: int, labelled: bool = True) -> Images:
+    def images(height: int, width: int, labelled: bool = True) -> Batch:
         pixels = torch.randn(1, 3, height, width, generator=g)
         labels = torch.randint(0, CLASSES, (1, height, width), generator=g).to(torch.uint8)
-        return Images(
+        return Batch(
             pixels.to(device, memory_format=torch.channels_last),
             labels.to(device) if labelled else None,
         )
 
-    return Streams(images(64, 96), images(64, 80), images(64, 80, labelled=False))
+    return StepBatch(images(64, 96), images(64, 80), images(64, 80, labelled=False))
 
 
 def engine(c: Config) -> Engine:
