@@ -86,5 +86,6 @@ def engine(name: str, config: Config, **options: Any) -> Recipe:
 def reference(name: str, config: Config, norm: str, **options: Any) -> Recipe:
     """The base code's way with `norm`: eager, fp32, NCHW, unfused."""
     model = replace(config.model, norm=norm, recompute_sums=False)  # type: ignore[arg-type]
-    config = replace(config, model=model, amp=False, compile=False, kernels="reference")
+    config = replace(config, model=model)
+    config = config.with_runtime(amp=False, compile=False, kernels="reference")
     return Recipe(name=name, kind="reference", config=config, **options)

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from fastass.errors import UserError
-from fastass.execution import choose_device
+from fastass.runtime.device import choose_device
 
 PRESET = "gta5_to_cityscapes_csa_500"
 FULL = ["--source-size", "1280x720", "--target-size", "1024x512"]

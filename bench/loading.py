@@ -18,18 +18,18 @@ from fastass.bench.input.baselines import BaseCodeWay, in_processes
 from fastass.config.schema import Config
 from fastass.datasets import open_training_data
 from fastass.errors import UserError
-from fastass.execution import Execution
 from fastass.pipelines.batch import Batch, StepBatch
 from fastass.pipelines.layouts import Dataset
 from fastass.pipelines.streams import NORMALIZATIONS
+from fastass.runtime.device import Runtime
 from fastass.tracking.terminal import reporter
 
 
-def engine_batches(config: Config, modules: Modules, execution: Execution) -> Iterator[StepBatch]:
+def engine_batches(config: Config, modules: Modules, runtime: Runtime) -> Iterator[StepBatch]:
     """What the trainer feeds the engine with."""
     data, _ = open_training_data(config, reporter(plain=True))
-    for batch in data.batches(0, modules, execution.device):
-        yield batch.to(execution.device)
+    for batch in data.batches(0, modules, runtime.device):
+        yield batch.to(runtime.device)
 
 
 class ImagesAlone(BaseCodeWay):
@@ -44,9 +44,7 @@ class ImagesAlone(BaseCodeWay):
         return levels.transpose(2, 0, 1).copy()
 
 
-def base_code_batches(
-    config: Config, modules: Modules, execution: Execution
-) -> Iterator[StepBatch]:
+def base_code_batches(config: Config, modules: Modules, runtime: Runtime) -> Iterator[StepBatch]:
     """The base code's loaders, `data.workers` processes for each stream."""
     data, _ = open_training_data(config, reporter(plain=True))
     d = config.data
@@ -64,7 +62,7 @@ def base_code_batches(
     if modules.global_:
         start("unlabelled", ImagesAlone(target, d.target_size))
     while True:
-        yield StepBatch(**{name: _images(next(one), execution) for name, one in loaders.items()})
+        yield StepBatch(**{name: _images(next(one), runtime) for name, one in loaders.items()})
 
 
 def _as_shipped(dataset: object) -> Dataset:
@@ -73,8 +71,8 @@ def _as_shipped(dataset: object) -> Dataset:
     return dataset
 
 
-def _images(batch: Tensor | list[Tensor], execution: Execution) -> Batch:
+def _images(batch: Tensor | list[Tensor], runtime: Runtime) -> Batch:
     if isinstance(batch, torch.Tensor):
-        return Batch(batch.to(execution.device), None)
+        return Batch(batch.to(runtime.device), None)
     pixels, labels = batch
-    return Batch(pixels.to(execution.device), labels.to(execution.device))
+    return Batch(pixels.to(runtime.device), labels.to(runtime.device))

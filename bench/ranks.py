@@ -20,10 +20,10 @@ from fastass.adaptation import modules_of
 from fastass.bench.synthetic import random_batch
 from fastass.bench.timeline import Recorder, Timeline
 from fastass.config.schema import Config
-from fastass.distributed import World, join
 from fastass.engine import Engine, build
 from fastass.errors import UserError
-from fastass.execution import choose
+from fastass.runtime.device import setup_runtime
+from fastass.runtime.process_group import World, join
 
 SIZES = tuple(2**k for k in (12, 16, 18, 20, 22, 24))  # bytes of the exchanges that are timed
 REPEATS = 15
@@ -97,17 +97,17 @@ def _serve(
 
 
 def _measure(world: World, config: Config, rounds: int, warmup: int) -> Times:
-    config = replace(config, device="cpu")
-    execution = choose(config)
+    config = config.with_runtime(device="cpu")
+    runtime = setup_runtime(config.runtime)
     modules = modules_of(config.method, labelled=max(config.labelled, 1))
     batch = random_batch(
-        replace(config, seed=config.seed + world.rank), modules, execution.device, True
+        replace(config, seed=config.seed + world.rank), modules, runtime.device, True
     )
     batches = [batch] * config.accumulate
-    alone = Engine(build(config, modules), config, execution)
-    recorder = Recorder(alone.module, execution.device)
+    alone = Engine(build(config, modules), config, runtime)
+    recorder = Recorder(alone.module, runtime.device)
     grouped = replace(config, distributed=replace(config.distributed, world=world.size))
-    together = Engine(build(config, modules), grouped, execution, world)
+    together = Engine(build(config, modules), grouped, runtime, world)
     times = Times([], [], _exchanges(world))
     for i in range(warmup + rounds):
         for turn in (0, 1) if i % 2 else (1, 0):

@@ -30,7 +30,7 @@ from fastass.bench.timeline import (
 )
 from fastass.config.schema import Config
 from fastass.engine import Engine, build
-from fastass.execution import choose
+from fastass.runtime.device import setup_runtime
 
 COUNTS = 64  # bytes of the exchange before a step: `fastass.shares`
 
@@ -78,11 +78,11 @@ def measure_step(config: Config, rounds: int, warmup: int) -> Timeline:
     """The engine's step on this device, on random images; with one backward, as ranks have."""
     if config.backward == "concurrent":
         config = replace(config, backward="fused")
-    execution = choose(config)
+    runtime = setup_runtime(config.runtime)
     modules = modules_of(config.method, labelled=max(config.labelled, 1))
-    engine = Engine(build(config, modules), config, execution)
-    recorder = Recorder(engine.module, execution.device)
-    batches = [random_batch(config, modules, execution.device, True)] * config.accumulate
+    engine = Engine(build(config, modules), config, runtime)
+    recorder = Recorder(engine.module, runtime.device)
+    batches = [random_batch(config, modules, runtime.device, True)] * config.accumulate
     steps = [
         recorder.record(lambda: engine.step(batches, adapt=True)) for _ in range(warmup + rounds)
     ]

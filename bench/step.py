@@ -18,7 +18,7 @@ from fastass.bench.contender import Contender, StepTime, engine, reference
 from fastass.bench.rate import peak_rate
 from fastass.bench.worker import Recipe
 from fastass.config.schema import Config
-from fastass.execution import choose_amp, choose_device
+from fastass.runtime.device import choose_amp, choose_device
 
 Progress = Callable[[str], None]
 
@@ -58,13 +58,13 @@ def contenders(config: Config, **options: object) -> list[Recipe]:
 def switches(config: Config) -> Iterator[Recipe]:
     """The engine with each of its optimisations turned off, or the optional ones on, alone."""
     c, o = config, config.optim
-    device = choose_device(c.device)
+    device = choose_device(c.runtime.device)
     cpu, cuda = device.type == "cpu", device.type == "cuda"
-    yield engine("kernels reference", replace(c, kernels="reference"))
+    yield engine("kernels reference", c.with_runtime(kernels="reference"))
     yield engine("NCHW instead of channels-last", c, channels_last=False)
     if cpu:
         yield engine("without Winograd's convolutions", c, winograd=False)
-        yield engine("allocator default", replace(c, tune_allocator=False))
+        yield engine("allocator default", c.with_runtime(tune_allocator=False))
     if c.model.norm == "frozen":
         yield engine("frozen norm not folded", c, fold_norm=False)
         yield engine(
@@ -84,21 +84,23 @@ def switches(config: Config) -> Iterator[Recipe]:
         yield engine(name, replace(c, model=replace(c.model, recompute_sums=sums)))
     checkpointed = replace(c.model, checkpoint_activations=True, recompute_sums=False)
     yield engine("activation checkpointing", replace(c, model=checkpointed))
-    if cuda and not c.amp:
+    if cuda and not c.runtime.amp:
         for tf32 in (True, False):
-            yield engine(f"tf32 {'on' if tf32 else 'off'}", replace(c, tf32=tf32))
-    if c.amp or choose_amp(device)[0] is not None:
-        yield engine(f"amp {'off' if c.amp else 'on'}", replace(c, amp=not c.amp))
+            yield engine(f"tf32 {'on' if tf32 else 'off'}", c.with_runtime(tf32=tf32))
+    if c.runtime.amp or choose_amp(device)[0] is not None:
+        yield engine(
+            f"amp {'off' if c.runtime.amp else 'on'}", c.with_runtime(amp=not c.runtime.amp)
+        )
 
 
 def compiled(config: Config) -> Iterator[Recipe]:
     """The engine compiled, in every mode that the device knows."""
-    cuda = choose_device(config.device).type == "cuda"
+    cuda = choose_device(config.runtime.device).type == "cuda"
     modes = ("default", "max-autotune", "reduce-overhead") if cuda else ("default",)
     for mode in modes:
         yield engine(
             f"compile {mode}",
-            replace(config, compile=True, compile_mode=mode),  # type: ignore[arg-type]
+            config.with_runtime(compile=True, compile_mode=mode),
         )
 
 
@@ -121,7 +123,10 @@ def measure(
             progress(f"start {recipe.name}")
             running.append(stack.enter_context(Contender(recipe)))
         # In this process, not in a contender's, whose memory counts.
-        device, precision = choose_device(recipes[-1].config.device), running[-1].facts["precision"]
+        device, precision = (
+            choose_device(recipes[-1].config.runtime.device),
+            running[-1].facts["precision"],
+        )
         rate = 0.0
         for i in range(warmup + rounds):
             for contender in running:

@@ -17,10 +17,10 @@ from fastass.bench.synthetic import random_batch
 from fastass.config.schema import Config
 from fastass.engine import Engine, build
 from fastass.errors import USER_ERRORS, UserError
-from fastass.execution import Execution, choose
 from fastass.models.convolution import use_winograd
 from fastass.models.norm import FrozenBatchNorm2d
 from fastass.pipelines.batch import StepBatch
+from fastass.runtime.device import Runtime, setup_runtime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +62,8 @@ class Worker:
     def __init__(self, recipe: Recipe) -> None:
         config = recipe.config
         self.recipe, self.config = recipe, config
-        self.execution: Execution = choose(config)
-        self.device = self.execution.device
+        self.runtime: Runtime = setup_runtime(config.runtime)
+        self.device = self.runtime.device
         modules = modules_of(config.method, labelled=max(config.labelled, 1))
         module = build(config, modules)
         self.optimizer_seconds = 0.0
@@ -81,7 +81,7 @@ class Worker:
             if not recipe.channels_last:
                 module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
             use_winograd(recipe.winograd)
-            engine = self.engine = Engine(module, config, self.execution)
+            engine = self.engine = Engine(module, config, self.runtime)
             self.networks = module
             optimizers = list(engine.optimizers.values())
 
@@ -101,7 +101,7 @@ class Worker:
         from fastass.bench.loading import base_code_batches, engine_batches
 
         own = engine_batches if self.recipe.kind == "engine" else base_code_batches
-        yield from own(self.config, modules, self.execution)
+        yield from own(self.config, modules, self.runtime)
 
     def _time_optimizers(self) -> None:
         """Sum the seconds spent inside `Optimizer.step`, the device idle before and after."""
@@ -185,8 +185,8 @@ def serve(pipe: Connection, recipe: Recipe) -> None:
     """Build the contender, tell about it, then answer until the other end closes."""
     try:
         worker = Worker(recipe)
-        execution = worker.execution
-        pipe.send({"line": execution.line, "precision": execution.amp_dtype or torch.float32})
+        runtime = worker.runtime
+        pipe.send({"line": runtime.line, "precision": runtime.amp_dtype or torch.float32})
         while True:
             what = pipe.recv()
             pipe.send(getattr(worker, what)())

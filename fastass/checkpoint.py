@@ -29,8 +29,8 @@ from safetensors.torch import load as safetensors_load
 from safetensors.torch import save as safetensors_save
 from torch import nn
 
-from fastass.disk import writing
 from fastass.errors import UserError
+from fastass.runtime.atomic_write import writing
 
 MODEL, STATE, CONFIG, CLASSES = "model.safetensors", "state.pt", "config.yaml", "classes.json"
 CHECKSUMS = "checksums.json"

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from fastass import kernels
-from fastass.execution import Execution
 from fastass.models.deeplab import DeepLab
 from fastass.pipelines.evaluation import EvalBatch, EvalFeed
 from fastass.pipelines.layouts import Dataset
 from fastass.pipelines.shards import PackedDataset
 from fastass.pipelines.streams import OnBadSample
+from fastass.runtime.device import Runtime
 
 IMAGES = 64  # of each domain: enough for a mean, and seconds on a GPU at full size
 
@@ -47,9 +47,7 @@ def spread_feed(
 
 
 @torch.inference_mode()
-def class_means(
-    generator: DeepLab, batches: Iterable[EvalBatch], execution: Execution
-) -> ClassMeans:
+def class_means(generator: DeepLab, batches: Iterable[EvalBatch], runtime: Runtime) -> ClassMeans:
     """Mean of F over all pixels of a class in all images (Eq. 4 over a set instead of an image).
 
     Labels are read where the features are, nearest. The generator is left in the mode it was in.
@@ -57,14 +55,14 @@ def class_means(
     training = generator.training
     generator.eval()
     C, N = generator.config.num_classes, generator.features
-    sums = torch.zeros(C, N, dtype=torch.float64, device=execution.device)
-    counts = torch.zeros(C, dtype=torch.int64, device=execution.device)
+    sums = torch.zeros(C, N, dtype=torch.float64, device=runtime.device)
+    counts = torch.zeros(C, dtype=torch.int64, device=runtime.device)
     try:
         for batch in batches:
             assert batch.labels is not None
-            with execution.autocast():
-                features = generator(batch.images.to(execution.device)).features
-            V, n = kernels.class_mean(features, batch.labels.to(execution.device), C)
+            with runtime.autocast():
+                features = generator(batch.images.to(runtime.device)).features
+            V, n = kernels.class_mean(features, batch.labels.to(runtime.device), C)
             sums += (V.double() * n[..., None]).sum(0)
             counts += n.sum(0)
     finally:

@@ -23,7 +23,7 @@ from fastass.commands import (
 from fastass.commands.parser import Parser
 from fastass.config.text import neighbours
 from fastass.errors import USER_ERRORS, ExportFailure, TrainingFailure, UserError
-from fastass.interruption import Interrupted
+from fastass.runtime.signals import Interrupted
 
 COMMANDS = {
     command.name: command

@@ -7,8 +7,8 @@ import shutil
 import torch
 
 from fastass import apex_optimizers, kernels
-from fastass.execution import PRECISIONS, choose_amp, choose_device, describe
 from fastass.run import versions
+from fastass.runtime.device import PRECISIONS, choose_amp, choose_device, describe
 
 
 def report() -> str:

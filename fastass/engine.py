@@ -13,10 +13,7 @@ from torch.optim import Optimizer
 
 from fastass import ema
 from fastass.adaptation import Adaptation, Modules, Terms, objective
-from fastass.allocator import Allocator
 from fastass.config.schema import Config
-from fastass.distributed import ALONE, World
-from fastass.execution import Execution
 from fastass.lanes import Lanes, unavailable
 from fastass.models.deeplab import DeepLab, build_deeplab
 from fastass.models.discriminators import (
@@ -25,8 +22,11 @@ from fastass.models.discriminators import (
     PixelDiscriminator,
 )
 from fastass.optim import discriminator_optimizer, generator_optimizer
-from fastass.parallel import wrap
 from fastass.pipelines.batch import StepBatch
+from fastass.runtime.ddp import wrap
+from fastass.runtime.device import Runtime
+from fastass.runtime.malloc import Allocator
+from fastass.runtime.process_group import SINGLE_PROCESS, World
 from fastass.shares import shares
 
 
@@ -68,11 +68,11 @@ class Engine:
         self,
         module: Adaptation,
         config: Config,
-        execution: Execution,
-        world: World = ALONE,
+        runtime: Runtime,
+        world: World = SINGLE_PROCESS,
     ) -> None:
-        self.config, self.execution, self.world = config, execution, world
-        self.module = module.to(execution.device)
+        self.config, self.runtime, self.world = config, runtime, world
+        self.module = module.to(runtime.device)
         self.ema_updates = 0
         self._adapt: bool | None = None  # the phase that `_forward` is made for
         self._parallel: DistributedDataParallel | None = None
@@ -90,14 +90,14 @@ class Engine:
         # activations they would leave no room for the next one's. A distributed group has them in
         # its buckets. On CUDA the allocator has segments for each size.
         self._keeps_gradients = (
-            config.backward == "streamed" and execution.device.type == "cpu" and not world.grouped
+            config.backward == "streamed" and runtime.device.type == "cpu" and not world.grouped
         )
-        self._allocator = Allocator(execution.tuned)
+        self._allocator = Allocator(runtime.tuned)
         self.lanes: Lanes | None = None
-        if config.backward == "concurrent" and not unavailable(config, execution.device, world):
+        if config.backward == "concurrent" and not unavailable(config, runtime.device, world):
             self.lanes = Lanes()
         self.scaler = torch.amp.GradScaler(
-            execution.device.type, enabled=execution.amp_dtype == torch.float16
+            runtime.device.type, enabled=runtime.amp_dtype == torch.float16
         )
 
     @property
@@ -148,8 +148,10 @@ class Engine:
     ) -> Terms:
         """The gradients of one part are added to what is there; → its share of the terms."""
         with self._exchange(part.last):
-            with self.execution.autocast():
-                if self.config.compile:  # CUDA graphs may reuse what the last forward returned
+            with self.runtime.autocast():
+                if (
+                    self.config.runtime.compile
+                ):  # CUDA graphs may reuse what the last forward returned
                     torch.compiler.cudagraph_mark_step_begin()
                 terms = self._forward(part.batch, adapt=adapt)
                 pairs = zip(terms, share, strict=True)
@@ -171,10 +173,10 @@ class Engine:
                 d.requires_grad_(adapt)
         if self.world.grouped:
             self._forward = self._parallel = wrap(self.module, self.config, self.world)
-        if self.config.compile:
+        if self.config.runtime.compile:
             # Sizes are static: each stream's shape has a graph of its own from the first step on.
             self._forward = torch.compile(  # type: ignore[assignment]
-                self._forward, mode=self.config.compile_mode, dynamic=False
+                self._forward, mode=self.config.runtime.compile_mode, dynamic=False
             )
 
     def _exchange(self, last: bool) -> contextlib.AbstractContextManager[None]:

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from fastass import kernels
-from fastass.distributed import ALONE, World
-from fastass.execution import Execution
 from fastass.metrics import mean_iou, per_class_iou
 from fastass.models.deeplab import DeepLab
 from fastass.pipelines.classes import ClassTable
 from fastass.pipelines.evaluation import EvalBatch
 from fastass.prediction.inference import SINGLE, Views, evaluating, probabilities
+from fastass.runtime.device import Runtime
+from fastass.runtime.process_group import SINGLE_PROCESS, World
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,18 @@ class Scores:
 def evaluate(
     generator: DeepLab,
     batches: Iterable[EvalBatch],
-    execution: Execution,
+    runtime: Runtime,
     classes: ClassTable,
     report: Sequence[str] = (),
     progress: Callable[[int], None] = lambda images: None,
     views: Views = SINGLE,
-    world: World = ALONE,
+    world: World = SINGLE_PROCESS,
 ) -> Scores:
     """IoU of the generator over every batch of every rank.
 
     Raises UserError when no class was evaluated.
     """
-    counts = confusion_of(generator, batches, execution, progress, views)
+    counts = confusion_of(generator, batches, runtime, progress, views)
     counts = world.sum(counts)
     per_class = per_class_iou(counts, classes.names)
     return Scores(
@@ -64,7 +64,7 @@ def evaluate(
 def confusion_of(
     generator: DeepLab,
     batches: Iterable[EvalBatch],
-    execution: Execution,
+    runtime: Runtime,
     progress: Callable[[int], None] = lambda images: None,
     views: Views = SINGLE,
 ) -> Tensor:
@@ -75,18 +75,18 @@ def confusion_of(
     of every batch; it may raise to stop.
     """
     classes, corners = generator.config.num_classes, generator.config.align_corners
-    total = torch.zeros(classes, classes, dtype=torch.int64, device=execution.device)
+    total = torch.zeros(classes, classes, dtype=torch.int64, device=runtime.device)
     with evaluating(generator):
         for batch in batches:
             assert batch.labels is not None
-            labels = batch.labels.to(execution.device, non_blocking=True)
+            labels = batch.labels.to(runtime.device, non_blocking=True)
             if views.single:
-                images = batch.images.to(execution.device, non_blocking=True)
-                with execution.autocast():
+                images = batch.images.to(runtime.device, non_blocking=True)
+                with runtime.autocast():
                     scores = generator(images).scores
             else:  # of the labels' size already
                 size = (labels.shape[1], labels.shape[2])
-                scores = probabilities(generator, batch.images, size, views, execution)
+                scores = probabilities(generator, batch.images, size, views, runtime)
             total += kernels.upsample_confusion(scores, labels, align_corners=corners)
             progress(batch.images.shape[0])
     return total.cpu()

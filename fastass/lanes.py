@@ -17,9 +17,9 @@ from typing import TypeVar
 import torch
 
 from fastass.config.schema import Config
-from fastass.distributed import World
 from fastass.models import running_statistics
 from fastass.models.running_statistics import Update
+from fastass.runtime.process_group import World
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
@@ -33,7 +33,7 @@ def unavailable(config: Config, device: torch.device, world: World) -> str | Non
         return "needs two threads"
     if world.grouped:
         return "is for one process, ranks exchange the gradients of one backward"
-    if config.compile:
+    if config.runtime.compile:
         return "is for eager steps, a compiled one is one graph"
     if config.accumulate > 1:
         return "is for --accumulate 1"  # the order of three gradients would not be defined

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from fastass.adaptation import Terms
-from fastass.distributed import ALONE, World
 from fastass.errors import TrainingFailure
+from fastass.runtime.process_group import SINGLE_PROCESS, World
 
 
 class Monitor:
@@ -18,7 +18,7 @@ class Monitor:
     own step.
     """
 
-    def __init__(self, world: World = ALONE) -> None:
+    def __init__(self, world: World = SINGLE_PROCESS) -> None:
         self.world = world
         self._steps: list[tuple[int, Terms]] = []
         self.images = 0

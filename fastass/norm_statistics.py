@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from fastass.errors import UserError
-from fastass.execution import Execution
 from fastass.models.deeplab import DeepLab
 from fastass.pipelines.evaluation import EvalBatch
+from fastass.runtime.device import Runtime
 
 
 @torch.no_grad()
-def reestimate(generator: DeepLab, batches: Iterable[EvalBatch], execution: Execution) -> int:
+def reestimate(generator: DeepLab, batches: Iterable[EvalBatch], runtime: Runtime) -> int:
     """Replace running means and variances by the average over `batches`; → how many batches.
 
     The generator's weights and its mode stay. UserError for a generator without such statistics:
@@ -34,8 +34,8 @@ def reestimate(generator: DeepLab, batches: Iterable[EvalBatch], execution: Exec
     done = 0
     try:
         for batch in batches:
-            with execution.autocast():
-                generator(batch.images.to(execution.device))
+            with runtime.autocast():
+                generator(batch.images.to(runtime.device))
             done += 1
     finally:
         generator.train(training)

@@ -3,11 +3,13 @@
 import math
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from fastass import apex_optimizers
 from fastass.config.schema import Config
+from fastass.errors import UserError
 from fastass.models.deeplab import DeepLab
 from fastass.unguarded import SGD, Adam
 
@@ -94,3 +96,15 @@ def set_rates(optimizers: list[Optimizer], factor: float) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
+
+
+def describe_optimizers(config: Config, device: torch.device) -> str:
+    """Whose implementation of SGD and Adam runs. UserError for apex where it can't."""
+    backend = config.optim.optimizer_backend
+    if backend == "apex":
+        reason = apex_optimizers.unavailable()
+        if reason is None and device.type != "cuda":
+            reason = f"its optimizers need CUDA, the device is {device}"
+        if reason is not None:
+            raise UserError(f"optim.optimizer_backend: {reason}; or use torch")
+    return {"torch": "torch fused", "foreach": "torch foreach", "apex": "apex"}[backend]

@@ -11,13 +11,13 @@ import torch
 from fastass import checkpoint, class_means
 from fastass.config.schema import Config
 from fastass.data import TrainingData
-from fastass.disk import writing
 from fastass.errors import UserError
-from fastass.execution import Execution, describe
 from fastass.models.deeplab import DeepLab, build_deeplab
 from fastass.prediction.picture import colorize, contact_sheet, save_example
 from fastass.prediction.predict import predict
 from fastass.run import CLASS_MEANS, EXAMPLES, SHEET, Run, versions
+from fastass.runtime.atomic_write import writing
+from fastass.runtime.device import Runtime, describe
 
 ROWS = 6  # of the contact sheet
 _FILE = {"source only": "start", "adapted": "last"}  # a network's word in file names
@@ -25,7 +25,7 @@ _FILE = {"source only": "start", "adapted": "last"}  # a network's word in file 
 
 def summarize(
     config: Config,
-    execution: Execution,
+    runtime: Runtime,
     *,
     labelled: int,
     start: dict[str, Any] | None,
@@ -55,10 +55,10 @@ def summarize(
         "images_per_second": images_per_second,
         "training_seconds": seconds,
         "skipped_samples": skipped,
-        "peak_memory_mib": peak_memory_mib(execution.device),
-        "device": describe(execution.device),
-        "kernels": execution.kernels,
-        "amp": execution.amp_name,
+        "peak_memory_mib": peak_memory_mib(runtime.device),
+        "device": describe(runtime.device),
+        "kernels": runtime.kernels,
+        "amp": runtime.amp_name,
         "versions": versions(),
     }
 
@@ -100,32 +100,30 @@ def iou_table(columns: Sequence[tuple[str, dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def before_and_after(
-    run: Path, generator: DeepLab, data: TrainingData, execution: Execution
-) -> Path:
+def before_and_after(run: Path, generator: DeepLab, data: TrainingData, runtime: Runtime) -> Path:
     """Write what shows the finished run beside what it started from; → contact sheet.
 
     RUN/contact_sheet.png for a quick look; RUN/examples and RUN/class_means.json for the report.
     """
     networks = {"adapted": generator}
     if (before := _before(run, data.config)) is not None:
-        networks = {"source only": _generator_of(before, generator, execution), **networks}
-    path = _examples(run, networks, data, execution)
+        networks = {"source only": _generator_of(before, generator, runtime), **networks}
+    path = _examples(run, networks, data, runtime)
     if data.source is not None:
-        means = {_FILE[t]: _class_means(n, data, execution) for t, n in networks.items()}
+        means = {_FILE[t]: _class_means(n, data, runtime) for t, n in networks.items()}
         text = json.dumps({"images": class_means.IMAGES, **means}, indent=2)
         Run(run).write(CLASS_MEANS, text + "\n")
     return path
 
 
 def _examples(
-    run: Path, networks: dict[str, DeepLab], data: TrainingData, execution: Execution
+    run: Path, networks: dict[str, DeepLab], data: TrainingData, runtime: Runtime
 ) -> Path:
     rows = []
     for i, (image, truth) in enumerate(data.val_examples(ROWS)):
         labels = {"truth": truth}
         for title, network in networks.items():
-            labels[title] = predict(network, image, data.target_size, data.normalize, execution)
+            labels[title] = predict(network, image, data.target_size, data.normalize, runtime)
         named = {_FILE.get(title, title): label for title, label in labels.items()}
         with writing(run / EXAMPLES):
             save_example(run / EXAMPLES, i, image, named, data.classes)
@@ -135,7 +133,7 @@ def _examples(
     return run / SHEET
 
 
-def _class_means(generator: DeepLab, data: TrainingData, execution: Execution) -> dict[str, Any]:
+def _class_means(generator: DeepLab, data: TrainingData, runtime: Runtime) -> dict[str, Any]:
     """Source images and target validation images, at training size, without augmentation."""
     d = data.config.data
     assert data.source is not None
@@ -145,7 +143,7 @@ def _class_means(generator: DeepLab, data: TrainingData, execution: Execution) -
             class_means.spread_feed(
                 each, size, d.normalize, d.workers, on_bad_sample=d.on_bad_sample
             ),
-            execution,
+            runtime,
         )
         for each, size in ((data.source, d.source_size), (data.val, d.target_size))
     )
@@ -167,8 +165,8 @@ def _before(run: Path, config: Config) -> Path | None:
         return None
 
 
-def _generator_of(path: Path, like: DeepLab, execution: Execution) -> DeepLab:
+def _generator_of(path: Path, like: DeepLab, runtime: Runtime) -> DeepLab:
     """The generator of a checkpoint with a network of the same shape."""
-    generator = build_deeplab(like.config).to(execution.device)
+    generator = build_deeplab(like.config).to(runtime.device)
     checkpoint.load_generator(generator, path)
     return generator

@@ -21,8 +21,8 @@ from typing import Any
 from fastass.checkpoint import every
 from fastass.config.schema import Config
 from fastass.config.text import from_yaml, leaves, to_yaml
-from fastass.disk import write_whole, writing
 from fastass.errors import UserError
+from fastass.runtime.atomic_write import write_whole, writing
 
 CONFIG, LABELLED, METRICS, SUMMARY = "config.yaml", "labelled.txt", "metrics.jsonl", "summary.json"
 SHEET, EXAMPLES, CLASS_MEANS = "contact_sheet.png", "examples", "class_means.json"
@@ -36,11 +36,25 @@ _BEGUN = {LABELLED, *(f".{name}.tmp" for name in (LABELLED, CONFIG))}
 # What may differ when a run is resumed: where and how fast it runs, not what is computed.
 # How the global batch is cut is free as well; its size is not.
 FREE = {
-    "device", "kernels", "compile", "compile_mode", "backward", "model.checkpoint_activations",
-    "model.recompute_sums", "tune_allocator", "eval_every", "save_every", "log_every", "log",
-    "save_in_background", "data.workers", "batch", "accumulate", "distributed.world",
+    "runtime.device",
+    "runtime.kernels",
+    "runtime.compile",
+    "runtime.compile_mode",
+    "runtime.tune_allocator",
+    "backward",
+    "model.checkpoint_activations",
+    "model.recompute_sums",
+    "eval_every",
+    "save_every",
+    "log_every",
+    "log",
+    "save_in_background",
+    "data.workers",
+    "batch",
+    "accumulate",
+    "distributed.world",
     "distributed.timeout",
-}  # fmt: skip
+}
 
 
 class Run:
@@ -161,8 +175,13 @@ def fit_ranks(path: Path, config: Config) -> Config:
     return replace(config, batch=batch)
 
 
-def check_same(path: Path, config: Config, labelled: Sequence[str]) -> None:
-    """UserError if a run can't be resumed with this configuration and these labelled images."""
+def check_same(
+    path: Path, config: Config, labelled: Sequence[str], note: Callable[[str], None]
+) -> None:
+    """UserError if a run can't be resumed with this configuration and these labelled images.
+
+    note: gets a line if the saved configuration has names of an earlier version.
+    """
     try:
         chosen = (path / LABELLED).read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -172,7 +191,7 @@ def check_same(path: Path, config: Config, labelled: Sequence[str]) -> None:
             f"{path}: can't resume: the labelled images are not those of {LABELLED}; "
             "the target data has changed"
         )
-    saved = from_yaml(path / CONFIG)
+    saved = from_yaml(path / CONFIG, note)
     if saved.global_batch != config.global_batch:
         d = config.distributed
         raise UserError(

@@ -8,12 +8,12 @@ from typing import Any
 from fastass import checkpoint
 from fastass.config.schema import Config
 from fastass.config.text import to_yaml
-from fastass.distributed import World
 from fastass.engine import Engine
 from fastass.errors import TrainingFailure, UserError
 from fastass.monitor import Monitor
 from fastass.pipelines.classes import ClassTable
 from fastass.run import Run, has_checkpoint
+from fastass.runtime.process_group import World
 from fastass.saving import Saver
 from fastass.tracking.progress import Reporter
 
@@ -68,7 +68,7 @@ class RunState:
         """The newest checkpoint that can be read: rank 0 looks for it, the others read that one."""
         if self.world.main:
             saved = checkpoint.newest(self.run.path, self.reporter.line)
-        path = self.world.decide(lambda: saved.path)
+        path = self.world.broadcast_from_main(lambda: saved.path)
         return saved if self.world.main else checkpoint.read(path)
 
     def save(self, *links: str) -> None:

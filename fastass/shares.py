@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from fastass.adaptation import Adaptation, Terms
-from fastass.distributed import World
 from fastass.kernels.nearest import nearest_labels
 from fastass.models.config import ModelConfig
 from fastass.models.deeplab import make_backbone
 from fastass.models.discriminators import PixelDiscriminator
 from fastass.pipelines.batch import Batch, StepBatch
+from fastass.runtime.process_group import World
 
 IGNORED = 255
 

@@ -11,19 +11,19 @@ import torch
 from fastass.adaptation import Adaptation, Modules
 from fastass.config.schema import Config
 from fastass.data import TrainingData
-from fastass.distributed import ALONE, Agreement, World
 from fastass.engine import Engine
 from fastass.errors import TrainingFailure
 from fastass.evaluation import Scores, evaluate
-from fastass.execution import Execution
-from fastass.interruption import Interrupted, Interruption
 from fastass.monitor import Monitor
 from fastass.optim import decay, set_rates
-from fastass.parallel import average_statistics
 from fastass.pipelines.batch import StepBatch
 from fastass.results import before_and_after, summarize, table
 from fastass.run import SUMMARY, Run
 from fastass.runstate import Position, RunState
+from fastass.runtime.ddp import average_statistics
+from fastass.runtime.device import Runtime
+from fastass.runtime.process_group import SINGLE_PROCESS, AsyncMax, World
+from fastass.runtime.signals import Interrupted, Interruption
 from fastass.selection import selection
 from fastass.tracking.progress import Reporter, Window
 
@@ -37,19 +37,19 @@ class Trainer:
         config: Config,
         data: TrainingData,
         modules: Modules,
-        execution: Execution,
+        runtime: Runtime,
         run: Run,
         reporter: Reporter,
-        world: World = ALONE,
+        world: World = SINGLE_PROCESS,
     ) -> None:
-        self.config, self.data, self.execution = config, data, execution
+        self.config, self.data, self.runtime = config, data, runtime
         self.modules, self.run, self.reporter = modules, run, reporter
         self.world = world
-        self.engine = Engine(module, config, execution, world)
+        self.engine = Engine(module, config, runtime, world)
         self.monitor = Monitor(world)
         self.state = RunState(self.engine, config, data.classes, self.monitor, run, reporter, world)
         self.interruption = Interruption()
-        self.stop = Agreement(world, lambda: self.interruption.caught or 0)
+        self.stop = AsyncMax(world, lambda: self.interruption.caught or 0)
         self._skipped = 0  # by this rank, since the last log
         self._averaged_at = -1  # step
 
@@ -71,7 +71,7 @@ class Trainer:
                     raise Interrupted(f"saved at step {self.position.step}, as asked", 0)
             self._evaluate_if_due(final=True)
             self.state.wait()
-        return self.world.decide(self._finish)
+        return self.world.broadcast_from_main(self._finish)
 
     def _train_until(self, end: int) -> None:
         step = self.position.step
@@ -105,11 +105,11 @@ class Trainer:
     def _batches(self, step: int, adapt: bool) -> Iterator[StepBatch]:
         first = step * self.config.accumulate
         modules = self.modules if adapt else self.modules.start()
-        for batch in self.data.batches(first, modules, self.execution.device):
+        for batch in self.data.batches(first, modules, self.runtime.device):
             self._skipped += batch.skipped
             for line in batch.found_bad:
                 self.reporter.line(f"skipped: {line}")
-            yield batch.to(self.execution.device)
+            yield batch.to(self.runtime.device)
 
     def _log(self) -> None:
         try:
@@ -134,7 +134,7 @@ class Trainer:
             self._averaged_at = self.position.step
 
     def _window(self, means: dict[str, Any]) -> Window:
-        device, gpu = self.execution.device, None
+        device, gpu = self.runtime.device, None
         if device.type == "cuda":
             peak, size = torch.cuda.max_memory_allocated(device), torch.cuda.mem_get_info(device)[1]
             gpu = (peak / 2**30, size / 2**30)
@@ -177,7 +177,7 @@ class Trainer:
                     self._interrupted(stop)
 
         scores = evaluate(
-            self.engine.evaluated, self.data.val_batches(), self.execution, self.data.classes,
+            self.engine.evaluated, self.data.val_batches(), self.runtime, self.data.classes,
             self.config.data.report, progress, world=self.world,
         )  # fmt: skip
         self.run.log({"step": step, "eval": scores.record()})
@@ -203,7 +203,7 @@ class Trainer:
         assert here.last is not None
         summary = summarize(
             self.config,
-            self.execution,
+            self.runtime,
             labelled=len(self.data.labelled_names),
             start=here.start,
             last=here.last,
@@ -213,7 +213,7 @@ class Trainer:
             seconds=self.monitor.seconds,
             skipped=here.skipped,
         )
-        sheet = before_and_after(self.run.path, self.engine.evaluated, self.data, self.execution)
+        sheet = before_and_after(self.run.path, self.engine.evaluated, self.data, self.runtime)
         self.run.write(SUMMARY, json.dumps(summary, indent=2) + "\n")
         self.reporter.line(table(summary))
         self.reporter.line(f"contact sheet: {sheet}")

@@ -10,14 +10,11 @@ import torch
 from fastass.adaptation import modules_of
 from fastass.config.schema import Config
 from fastass.datasets import open_training_data
-from fastass.distributed import World, join
 from fastass.engine import build
 from fastass.errors import UserError
-from fastass.execution import Execution, choose, choose_device
 from fastass.lanes import describe_backward
 from fastass.models.weights import init_weights
-from fastass.optim import describe_rates
-from fastass.parallel import check_parallel
+from fastass.optim import describe_optimizers, describe_rates
 from fastass.results import table
 from fastass.run import (
     SUMMARY,
@@ -28,6 +25,9 @@ from fastass.run import (
     inspect_run,
     make_run,
 )
+from fastass.runtime.ddp import check_parallel
+from fastass.runtime.device import Runtime, choose_device, setup_runtime
+from fastass.runtime.process_group import World, join
 from fastass.tracking.progress import Reporter, Silent
 from fastass.tracking.services import Loggers
 from fastass.tracking.services import check as check_loggers
@@ -50,7 +50,7 @@ def train(
     """
     config = config.resolved()
     _check(config)
-    device = choose_device(config.device)
+    device = choose_device(config.runtime.device)
     with join(device.type, config.distributed.timeout) as world:
         if world.size > 1 and device.index is not None:
             raise UserError(f"device: {device} would be every rank's; use --device {device.type}")
@@ -58,35 +58,41 @@ def train(
             device = torch.device("cuda", world.local_rank)
             torch.cuda.set_device(device)
         config = replace(config, distributed=replace(config.distributed, world=world.size))
-        execution = choose(replace(config, device=str(device)))
-        check_parallel(config, execution, world)
-        resuming = world.decide(lambda: inspect_run(out, resume=resume, overwrite=overwrite))
+        runtime = setup_runtime(replace(config.runtime, device=str(device)))
+        check_parallel(config, runtime, world)
+        resuming = world.broadcast_from_main(
+            lambda: inspect_run(out, resume=resume, overwrite=overwrite)
+        )
         with reporter if world.main else Silent() as report:
-            return _train(config, out, report, execution, world, resuming, stop_at)
+            return _train(config, out, report, runtime, world, resuming, stop_at)
 
 
 def _train(
     config: Config,
     out: Path,
     reporter: Reporter,
-    execution: Execution,
+    runtime: Runtime,
     world: World,
     resuming: bool,
     stop_at: int | None,
 ) -> dict[str, Any]:
     if resuming:
         config = fit_ranks(out, config)
-    data, config = world.in_turn(lambda: open_training_data(config, reporter))
+    data, config = world.main_first(lambda: open_training_data(config, reporter))
     data = replace(data, rank=world.rank, world=world.size)
     modules = modules_of(config.method, len(data.labelled_names))
     if resuming:
-        check_same(out, config, data.labelled_names)
+        check_same(out, config, data.labelled_names, reporter.line)
         if (done := _finished(out)) is not None:
             reporter.line(f"{out} is complete")
             reporter.line(table(done))
             return done
-    backward = describe_backward(config, execution.device, world)
-    reporter.line(execution.line + backward + world.describe() + describe_rates(config))
+    backward = describe_backward(config, runtime.device, world)
+    optimizers = describe_optimizers(config, runtime.device)
+    reporter.line(
+        f"{runtime.line} · optimizers {optimizers}{backward}"
+        f"{world.describe()}{describe_rates(config)}"
+    )
     reporter.line(data.describe(modules))
     module = build(config, modules)
     if config.init and not (resuming and has_checkpoint(out)):
@@ -101,7 +107,7 @@ def _train(
         make_run(out, config, data.labelled_names)
     with Loggers(out, config, reporter.line) as loggers:
         run = Run(out, writes=world.main, also=loggers.log)
-        trainer = Trainer(module, config, data, modules, execution, run, reporter, world)
+        trainer = Trainer(module, config, data, modules, runtime, run, reporter, world)
         if resuming:
             trainer.state.restore()
         return trainer.fit(stop_at)

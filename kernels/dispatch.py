@@ -21,12 +21,16 @@ def use(choice: str) -> None:
     Raises ValueError for another name, RuntimeError with the reason when it cannot run here.
     """
     global _choice
+    _check(choice)
+    _choice = choice
+
+
+def _check(choice: str) -> None:
     if choice not in CHOICES:
         raise ValueError(f"kernels: got {choice!r}, expected one of {', '.join(CHOICES)}")
     reason = _unavailable(choice)
     if reason is not None:
         raise RuntimeError(f"kernels={choice} cannot run here: {reason}")
-    _choice = choice
 
 
 def choice() -> str:
@@ -55,22 +59,27 @@ def _triton_unavailable() -> str | None:
     return None
 
 
-def resolve(device: torch.device) -> str:
+def resolve(device: torch.device, choice: str | None = None) -> str:
     """The implementation for tensors on `device`: reference, native or triton.
 
-    Raises RuntimeError when the explicit choice does not run on that device, or nothing does.
+    choice: by default the current one. Raises ValueError and RuntimeError as `use` does, and
+    RuntimeError when an explicit choice does not run on that device, or nothing does.
     """
-    if _choice == "reference":
+    if choice is None:
+        choice = _choice
+    else:
+        _check(choice)
+    if choice == "reference":
         return "reference"
     wanted = {"cuda": "triton", "cpu": "native"}.get(device.type)
     if wanted is None:
         raise RuntimeError(
-            f"kernels={_choice}: no implementation for {device.type} tensors but the reference; "
+            f"kernels={choice}: no implementation for {device.type} tensors but the reference; "
             "choose kernels=reference"
         )
-    if _choice not in ("auto", wanted):
+    if choice not in ("auto", wanted):
         raise RuntimeError(
-            f"kernels={_choice} does not run on {device.type} tensors: choose {wanted}, auto or "
+            f"kernels={choice} does not run on {device.type} tensors: choose {wanted}, auto or "
             "reference"
         )
     return wanted

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch.multiprocessing as mp
 
-from fastass.distributed import World, join
+from fastass.runtime.process_group import World, join
 
 
 def free_port() -> int:

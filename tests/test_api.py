@@ -102,7 +102,7 @@ def test_prediction_reads_at_the_size_asked_for(network: fastass.Segmenter) -> N
     pixels = picture()
     batch = network.prepare(pixels, (40, 24))
     assert batch.shape == (1, 3, 24, 40)
-    expected = labels(network.generator, batch, (48, 80), Views(), network.execution)[0]
+    expected = labels(network.generator, batch, (48, 80), Views(), network.runtime)[0]
     np.testing.assert_array_equal(network.predict(pixels, size=(40, 24)), expected)
     with pytest.raises(UserError, match="size"):
         network.predict(pixels, size=(0, 24))

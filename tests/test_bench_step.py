@@ -11,7 +11,7 @@ from fastass.bench import gpu, step
 from fastass.bench.contender import Contender
 from fastass.bench.memory import SavedTensors
 from fastass.cli import build_parser, main
-from fastass.config.schema import Config, DataConfig, DiscriminatorConfig
+from fastass.config.schema import Config, DataConfig, DiscriminatorConfig, RuntimeConfig
 from fastass.models.config import ModelConfig
 
 TINY = ["--backbone", "tiny", "--source-size", "64x48", "--target-size", "64x48", "--device", "cpu"]
@@ -19,7 +19,7 @@ TINY = ["--backbone", "tiny", "--source-size", "64x48", "--target-size", "64x48"
 
 def config() -> Config:
     return Config(
-        device="cpu",
+        runtime=RuntimeConfig(device="cpu"),
         model=ModelConfig(backbone="tiny", norm="frozen"),
         data=DataConfig(source_size=(64, 48), target_size=(64, 48)),
         discriminator=DiscriminatorConfig(width=4, hidden=16),

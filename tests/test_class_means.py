@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from fastass.class_means import ClassMeans, class_means, distances, project, record, spread_feed
-from fastass.config.schema import Config
-from fastass.execution import choose
+from fastass.config.schema import RuntimeConfig
 from fastass.models.config import ModelConfig
 from fastass.models.deeplab import build_deeplab
 from fastass.pipelines.evaluation import EvalBatch
 from fastass.pipelines.layouts import open_dataset
+from fastass.runtime.device import setup_runtime
 
-EXECUTION = choose(Config(device="cpu", kernels="reference"))
+RUNTIME = setup_runtime(RuntimeConfig(device="cpu", kernels="reference"))
 
 
 def domain(*rows: tuple[float, ...]) -> ClassMeans:
@@ -28,7 +28,7 @@ def test_mean_over_all_pixels_of_all_images() -> None:
     labels = torch.randint(0, 3, (3, 32, 48), dtype=torch.uint8)
     labels[1] = 255
     batches = [EvalBatch(images[i : i + 1], labels[i : i + 1], (48, 32), ("x",)) for i in range(3)]
-    found = class_means(generator, batches, EXECUTION)
+    found = class_means(generator, batches, RUNTIME)
     assert generator.training
     with torch.no_grad():
         features = generator.eval()(images).features.double()

@@ -27,7 +27,7 @@ def test_every_value_has_help_and_a_flag_of_its_own() -> None:
     ("path", "text", "value"),
     [
         ("steps", "7", 7),
-        ("amp", "true", True),
+        ("runtime.amp", "true", True),
         ("init", "none", None),
         ("data.source_size", "1280x720", (1280, 720)),
         ("data.scale", "0.5,1.5", (0.5, 1.5)),
@@ -52,7 +52,7 @@ def test_texts_become_the_type_of_the_field(path: str, text: str, value: object)
         ("steps", "many", "steps: expected a whole number, got 'many'"),
         ("steps", 1.5, "steps: expected a whole number"),
         ("optim.lr", "fast", "optim.lr: expected a number, got 'fast'"),
-        ("amp", "maybe", "amp: expected true or false"),
+        ("runtime.amp", "maybe", "amp: expected true or false"),
         ("data.source_size", "1280", "expected 2 values \\(WxH\\)"),
         ("data.source_size", 5, "expected a list"),
         ("loss.gan", "wgan", "loss.gan: unknown value 'wgan'"),
@@ -79,3 +79,18 @@ def test_a_bad_file_is_named(tmp_path: Path, text: str, message: str) -> None:
     assert str(path) in str(caught.value)
     with pytest.raises(UserError, match="no such configuration file"):
         from_yaml(tmp_path / "absent.yaml")
+
+
+def test_names_of_an_earlier_version(tmp_path: Path) -> None:
+    path = tmp_path / "old.yaml"
+    path.write_text("amp: true\ndevice: cpu\nsteps: 7\n")
+    notes: list[str] = []
+    config = from_yaml(path, notes.append)
+    assert (config.runtime.amp, config.runtime.device, config.steps) == (True, "cpu", 7)
+    assert notes == [
+        f"{path}: written by an earlier version: amp is now runtime.amp, device is now "
+        "runtime.device"
+    ]
+    path.write_text(to_yaml(config))
+    assert from_yaml(path, notes.append) == config
+    assert len(notes) == 1

@@ -15,13 +15,19 @@ from torch import Tensor
 from fastass import kernels
 from fastass.adaptation import modules_of
 from fastass.bench.synthetic import random_batch
-from fastass.config.schema import Config, DataConfig, DiscriminatorConfig, OptimConfig
-from fastass.distributed import World, join
+from fastass.config.schema import (
+    Config,
+    DataConfig,
+    DiscriminatorConfig,
+    OptimConfig,
+    RuntimeConfig,
+)
 from fastass.engine import Engine, build
-from fastass.execution import choose
-from fastass.interruption import Interrupted
 from fastass.models.config import ModelConfig
 from fastass.pipelines.batch import Batch, StepBatch
+from fastass.runtime.device import setup_runtime
+from fastass.runtime.process_group import World, join
+from fastass.runtime.signals import Interrupted
 
 CLASSES, SIZE = 5, (48, 64)
 
@@ -34,8 +40,7 @@ def config(method: str, **more: Any) -> Config:
         model=ModelConfig(backbone="tiny", width=16, num_classes=CLASSES, norm="frozen"),
         discriminator=DiscriminatorConfig(width=4, hidden=8),
         optim=OptimConfig(lr=0.05, head_lr=1.0, d_lr=1e-3),
-        tune_allocator=False,
-        kernels="reference",
+        runtime=RuntimeConfig(tune_allocator=False, kernels="reference"),
         **more,
     ).resolved()
 
@@ -70,7 +75,7 @@ def train(world: World, c: Config, images: int, start: int = 1) -> tuple[list[Te
     """`steps` steps, the first `start` of them supervised → summed terms and final weights."""
     modules = modules_of(c.method, c.labelled)
     c = replace(c, distributed=replace(c.distributed, world=world.size))
-    engine = Engine(build(c, modules).double(), c, choose(c), world)
+    engine = Engine(build(c, modules).double(), c, setup_runtime(c.runtime), world)
     each = images // (world.size * c.accumulate)
     losses = []
     for step in range(c.steps):
@@ -135,8 +140,8 @@ def in_silence(world: World, configs: list[Config]) -> None:
     """Steps under which a warning is an error, such as that of torch about gradients' strides."""
     for c in configs:
         modules = modules_of(c.method, c.labelled)
-        engine = Engine(build(c, modules), c, choose(c), world)
-        batch = random_batch(c, modules, engine.execution.device, channels_last=True)
+        engine = Engine(build(c, modules), c, setup_runtime(c.runtime), world)
+        batch = random_batch(c, modules, engine.runtime.device, channels_last=True)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             for _ in range(2):
@@ -165,7 +170,8 @@ def compiled_beside_eager(world: World, configs: list[Config]) -> list[float]:
         torch._dynamo.reset()
         modules = modules_of(c.method, c.labelled)
         engines = [
-            Engine(build(c, modules), k, choose(c), world) for k in (c, replace(c, compile=True))
+            Engine(build(c, modules), k, setup_runtime(c.runtime), world)
+            for k in (c, c.with_runtime(compile=True))
         ]
         batch = random_batch(c, modules, torch.device("cpu"), channels_last=True)
         start = [p.detach().clone() for p in engines[0].module.parameters()]

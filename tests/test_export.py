@@ -48,7 +48,7 @@ def photo(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
 
 
-ALONE = """
+SINGLE_PROCESS = """
 import sys, json, numpy as np, onnxruntime
 from PIL import Image
 session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
@@ -75,7 +75,7 @@ def test_onnx_runtime_alone(network: fastass.Segmenter, tmp_path: Path) -> None:
     line = export(network, tmp_path / "model.onnx", "onnx")
     assert "1×32×64, 2×17×34, 1×75×122" in line
     pixels = photo(tmp_path / "photo.png")
-    subprocess.run([sys.executable, "-c", ALONE], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-c", SINGLE_PROCESS], cwd=tmp_path, check=True)
     image = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
     with np.load(tmp_path / "scores.npz") as found, torch.no_grad():
         graph = graph_of(network)

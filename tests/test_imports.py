@@ -14,38 +14,15 @@ LINKED = ("kernels", "pipelines", "bench")  # folders that fastass/ links to
 RANKS = [
     {"pipelines", "kernels"},
     {"errors"},
-    {"disk"},
     {"models"},
     {"config"},
-    {"apex_optimizers", "unguarded"},
-    {
-        "losses",
-        "metrics",
-        "optim",
-        "checkpoint",
-        "ema",
-    },
+    {"runtime"},
+    {"apex_optimizers", "unguarded", "losses", "metrics", "optim", "checkpoint", "ema"},
     {"adaptation", "run", "selection"},
-    {
-        "allocator",
-        "execution",
-        "monitor",
-        "tracking",
-        "interruption",
-        "distributed",
-        "saving",
-    },
+    {"monitor", "tracking", "saving"},
     {"prediction"},
-    {"parallel", "shares", "lanes"},
-    {
-        "engine",
-        "evaluation",
-        "norm_statistics",
-        "data",
-        "datasets",
-        "doctor",
-        "class_means",
-    },
+    {"shares", "lanes"},
+    {"engine", "evaluation", "norm_statistics", "data", "datasets", "doctor", "class_means"},
     {"results", "report", "runstate"},
     {"trainer", "tables"},
     {"training"},
@@ -147,20 +124,20 @@ import torch
 import fastass.trainer
 from fastass.adaptation import modules_of
 from fastass.bench.synthetic import random_batch
-from fastass.config.schema import Config, DataConfig
+from fastass.config.schema import Config, DataConfig, RuntimeConfig
 from fastass.engine import Engine, build
-from fastass.execution import choose
+from fastass.runtime.device import setup_runtime
 from fastass.models.config import ModelConfig
 
 config = Config(
     model=ModelConfig(backbone="resnet50", norm="frozen"),
     data=DataConfig(source_size=(64, 32), target_size=(64, 32)),
     backward="streamed",
-    device="cpu",
+    runtime=RuntimeConfig(device="cpu"),
 ).resolved()
-execution, modules = choose(config), modules_of(config.method, labelled=1)
-engine = Engine(build(config, modules), config, execution)
-batch = random_batch(config, modules, execution.device, channels_last=True)
+runtime, modules = setup_runtime(config.runtime), modules_of(config.method, labelled=1)
+engine = Engine(build(config, modules), config, runtime)
+batch = random_batch(config, modules, runtime.device, channels_last=True)
 assert engine.step([batch], adapt=True).seg_source.isfinite()
 engine.load_state(engine.state())
 print(*sorted({"triton", "torch._dynamo", "nvidia", "onnx", "av"} & set(sys.modules)))

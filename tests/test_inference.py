@@ -40,7 +40,7 @@ def test_scales_and_flips_average_probabilities(network: fastass.Segmenter) -> N
     torch.manual_seed(1)
     images = torch.randn(2, 3, 50, 60)  # read at scale 1.25: 40×48 is scale 1
     found = probabilities(
-        network.generator, images, (33, 47), Views((0.75, 1.0, 1.25), flip=True), network.execution
+        network.generator, images, (33, 47), Views((0.75, 1.0, 1.25), flip=True), network.runtime
     )
     expected = []
     for height, width in ((30, 36), (40, 48), (50, 60)):
@@ -56,7 +56,7 @@ def test_tiles_average_probabilities(network: fastass.Segmenter, size: tuple[int
     torch.manual_seed(1)
     image = torch.randn(1, 3, 50, 60)
     views = Views(tile=(32, 24), overlap=8)
-    found = probabilities(network.generator, image, size, views, network.execution)
+    found = probabilities(network.generator, image, size, views, network.runtime)
     total, count = torch.zeros(1, 19, 50, 60), torch.zeros(50, 60)
     for top in (0, 13, 26):
         for left in (0, 14, 28):
@@ -82,7 +82,7 @@ def test_tiles_cover_everything_and_overlap(length: int, tile: int, overlap: int
 
 def test_one_view_is_the_argmax_of_upsampled_scores(network: fastass.Segmenter) -> None:
     image = torch.randn(2, 3, 32, 64)
-    found = labels(network.generator, image, (40, 70), Views(), network.execution)
+    found = labels(network.generator, image, (40, 70), Views(), network.runtime)
     expected = plain(network, image, (40, 70)).argmax(1)
     assert (found == expected).float().mean() > 0.999  # ties by rounding apart
     assert len(found.unique()) > 1
@@ -92,9 +92,7 @@ def test_one_view_is_the_argmax_of_upsampled_scores(network: fastass.Segmenter) 
 def test_the_mode_is_kept(network: fastass.Segmenter, training: bool) -> None:
     network.generator.train(training)
     before = {k: v.clone() for k, v in network.generator.state_dict().items()}
-    probabilities(
-        network.generator, torch.randn(1, 3, 16, 16), (16, 16), Views(), network.execution
-    )
+    probabilities(network.generator, torch.randn(1, 3, 16, 16), (16, 16), Views(), network.runtime)
     assert network.generator.training is training
     for name, value in network.generator.state_dict().items():
         assert torch.equal(value, before[name]), name
@@ -106,7 +104,7 @@ def test_evaluation_counts_what_prediction_gives(
 ) -> None:
     data = open_dataset(city / "cityscapes", split="val")
     feed = EvalFeed(data, views.read_at(network.prepare.size), network.prepare.normalize, workers=0)
-    counts = confusion_of(network.generator, feed, network.execution, views=views)
+    counts = confusion_of(network.generator, feed, network.runtime, views=views)
     expected = np.zeros((19, 19), np.int64)
     for sample in data.samples:
         truth = read_label(data, sample)

@@ -12,25 +12,30 @@ from torch import nn
 
 from fastass.adaptation import modules_of
 from fastass.bench.synthetic import random_batch
-from fastass.config.schema import Config, DataConfig, DiscriminatorConfig, OptimConfig
-from fastass.distributed import ALONE, World
+from fastass.config.schema import (
+    Config,
+    DataConfig,
+    DiscriminatorConfig,
+    OptimConfig,
+    RuntimeConfig,
+)
 from fastass.engine import Engine, build
-from fastass.execution import choose
 from fastass.lanes import Lanes, describe_backward, unavailable
 from fastass.models import running_statistics
 from fastass.models.batch_norm import batch_norm
 from fastass.models.config import ModelConfig
 from fastass.pipelines.batch import StepBatch
+from fastass.runtime.device import setup_runtime
+from fastass.runtime.process_group import SINGLE_PROCESS, World
 
 CPU = torch.device("cpu")
 CONFIG = Config(
     method="ga+csa",
-    device="cpu",
     labelled=2,
     steps=10,
     batch=2,
     backward="concurrent",
-    tune_allocator=False,
+    runtime=RuntimeConfig(device="cpu", tune_allocator=False),
     model=ModelConfig(backbone="tiny", num_classes=5),
     data=DataConfig(source_size=(96, 64), target_size=(80, 64)),
     discriminator=DiscriminatorConfig(width=4, hidden=16),
@@ -47,7 +52,9 @@ def two_threads() -> Iterator[None]:
 
 
 def engine(config: Config = CONFIG) -> Engine:
-    return Engine(build(config, modules_of(config.method, 2)), config, choose(config))
+    return Engine(
+        build(config, modules_of(config.method, 2)), config, setup_runtime(config.runtime)
+    )
 
 
 def batch(config: Config = CONFIG) -> StepBatch:
@@ -58,7 +65,7 @@ def batch(config: Config = CONFIG) -> StepBatch:
 @pytest.mark.parametrize("kernels", ["auto", "reference"])
 def test_it_is_the_fused_step(method: str, kernels: str) -> None:
     """Terms, weights, running statistics and their counters, with native and torch's norms."""
-    config = replace(CONFIG, method=method, kernels=kernels)  # type: ignore[arg-type]
+    config = replace(CONFIG, method=method).with_runtime(kernels=kernels)  # type: ignore[arg-type]
     concurrent, fused = engine(config), engine(replace(config, backward="fused"))
     assert concurrent.lanes is not None
     assert fused.lanes is None
@@ -138,17 +145,17 @@ def test_where_it_can_not_be_the_line_says_so() -> None:
     ]
     for values, words in changes:
         config = replace(CONFIG, **values)
-        assert words in str(unavailable(config, CPU, ALONE))
-        line = describe_backward(config, CPU, ALONE)
+        assert words in str(unavailable(config, CPU, SINGLE_PROCESS))
+        line = describe_backward(config, CPU, SINGLE_PROCESS)
         assert line.startswith(" · backward fused (concurrent ")
         assert words in line
-    assert "for a CPU" in str(unavailable(CONFIG, torch.device("cuda"), ALONE))
-    grouped = replace(ALONE, grouped=True)
+    assert "for a CPU" in str(unavailable(CONFIG, torch.device("cuda"), SINGLE_PROCESS))
+    grouped = replace(SINGLE_PROCESS, grouped=True)
     assert isinstance(grouped, World)
     assert "one process" in str(unavailable(CONFIG, CPU, grouped))
-    assert describe_backward(CONFIG, CPU, ALONE) == " · backward concurrent"
+    assert describe_backward(CONFIG, CPU, SINGLE_PROCESS) == " · backward concurrent"
     torch.set_num_threads(1)
-    assert "two threads" in str(unavailable(CONFIG, CPU, ALONE))
+    assert "two threads" in str(unavailable(CONFIG, CPU, SINGLE_PROCESS))
     assert engine().lanes is None
 
 

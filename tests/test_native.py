@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastass.allocator import Allocator
 from fastass.kernels import native
+from fastass.runtime.malloc import Allocator
 
 ROOT = Path(__file__).resolve().parents[1]
 

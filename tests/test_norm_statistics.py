@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from fastass.cli import main
-from fastass.config.schema import Config
+from fastass.config.schema import RuntimeConfig
 from fastass.errors import UserError
-from fastass.execution import choose
 from fastass.models import ModelConfig, build_deeplab
 from fastass.norm_statistics import reestimate
 from fastass.pipelines.evaluation import EvalBatch
+from fastass.runtime.device import setup_runtime
 
-EXECUTION = choose(Config(device="cpu", kernels="reference"))
+RUNTIME = setup_runtime(RuntimeConfig(device="cpu", kernels="reference"))
 
 
 def batches(shift: float) -> list[EvalBatch]:
@@ -26,7 +26,7 @@ def batches(shift: float) -> list[EvalBatch]:
 def test_statistics_are_the_average_over_the_batches() -> None:
     generator = build_deeplab(ModelConfig(backbone="tiny")).eval()
     before = {name: p.clone() for name, p in generator.named_parameters()}
-    assert reestimate(generator, batches(3.0), EXECUTION) == 2
+    assert reestimate(generator, batches(3.0), RUNTIME) == 2
     first = next(m for m in generator.modules() if isinstance(m, torch.nn.BatchNorm2d))
     conv = next(m for m in generator.modules() if isinstance(m, torch.nn.Conv2d))
     with torch.no_grad():
@@ -41,7 +41,7 @@ def test_statistics_are_the_average_over_the_batches() -> None:
 def test_a_network_without_statistics_is_told() -> None:
     frozen = build_deeplab(ModelConfig(backbone="tiny", norm="frozen"))
     with pytest.raises(UserError, match="no running statistics"):
-        reestimate(frozen, [], EXECUTION)
+        reestimate(frozen, [], RUNTIME)
 
 
 def test_eval_takes_them_from_a_folder(trained: Path, city: Path, tmp_path: Path) -> None:

@@ -14,13 +14,13 @@ from fastass import apex_optimizers
 from fastass.config.presets import preset
 from fastass.config.schema import Config, DistributedConfig, OptimConfig
 from fastass.errors import UserError
-from fastass.execution import choose_optimizers
 from fastass.models.config import ModelConfig
 from fastass.models.deeplab import build_deeplab
 from fastass.models.discriminators import GlobalDiscriminator
 from fastass.optim import (
     batch_factor,
     decay,
+    describe_optimizers,
     describe_rates,
     discriminator_optimizer,
     generator_optimizer,
@@ -134,8 +134,8 @@ def test_apex_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_apex_needs_cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     install(monkeypatch, tmp_path, FAKE)
     with pytest.raises(UserError, match="need CUDA, the device is cpu; or use torch"):
-        choose_optimizers(config("apex"), torch.device("cpu"))
-    assert choose_optimizers(config("torch"), torch.device("cpu")) == "torch fused"
+        describe_optimizers(config("apex"), torch.device("cpu"))
+    assert describe_optimizers(config("torch"), torch.device("cpu")) == "torch fused"
 
 
 def scaled(rule: str, batch: int, accumulate: int = 1, world: int = 1, base: int = 4) -> Config:

@@ -10,10 +10,10 @@ from fastass.adaptation import modules_of
 from fastass.bench.reference import ReferencePath
 from fastass.config.schema import Config, DiscriminatorConfig, OptimConfig
 from fastass.engine import Engine, build
-from fastass.execution import Execution
 from fastass.models.config import ModelConfig
 from fastass.optim import decay, set_rates
 from fastass.pipelines.batch import Batch, StepBatch
+from fastass.runtime.device import Runtime
 
 CLASSES, STEPS = 5, 3
 CPU = torch.device("cpu")
@@ -70,7 +70,7 @@ def test_losses_and_weights_of_some_steps(
     ).resolved()
     module = build(config, modules_of(config.method, labelled=4)).double()
     reference = ReferencePath(module, config, CPU)
-    engine = Engine(module, config, Execution(CPU, None, "reference", ""))
+    engine = Engine(module, config, Runtime(CPU, None, "reference", ""))
     start = {name: value.clone() for name, value in module.state_dict().items()}
     for step in range({"tiny": STEPS, "resnet50": 2, "vgg16": 1}[backbone]):
         streams = batch(step)

@@ -1,7 +1,7 @@
 """Switches of the step: equal results, whatever they change about speed or memory."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,16 @@ from torch import Tensor
 from fastass import checkpoint, ema, kernels
 from fastass.adaptation import modules_of
 from fastass.bench.memory import SavedTensors
-from fastass.config.schema import Config, DiscriminatorConfig, OptimConfig
+from fastass.config.schema import Config, DiscriminatorConfig, OptimConfig, RuntimeConfig
 from fastass.engine import Engine, build
 from fastass.errors import UserError
-from fastass.execution import choose, choose_tf32
 from fastass.models.config import ModelConfig
 from fastass.models.deeplab import build_deeplab
 from fastass.pipelines.batch import Batch, StepBatch
+from fastass.runtime.device import describe_tf32, set_tf32, setup_runtime
 
 CLASSES = 5
+RUNTIME = {field.name for field in fields(RuntimeConfig)}
 
 
 @pytest.fixture(autouse=True)
@@ -32,13 +33,14 @@ def kernels_restored() -> Iterator[None]:
 
 
 def config(**values: Any) -> Config:
+    """Of `values` those of the runtime by their own names."""
+    runtime = {k: values.pop(k) for k in [*values] if k in RUNTIME}
     return Config(
         method="ga+csa",
-        device="cpu",
         steps=10,
-        tune_allocator=False,
         discriminator=DiscriminatorConfig(width=4, hidden=16),
         optim=OptimConfig(lr=1e-3, d_lr=1e-3),
+        runtime=RuntimeConfig(**{"tune_allocator": False, "device": "cpu", **runtime}),
         **{"model": ModelConfig(backbone="tiny", num_classes=CLASSES, norm="frozen"), **values},
     ).resolved()
 
@@ -58,7 +60,7 @@ def batch(device: str = "cpu", seed: int = 0) -> StepBatch:
 
 
 def engine(c: Config) -> Engine:
-    return Engine(build(c, modules_of(c.method, 4)), c, choose(c))
+    return Engine(build(c, modules_of(c.method, 4)), c, setup_runtime(c.runtime))
 
 
 class Counting:
@@ -91,7 +93,7 @@ def test_the_compiled_step_is_one_graph_and_compiles_once(
 
     monkeypatch.setattr(torch, "compile", counted)
     c = config(backward=backward)
-    eager, compiled = engine(c), engine(replace(c, compile=True))
+    eager, compiled = engine(c), engine(c.with_runtime(compile=True))
     for step in range(4):
         streams = batch(seed=step)
         expected, terms = (e.step([streams], adapt=True) for e in (eager, compiled))
@@ -119,7 +121,9 @@ def test_streamed_is_fused_in_mixed_precision(dtype: torch.dtype) -> None:
     found = []
     for backward in ("fused", "streamed"):
         c = config(backward=backward)
-        e = Engine(build(c, modules_of(c.method, 4)), c, replace(choose(c), amp_dtype=dtype))
+        e = Engine(
+            build(c, modules_of(c.method, 4)), c, replace(setup_runtime(c.runtime), amp_dtype=dtype)
+        )
         before = {n: t.clone() for n, t in e.module.state_dict().items()}
         for accumulated in (1, 2):
             terms = e.step([batch(seed=s) for s in range(accumulated)], adapt=True)
@@ -216,7 +220,7 @@ def test_sums_are_computed_again_with_a_streamed_backward_alone() -> None:
     lean = Config(backward="streamed", model=RESNET)
     assert lean.resolved().model.recompute_sums is True
     assert replace(lean, backward="fused").resolved().model.recompute_sums is False
-    assert replace(lean, compile=True).resolved().model.recompute_sums is False
+    assert lean.with_runtime(compile=True).resolved().model.recompute_sums is False
     batch_norm = replace(RESNET, norm="batch")
     assert replace(lean, model=batch_norm).resolved().model.recompute_sums is False
     kept = replace(lean, model=replace(RESNET, recompute_sums=False))
@@ -300,13 +304,14 @@ def test_tf32_is_set_and_told() -> None:
     products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
     before = products.allow_tf32, convolutions.allow_tf32
     try:
-        assert choose_tf32(None, torch.device("cuda")) == "; tf32 convolutions"
+        assert describe_tf32(None, torch.device("cuda")) == "; tf32 convolutions"
         for wanted, told in ((True, "on"), (False, "off")):
-            assert choose_tf32(wanted, torch.device("cuda")) == f"; tf32 {told}"
+            assert describe_tf32(wanted, torch.device("cuda")) == f"; tf32 {told}"
+            set_tf32(wanted)
             assert (products.allow_tf32, convolutions.allow_tf32) == (wanted, wanted)
     finally:
         products.allow_tf32, convolutions.allow_tf32 = before
-    line = choose(config(tf32=True)).line
-    assert "tf32 is CUDA's, kept off" in line
-    assert "tf32" not in choose(config()).line
+    line = setup_runtime(config(tf32=True).runtime).line
+    assert "tf32 exists on CUDA only, kept off" in line
+    assert "tf32" not in setup_runtime(config().runtime).line
     assert (products.allow_tf32, convolutions.allow_tf32) == before

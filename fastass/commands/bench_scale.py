@@ -13,7 +13,7 @@ from fastass.commands.command import Command
 from fastass.commands.train import config_flags
 from fastass.config.text import parse
 from fastass.errors import UserError
-from fastass.execution import choose
+from fastass.runtime.device import describe_runtime
 from fastass.tracking.terminal import reporter
 
 # A node of eight H100: NVLink 450 GB/s and a 400 Gb/s card, a GPU and direction (NVIDIA's data
@@ -64,7 +64,7 @@ def run(args: Namespace) -> None:
         if given is not None:
             timeline, sizes, heading = given, (), f"a step of {args.step_ms:g} ms, as given"
         else:
-            heading = step.heading(config, choose(config).line)
+            heading = step.heading(config, describe_runtime(config.runtime).line)
             report.phase("step", 0)
             timeline = scale.measure_step(config, args.rounds, args.warmup_rounds)
         rows = scale.predict(timeline, cluster, gpus, limit=limit, compress=compress)

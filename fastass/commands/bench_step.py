@@ -13,7 +13,7 @@ from fastass.commands.train import config_flags
 from fastass.config.presets import preset
 from fastass.config.schema import Config
 from fastass.config.text import leaves, override
-from fastass.execution import choose
+from fastass.runtime.device import describe_runtime
 from fastass.tracking.terminal import reporter
 
 
@@ -43,7 +43,7 @@ def configured(args: Namespace, name: str) -> Config:
 
 def run(args: Namespace) -> None:
     config = configured(args, args.name or "gta5_to_cityscapes_csa_500")
-    line = choose(config).line
+    line = describe_runtime(config.runtime).line
     others: list[Recipe] = []
     if args.switches:
         others += step.switches(config)

@@ -8,7 +8,7 @@ from fastass.commands.bench_step import configured, measuring_flags, write
 from fastass.commands.command import Command
 from fastass.commands.train import config_flags
 from fastass.datasets import open_training_data
-from fastass.execution import choose
+from fastass.runtime.device import describe_runtime
 from fastass.tracking.terminal import reporter
 
 
@@ -25,7 +25,7 @@ def flags(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     config = configured(args, args.name or "toycity")
-    line = choose(config).line
+    line = describe_runtime(config.runtime).line
     with reporter() as report:
         _, config = open_training_data(config, report)  # generates ToyCity once, for both
         rows = step.measure(

@@ -7,13 +7,13 @@ from pathlib import Path
 from fastass.commands.command import Command
 from fastass.commands.loading import execution_flags, load_segmenter, view_flags, views_of
 from fastass.datasets import open_any
-from fastass.disk import write_whole
 from fastass.errors import UserError
 from fastass.evaluation import evaluate
 from fastass.norm_statistics import reestimate
 from fastass.pipelines.evaluation import EvalFeed
 from fastass.prediction.segmenter import Segmenter
 from fastass.results import iou_table
+from fastass.runtime.atomic_write import write_whole
 from fastass.tracking.terminal import reporter
 
 NORM_IMAGES, NORM_BATCH = 64, 4
@@ -58,7 +58,7 @@ def run(args: Namespace) -> None:
             report.advance(done)
 
         scores = evaluate(
-            network.generator, feed, network.execution, data.classes, network.report, progress,
+            network.generator, feed, network.runtime, data.classes, network.report, progress,
             views,
         )  # fmt: skip
     print(iou_table([(args.split, scores.record())]))
@@ -73,7 +73,7 @@ def _reestimate(args: Namespace, network: Segmenter, size: tuple[int, int]) -> N
     feed = EvalFeed(
         images, size, network.prepare.normalize, NORM_BATCH, world=world, with_labels=False
     )
-    reestimate(network.generator, feed, network.execution)
+    reestimate(network.generator, feed, network.runtime)
 
 
 COMMAND = Command(

@@ -33,7 +33,7 @@ def run(args: Namespace) -> None:
     views = views_of(args)
     size = parse(args.size, tuple[int, int], "--size") if args.size is not None else None
     segmenter = load_segmenter(args)
-    clock = StageClock(segmenter.execution.device) if args.fps else None
+    clock = StageClock(segmenter.runtime.device) if args.fps else None
     total = frames.count(args.images)
     with reporter() as report:
         report.phase("predict", total if clock is None else max(total, WARM_UP + MEASURED))
@@ -43,7 +43,7 @@ def run(args: Namespace) -> None:
     print(f"{count} image{'s' if count != 1 else ''}: {written}")
     if clock is not None:
         print(clock.report())
-        print(segmenter.execution.line)
+        print(segmenter.runtime.line)
 
 
 COMMAND = Command(

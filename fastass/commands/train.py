@@ -1,5 +1,6 @@
 """`fastass train`."""
 
+import sys
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace, _ArgumentGroup
 from pathlib import Path
 from typing import Literal, get_args, get_origin
@@ -55,7 +56,7 @@ def run(args: Namespace) -> None:
         raise UserError("give a preset or --config, not both")
     given = {leaf.path: getattr(args, leaf.path) for leaf in settable()}
     train(
-        from_yaml(args.config) if args.config is not None else args.name,
+        from_yaml(args.config, _note) if args.config is not None else args.name,
         out=args.out,
         resume=args.resume,
         overwrite=args.overwrite,
@@ -63,6 +64,10 @@ def run(args: Namespace) -> None:
         plain=args.plain,
         **{path: value for path, value in given.items() if value is not None},
     )
+
+
+def _note(line: str) -> None:
+    print(f"fastass: {line}", file=sys.stderr)
 
 
 COMMAND = Command(

@@ -5,7 +5,7 @@ Reading and writing live in `fastass.config.text`; the presets in `fastass.confi
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from fastass.models.config import ModelConfig
 
@@ -154,6 +154,28 @@ class DistributedConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """Where a run computes, and how: it changes the speed and the rounding, not the method."""
+
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    kernels: Literal["auto", "reference", "native", "triton"] = "auto"
+    """Implementation of the operators; `auto`: Triton on a GPU, native C++ on a CPU."""
+    amp: bool = False
+    """Mixed precision: bf16 where the device has it, else fp16 on CUDA."""
+    tf32: bool | None = None
+    """Allow TF32 for fp32 matrix products and convolutions on CUDA. Unset: PyTorch's default
+    (convolutions only)."""
+    compile: bool = False
+    """Compile the step with `torch.compile`."""
+    compile_mode: Literal["default", "max-autotune", "reduce-overhead"] = "default"
+    """Mode of `torch.compile`; `reduce-overhead` runs CUDA graphs, `max-autotune` also tries other
+    kernels."""
+    tune_allocator: bool = True
+    """On a CPU, malloc keeps freed blocks: fewer page faults, more memory held."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """One training run."""
 
@@ -181,23 +203,8 @@ class Config:
     """Weights to start from: .pth, .safetensors or a checkpoint."""
     allow_mismatch: tuple[str, ...] = ()
     """Modules that --init may leave at random."""
-    amp: bool = False
-    """Mixed precision: bf16 where the device has it, else fp16 on CUDA."""
-    tf32: bool | None = None
-    """Products of fp32 on CUDA: true rounds their factors to TF32's 10 bits, false does not. Unless
-    given: as torch does, convolutions only."""
-    device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:N`."""
-    kernels: Literal["auto", "reference", "native", "triton"] = "auto"
-    """Operators."""
-    compile: bool = False
-    """Compile the step with `torch.compile`."""
-    compile_mode: Literal["default", "max-autotune", "reduce-overhead"] = "default"
-    """Of `torch.compile`; `reduce-overhead` runs CUDA graphs, `max-autotune` tries kernels too."""
     ema: float = 0.0
     """Decay of a running average of G's weights, e.g. 0.999, evaluated instead of them (0: off)."""
-    tune_allocator: bool = True
-    """On a CPU, malloc keeps freed blocks: fewer page faults, more memory held."""
     backward: Literal["fused", "streamed", "concurrent"] = "fused"
     """`streamed`: one backward a stream; peak memory is the largest stream, not the sum.
     `concurrent`: source and target side by side, for small networks on a CPU; else as `fused`."""
@@ -217,6 +224,7 @@ class Config:
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
     def resolved(self) -> "Config":
@@ -227,10 +235,14 @@ class Config:
             loss = replace(loss, sadv=LAMBDA_SADV.get(self.method, 0.0))
         if model.recompute_sums is None:
             lean = self.backward == "streamed" and not (
-                self.compile or model.checkpoint_activations
+                self.runtime.compile or model.checkpoint_activations
             )
             model = replace(model, recompute_sums=lean and model.has_cheap_sums)
         return replace(self, loss=loss, model=model)
+
+    def with_runtime(self, **values: Any) -> "Config":
+        """With other values of `runtime`."""
+        return replace(self, runtime=replace(self.runtime, **values))
 
     @property
     def global_batch(self) -> int:

@@ -7,7 +7,7 @@ import inspect
 import itertools
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
@@ -16,6 +16,12 @@ import yaml
 
 from fastass.config.schema import Config
 from fastass.errors import UserError
+
+# Names of earlier versions, and where the values are now.
+RENAMED = {
+    name: f"runtime.{name}"
+    for name in ("device", "kernels", "amp", "tf32", "compile", "compile_mode", "tune_allocator")
+}
 
 DERIVED = {"preset", "model.num_classes", "distributed.world"}  # by preset, data and torchrun
 
@@ -168,8 +174,11 @@ def to_yaml(config: Config) -> str:
     )
 
 
-def from_yaml(path: Path | str) -> Config:
-    """Read a saved configuration. Unknown keys and wrong types raise UserError."""
+def from_yaml(path: Path | str, note: Callable[[str], None] = lambda line: None) -> Config:
+    """Read a saved configuration. Unknown keys and wrong types raise UserError.
+
+    note: gets one line that names the keys of an earlier version, and their names today.
+    """
     path = Path(path)
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -187,4 +196,9 @@ def from_yaml(path: Path | str) -> Config:
             else:
                 yield f"{prefix}{key}", value
 
-    return override(Config(), dict(flat(tree)), f"{path}: ")
+    values = dict(flat(tree))
+    old = [name for name in values if name in RENAMED]
+    if old:
+        pairs = ", ".join(f"{name} is now {RENAMED[name]}" for name in old)
+        note(f"{path}: written by an earlier version: {pairs}")
+    return override(Config(), {RENAMED.get(n, n): v for n, v in values.items()}, f"{path}: ")

@@ -12,12 +12,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from fastass.disk import writing
 from fastass.errors import UserError
 from fastass.export.folder import write_folder
 from fastass.export.onnx_file import write_onnx
 from fastass.export.torch_file import write_torch
 from fastass.prediction.segmenter import Segmenter
+from fastass.runtime.atomic_write import writing
 
 WRITERS: dict[str, Callable[[Segmenter, Path], str]] = {
     "onnx": write_onnx,

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from fastass import kernels
 from fastass.errors import UserError
-from fastass.execution import Execution
 from fastass.models.deeplab import DeepLab
+from fastass.runtime.device import Runtime
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ def probabilities(
     images: Tensor,
     size: tuple[int, int],
     views: Views,
-    execution: Execution,
+    runtime: Runtime,
 ) -> Tensor:
     """P float32 [B,C,H,W] at `size` (H,W) of images [B,3,h,w] read at `views.read_at`."""
-    images = images.to(execution.device, non_blocking=True)
+    images = images.to(runtime.device, non_blocking=True)
     height, width = images.shape[2:]
     largest = max(views.scales)
     total: Tensor | None = None
@@ -81,7 +81,7 @@ def probabilities(
         for scale, mirrored in every:
             at = max(1, round(height * scale / largest)), max(1, round(width * scale / largest))
             view = resize(images, at)
-            found = _look(generator, view.flip(3) if mirrored else view, size, views, execution)
+            found = _look(generator, view.flip(3) if mirrored else view, size, views, runtime)
             found = found.flip(3) if mirrored else found
             total = found if total is None else total.add_(found)
     assert total is not None
@@ -94,22 +94,22 @@ def labels(
     images: Tensor,
     size: tuple[int, int],
     views: Views,
-    execution: Execution,
+    runtime: Runtime,
 ) -> Tensor:
     """The likeliest class of every pixel, uint8 [B,H,W]; arguments as of `probabilities`."""
     if not views.single:
-        return probabilities(generator, images, size, views, execution).argmax(1).to(torch.uint8)
+        return probabilities(generator, images, size, views, runtime).argmax(1).to(torch.uint8)
     with evaluating(generator):
-        scores = forward(generator, images, execution)
+        scores = forward(generator, images, runtime)
     corners = generator.config.align_corners
     full = F.interpolate(scores, size=size, mode="bilinear", align_corners=corners)
     return full.argmax(1).to(torch.uint8)
 
 
-def forward(generator: DeepLab, images: Tensor, execution: Execution) -> Tensor:
-    """S float32 [B,C,h,w] in the precision of the execution."""
-    with execution.autocast():
-        return generator(images.to(execution.device, non_blocking=True)).scores.float()
+def forward(generator: DeepLab, images: Tensor, runtime: Runtime) -> Tensor:
+    """S float32 [B,C,h,w] in the precision of the runtime."""
+    with runtime.autocast():
+        return generator(images.to(runtime.device, non_blocking=True)).scores.float()
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -120,19 +120,19 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _look(
-    generator: DeepLab, view: Tensor, size: tuple[int, int], views: Views, execution: Execution
+    generator: DeepLab, view: Tensor, size: tuple[int, int], views: Views, runtime: Runtime
 ) -> Tensor:
     """P [B,C,H,W] at `size` of one view."""
     corners = generator.config.align_corners
     if views.tile is None:
-        scores = forward(generator, view, execution)
+        scores = forward(generator, view, runtime)
         return kernels.upsample_softmax(scores, size, align_corners=corners)
     batch, _, height, width = view.shape
     total = view.new_zeros((batch, generator.config.num_classes, height, width))
     count = total.new_zeros((height, width))
     for rows, columns in tiles((height, width), views.tile, views.overlap):
         piece = view[:, :, rows, columns]
-        scores = forward(generator, piece, execution)
+        scores = forward(generator, piece, runtime)
         own = (piece.shape[2], piece.shape[3])
         found = kernels.upsample_softmax(scores, own, align_corners=corners)
         total[:, :, rows, columns] += found

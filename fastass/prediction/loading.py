@@ -13,12 +13,12 @@ from fastass import checkpoint
 from fastass.config.schema import Config
 from fastass.config.text import from_yaml, override
 from fastass.errors import UserError
-from fastass.execution import Execution, choose
 from fastass.models.config import ModelConfig
 from fastass.models.deeplab import build_deeplab
 from fastass.pipelines.classes import ClassTable
 from fastass.pipelines.streams import NORMALIZATIONS
 from fastass.prediction.segmenter import Preparation, Segmenter
+from fastass.runtime.device import Runtime, setup_runtime
 
 FOLDER = "config.json"
 
@@ -37,19 +37,24 @@ def load(
     malloc's settings of this process, which makes predictions on a CPU faster. Raises UserError
     for a path that holds none, a damaged file, or a device that is not there.
     """
-    asked = {"device": device, "amp": amp, "kernels": kernels, "tune_allocator": tune_allocator}
+    asked = {
+        "runtime.device": device,
+        "runtime.amp": amp,
+        "runtime.kernels": kernels,
+        "runtime.tune_allocator": tune_allocator,
+    }
     if (Path(path) / FOLDER).is_file():
-        return _from_folder(Path(path), choose(override(Config(), asked)))
+        return _from_folder(Path(path), setup_runtime(override(Config(), asked).runtime))
     found = checkpoint.find(path)
     config = from_yaml(found / checkpoint.CONFIG)
-    execution = choose(override(config, asked))
+    runtime = setup_runtime(override(config, asked).runtime)
     generator = build_deeplab(config.model)
     checkpoint.load_generator(generator, found)
     return Segmenter(
-        generator.to(execution.device),
+        generator.to(runtime.device),
         _classes(found / checkpoint.CLASSES),
         Preparation(config.data.target_size, config.data.normalize),
-        execution,
+        runtime,
         config.data.report,
     )
 
@@ -78,7 +83,7 @@ def description(segmenter: Segmenter) -> dict[str, Any]:
     }
 
 
-def _from_folder(path: Path, execution: Execution) -> Segmenter:
+def _from_folder(path: Path, runtime: Runtime) -> Segmenter:
     file = path / FOLDER
     try:
         saved = json.loads(file.read_text(encoding="utf-8"))
@@ -94,10 +99,10 @@ def _from_folder(path: Path, execution: Execution) -> Segmenter:
     generator = build_deeplab(model)
     checkpoint.load_into(generator, checkpoint.read_weights(path), path)
     return Segmenter(
-        generator.to(execution.device),
+        generator.to(runtime.device),
         ClassTable("checkpoint", names, colors, {}),
         Preparation((width, height), normalize),
-        execution,
+        runtime,
         report,
     )
 

@@ -9,9 +9,7 @@ import numpy as np
 from PIL import Image
 
 from fastass.config.text import neighbours
-from fastass.disk import writing
 from fastass.errors import UserError
-from fastass.execution import Execution
 from fastass.models.deeplab import DeepLab
 from fastass.pipelines.classes import CITYSCAPES, ClassTable
 from fastass.prediction.frames import Frame, frames
@@ -19,6 +17,8 @@ from fastass.prediction.inference import Views, labels
 from fastass.prediction.picture import colorize, overlay, save_train_ids
 from fastass.prediction.segmenter import Preparation, Segmenter
 from fastass.prediction.stageclock import StageClock
+from fastass.runtime.atomic_write import writing
+from fastass.runtime.device import Runtime
 
 FORMATS = ("trainIds", "labelIds", "color", "overlay")
 MEASURED = 20  # images that `--fps` needs at least
@@ -29,7 +29,7 @@ def predict(
     image: np.ndarray,
     size: tuple[int, int],
     normalize: str,
-    execution: Execution,
+    runtime: Runtime,
 ) -> np.ndarray:
     """Train ids uint8 [H,W] of an RGB image uint8 [H,W,3].
 
@@ -37,7 +37,7 @@ def predict(
     """
     batch = Preparation(size, normalize)(image)
     out = (image.shape[0], image.shape[1])
-    return labels(generator, batch, out, Views(), execution)[0].cpu().numpy()
+    return labels(generator, batch, out, Views(), runtime)[0].cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def predict_files(
                 batch = segmenter.read(frame.pixels, views, size)
             with stage("network"):
                 out = (frame.pixels.shape[0], frame.pixels.shape[1])
-                predicted = labels(segmenter.generator, batch, out, views, segmenter.execution)
+                predicted = labels(segmenter.generator, batch, out, views, segmenter.runtime)
                 found = predicted[0].cpu().numpy()
             with stage("write"):
                 write(frame, found)

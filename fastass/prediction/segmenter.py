@@ -10,7 +10,6 @@ from PIL import Image
 from torch import Tensor
 
 from fastass.errors import UserError
-from fastass.execution import Execution
 from fastass.models.deeplab import DeepLab
 from fastass.pipelines.augment import Draw
 from fastass.pipelines.classes import ClassTable
@@ -19,6 +18,7 @@ from fastass.pipelines.read import open_image, read_file
 from fastass.pipelines.streams import NORMALIZATIONS
 from fastass.prediction.inference import Views, labels, probabilities
 from fastass.prediction.picture import colorize
+from fastass.runtime.device import Runtime
 
 AnyImage = str | Path | Image.Image | np.ndarray
 Size = tuple[int, int]
@@ -50,7 +50,7 @@ class Segmenter:
     generator: DeepLab
     classes: ClassTable
     prepare: Preparation
-    execution: Execution
+    runtime: Runtime
     report: tuple[str, ...] = ()
 
     def predict(
@@ -92,7 +92,7 @@ class Segmenter:
         views, pixels = Views(tuple(scales), flip, tile, overlap), rgb(image)
         batch = self.read(pixels, views, size)
         out = (pixels.shape[0], pixels.shape[1])
-        found = probabilities(self.generator, batch, out, views, self.execution)
+        found = probabilities(self.generator, batch, out, views, self.runtime)
         return found[0].contiguous().cpu().numpy()
 
     def colorize(self, labels: np.ndarray) -> np.ndarray:
@@ -111,7 +111,7 @@ class Segmenter:
         """Train ids uint8 [H,W] of RGB uint8 [H,W,3]."""
         out = (pixels.shape[0], pixels.shape[1])
         batch = self.read(pixels, views, size)
-        return labels(self.generator, batch, out, views, self.execution)[0].cpu().numpy()
+        return labels(self.generator, batch, out, views, self.runtime)[0].cpu().numpy()
 
 
 def rgb(image: AnyImage) -> np.ndarray:

@@ -10,7 +10,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from fastass.disk import write_whole
 from fastass.errors import UserError
 from fastass.report import compare, curves
 from fastass.report.classes import Confusion, class_rows, confusions
@@ -18,6 +17,7 @@ from fastass.report.compare import PaperRow
 from fastass.report.pictures import Example, contact_sheet, examples, palette
 from fastass.report.plane import Plane, plane
 from fastass.report.run_record import Logged, RunRecord, read_run
+from fastass.runtime.atomic_write import write_whole
 
 MOST_RUNS = 8  # as many as there are colours that can be told apart
 

@@ -10,18 +10,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from fastass.config.schema import Config
-from fastass.distributed import World
 from fastass.errors import UserError
-from fastass.execution import Execution
+from fastass.runtime.device import Runtime
+from fastass.runtime.process_group import World
 
 # Renamed in torch 2.13.
 _NEW_NAME = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
 _OWN_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _NEW_NAME else "broadcast_buffers": False}
 
 
-def check_parallel(config: Config, execution: Execution, world: World) -> None:
+def check_parallel(config: Config, runtime: Runtime, world: World) -> None:
     """UserError for what does not work on several ranks."""
-    if world.size > 1 and config.model.norm == "sync" and execution.device.type == "cpu":
+    if world.size > 1 and config.model.norm == "sync" and runtime.device.type == "cpu":
         raise UserError(
             "model.norm: sync needs CUDA on several ranks, torch has no CPU form of it; "
             "use --model-norm frozen or batch"

@@ -1,11 +1,11 @@
 """What a run executes on: device, precision, operators; chosen openly, never silently."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from fastass import apex_optimizers, kernels
-from fastass.config.schema import Config
+from fastass import kernels
+from fastass.config.schema import RuntimeConfig
 from fastass.errors import UserError
 from fastass.kernels import native
 
@@ -14,14 +14,16 @@ PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "fp32"}
 
 
 @dataclass(frozen=True)
-class Execution:
-    """The choice, and the line that tells it at the start of training."""
+class Runtime:
+    """The choices of one process. `line` is for the heading of a run."""
 
     device: torch.device
     amp_dtype: torch.dtype | None
+    amp_reason: str
     kernels: str
-    line: str
-    tuned: bool = False  # this process's allocator
+    tf32: str
+    compile: str
+    tuned: bool  # whether this process's malloc keeps freed blocks
 
     def autocast(self) -> torch.autocast:
         """The autocast context of a forward pass; disabled without mixed precision."""
@@ -36,49 +38,63 @@ class Execution:
         """`bf16`, `fp16` or `off`."""
         return PRECISIONS[self.amp_dtype] if self.amp_dtype else "off"
 
+    @property
+    def line(self) -> str:
+        """Device, precision and operators in words."""
+        return (
+            f"device {describe(self.device)} · "
+            f"precision {PRECISIONS[self.amp_dtype]} (amp {self.amp_reason}{self.tf32}) · "
+            f"kernels {self.kernels} · compile {self.compile} · "
+            f"allocator {'tuned' if self.tuned else 'default'}"
+        )
 
-def choose(config: Config) -> Execution:
-    """Device, precision and operators of a configuration.
 
-    On a CPU it also tunes this process's allocator. Raises UserError for a device or an operator
-    implementation that is not there.
+def describe_runtime(config: RuntimeConfig) -> Runtime:
+    """Choose device, precision and operators; changes nothing.
+
+    Raises UserError for a device or an operator implementation that is not available.
     """
     device = choose_device(config.device)
-    amp_dtype, why = choose_amp(device) if config.amp else (None, "not asked for")
-    implementation = use_kernels(config.kernels, device)
-    tune = config.tune_allocator and device.type == "cpu" and native.unavailable() is None
-    tuned = tune and native.tune_allocator(reuse=True)
-    precision = f"{PRECISIONS[amp_dtype]} (amp {why}{choose_tf32(config.tf32, device)})"
-    line = (
-        f"device {describe(device)} · precision {precision} · "
-        f"kernels {implementation} · compile {config.compile_mode if config.compile else 'off'} · "
-        f"optimizers {choose_optimizers(config, device)} · "
-        f"allocator {'tuned' if tuned else 'default'}"
+    amp_dtype, amp_reason = choose_amp(device) if config.amp else (None, "not asked for")
+    try:
+        implementation = kernels.resolve(device, config.kernels)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"runtime.kernels: {error}") from None
+    return Runtime(
+        device=device,
+        amp_dtype=amp_dtype,
+        amp_reason=amp_reason,
+        kernels=implementation,
+        tf32=describe_tf32(config.tf32, device),
+        compile=config.compile_mode if config.compile else "off",
+        tuned=config.tune_allocator and device.type == "cpu" and native.unavailable() is None,
     )
-    return Execution(device, amp_dtype, implementation, line, tuned)
 
 
-def choose_tf32(wanted: bool | None, device: torch.device) -> str:
-    """Set what fp32 products of this process are computed in, and say it; a CPU has no TF32."""
+def setup_runtime(config: RuntimeConfig) -> Runtime:
+    """`describe_runtime`, and set this process up for it: operators, TF32, on a CPU malloc."""
+    runtime = describe_runtime(config)
+    kernels.use(config.kernels)
+    if config.tf32 is not None and runtime.device.type == "cuda":
+        set_tf32(config.tf32)
+    tuned = runtime.tuned and native.tune_allocator(reuse=True)
+    return replace(runtime, tuned=tuned)
+
+
+def set_tf32(wanted: bool) -> None:
+    """Whether this process's fp32 products and convolutions on CUDA may use TF32."""
+    torch.backends.cuda.matmul.allow_tf32 = wanted
+    torch.backends.cudnn.allow_tf32 = wanted
+
+
+def describe_tf32(wanted: bool | None, device: torch.device) -> str:
+    """What fp32 products are computed in; a CPU has no TF32."""
     if device.type != "cuda":
-        return "" if wanted is None else "; tf32 is CUDA's, kept off"
-    if wanted is not None:
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = wanted
-    allowed = (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+        return "" if wanted is None else "; tf32 exists on CUDA only, kept off"
+    now = (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+    allowed = now if wanted is None else (wanted, wanted)
     names = {(True, True): "on", (True, False): "convolutions", (False, False): "off"}
     return f"; tf32 {names.get(allowed, 'matrix products')}"
-
-
-def choose_optimizers(config: Config, device: torch.device) -> str:
-    """Whose implementation of SGD and Adam runs. UserError for apex where it can't."""
-    backend = config.optim.optimizer_backend
-    if backend == "apex":
-        reason = apex_optimizers.unavailable()
-        if reason is None and device.type != "cuda":
-            reason = f"its optimizers need CUDA, the device is {device}"
-        if reason is not None:
-            raise UserError(f"optim.optimizer_backend: {reason}; or use torch")
-    return {"torch": "torch fused", "foreach": "torch foreach", "apex": "apex"}[backend]
 
 
 def choose_device(name: str) -> torch.device:
@@ -97,15 +113,6 @@ def choose_device(name: str) -> torch.device:
             "see `fastass doctor`"
         )
     return device
-
-
-def use_kernels(name: str, device: torch.device) -> str:
-    """Select the operators and return the implementation that will run on `device`."""
-    try:
-        kernels.use(name)
-        return kernels.resolve(device)
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"kernels: {error}") from None
 
 
 def describe(device: torch.device) -> str:

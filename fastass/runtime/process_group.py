@@ -5,7 +5,7 @@ LOCAL_RANK, MASTER_ADDR, MASTER_PORT). Without them a process trains alone, with
 
     with join(device, timeout) as world:
         if world.main: …                        # rank 0 alone writes and reports
-        value = world.decide(lambda: …)         # rank 0 computes it, all get it
+        value = world.broadcast_from_main(lambda: …)         # rank 0 computes it, all get it
         total = world.sum(counts)               # over the ranks
 
 What goes wrong on one rank ends all of them with one line: the rank that fails first says why in
@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from fastass.errors import USER_ERRORS, TrainingFailure, UserError
-from fastass.interruption import Interrupted
+from fastass.runtime.signals import Interrupted
 
 T = TypeVar("T")
 
@@ -83,7 +83,7 @@ class World:
         """Wait for every rank."""
         self.sum(torch.zeros(1))
 
-    def in_turn(self, function: Callable[[], T]) -> T:
+    def main_first(self, function: Callable[[], T]) -> T:
         """`function()` on every rank, rank 0 before the others: what it makes, they find."""
         if not self.main:
             self.barrier()
@@ -92,7 +92,7 @@ class World:
         self.barrier()
         return value
 
-    def decide(self, function: Callable[[], T]) -> T:
+    def broadcast_from_main(self, function: Callable[[], T]) -> T:
         """`function()` of rank 0, on all ranks; the others wait for it."""
         if not self.grouped:
             return function()
@@ -101,10 +101,10 @@ class World:
         return box[0]
 
 
-ALONE = World()
+SINGLE_PROCESS = World()
 
 
-class Agreement:
+class AsyncMax:
     """The highest wish of any rank, such as a signal's number, known to all after the same step.
 
     It travels while the step runs: `ask` before it, `answer` after it. In CPU memory, so no GPU
