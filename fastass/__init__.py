@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fastass.api import train as train
     from fastass.config.presets import preset as preset
     from fastass.config.schema import Config as Config
-    from fastass.prediction.segmenter import Segmenter as Segmenter
+    from fastass.inference.segmenter import Segmenter as Segmenter
 
 # Before torch loads OpenMP: idle threads look for work for some ten microseconds, which spares most
 # of a small step's hundreds of wake-ups, then sleep. On cores shared with other processes spinning
@@ -29,7 +29,7 @@ _PUBLIC = {
     "load": "api",
     "Config": "config.schema",
     "preset": "config.presets",
-    "Segmenter": "prediction.segmenter",
+    "Segmenter": "inference.segmenter",
 }
 
 __all__ = ["Config", "Segmenter", "load", "preset", "train"]

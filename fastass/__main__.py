@@ -2,7 +2,7 @@
 
 import sys
 
-from fastass.cli import main
+from fastass.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

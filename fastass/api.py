@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fastass.checkpoint.run_directory import CONFIG
 from fastass.config.presets import preset
 from fastass.config.schema import Config
 from fastass.config.text import from_yaml, neighbours, override, settable
 from fastass.errors import UserError
-from fastass.prediction.loading import load
-from fastass.run import CONFIG
+from fastass.inference.load import load
 from fastass.tracking.progress import Reporter
 from fastass.tracking.terminal import reporter
 from fastass.training import train as train_run

@@ -8,14 +8,15 @@ from typing import Any
 
 import torch
 
-from fastass import checkpoint, class_means
+from fastass.checkpoint import files as checkpoint
+from fastass.checkpoint.run_directory import CLASS_MEANS, EXAMPLES, SHEET, Run, versions
 from fastass.config.schema import Config
 from fastass.data import TrainingData
 from fastass.errors import UserError
+from fastass.evaluation import class_centroids
+from fastass.inference.predict import predict
+from fastass.inference.visualize import colorize, contact_sheet, save_example
 from fastass.models.deeplab import DeepLab, build_deeplab
-from fastass.prediction.picture import colorize, contact_sheet, save_example
-from fastass.prediction.predict import predict
-from fastass.run import CLASS_MEANS, EXAMPLES, SHEET, Run, versions
 from fastass.runtime.atomic_write import writing
 from fastass.runtime.device import Runtime, describe
 
@@ -111,7 +112,7 @@ def before_and_after(run: Path, generator: DeepLab, data: TrainingData, runtime:
     path = _examples(run, networks, data, runtime)
     if data.source is not None:
         means = {_FILE[t]: _class_means(n, data, runtime) for t, n in networks.items()}
-        text = json.dumps({"images": class_means.IMAGES, **means}, indent=2)
+        text = json.dumps({"images": class_centroids.IMAGES, **means}, indent=2)
         Run(run).write(CLASS_MEANS, text + "\n")
     return path
 
@@ -138,16 +139,16 @@ def _class_means(generator: DeepLab, data: TrainingData, runtime: Runtime) -> di
     d = data.config.data
     assert data.source is not None
     source, target = (
-        class_means.class_means(
+        class_centroids.class_means(
             generator,
-            class_means.spread_feed(
+            class_centroids.spread_feed(
                 each, size, d.normalize, d.workers, on_bad_sample=d.on_bad_sample
             ),
             runtime,
         )
         for each, size in ((data.source, d.source_size), (data.val, d.target_size))
     )
-    return class_means.record(data.classes.names, source, target)
+    return class_centroids.record(data.classes.names, source, target)
 
 
 def _before(run: Path, config: Config) -> Path | None:

@@ -5,16 +5,16 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from fastass import checkpoint
+from fastass.checkpoint import files as checkpoint
+from fastass.checkpoint.async_writer import Saver
+from fastass.checkpoint.run_directory import Run, has_checkpoint
 from fastass.config.schema import Config
 from fastass.config.text import to_yaml
 from fastass.engine import Engine
 from fastass.errors import TrainingFailure, UserError
 from fastass.monitor import Monitor
 from fastass.pipelines.classes import ClassTable
-from fastass.run import Run, has_checkpoint
 from fastass.runtime.process_group import World
-from fastass.saving import Saver
 from fastass.tracking.progress import Reporter
 
 

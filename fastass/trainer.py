@@ -9,22 +9,22 @@ from typing import Any
 import torch
 
 from fastass.adaptation import Adaptation, Modules
+from fastass.checkpoint.run_directory import SUMMARY, Run
 from fastass.config.schema import Config
 from fastass.data import TrainingData
 from fastass.engine import Engine
 from fastass.errors import TrainingFailure
-from fastass.evaluation import Scores, evaluate
+from fastass.evaluation.evaluate import Scores, evaluate
+from fastass.evaluation.model_selection import selection
 from fastass.monitor import Monitor
 from fastass.optim import decay, set_rates
 from fastass.pipelines.batch import StepBatch
 from fastass.results import before_and_after, summarize, table
-from fastass.run import SUMMARY, Run
 from fastass.runstate import Position, RunState
 from fastass.runtime.ddp import average_statistics
 from fastass.runtime.device import Runtime
 from fastass.runtime.process_group import SINGLE_PROCESS, AsyncMax, World
 from fastass.runtime.signals import Interrupted, Interruption
-from fastass.selection import selection
 from fastass.tracking.progress import Reporter, Window
 
 

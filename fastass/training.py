@@ -8,15 +8,7 @@ from typing import Any
 import torch
 
 from fastass.adaptation import modules_of
-from fastass.config.schema import Config
-from fastass.datasets import open_training_data
-from fastass.engine import build
-from fastass.errors import UserError
-from fastass.lanes import describe_backward
-from fastass.models.weights import init_weights
-from fastass.optim import describe_optimizers, describe_rates
-from fastass.results import table
-from fastass.run import (
+from fastass.checkpoint.run_directory import (
     SUMMARY,
     Run,
     check_same,
@@ -25,6 +17,14 @@ from fastass.run import (
     inspect_run,
     make_run,
 )
+from fastass.config.schema import Config
+from fastass.datasets import open_training_data
+from fastass.engine import build
+from fastass.errors import UserError
+from fastass.lanes import describe_backward
+from fastass.models.weights import init_weights
+from fastass.optim import describe_optimizers, describe_rates
+from fastass.results import table
 from fastass.runtime.ddp import check_parallel
 from fastass.runtime.device import Runtime, choose_device, setup_runtime
 from fastass.runtime.process_group import World, join

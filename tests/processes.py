@@ -96,7 +96,7 @@ def victim(
 
 
 def _command(words: list[str], output: Path, prepare: Callable[[], None]) -> None:
-    from fastass.cli import main
+    from fastass.cli.main import main
 
     with open(output, "w", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
@@ -116,7 +116,7 @@ def command(words: list[str], output: Path, prepare: Callable[[], None] = lambda
 if __name__ == "__main__":
     import torch
 
-    from fastass.cli import build_parser
+    from fastass.cli.main import build_parser
 
     torch.set_num_threads(1)
     build_parser()  # reads the help from the sources, and keeps it

@@ -12,7 +12,7 @@ from PIL import Image
 import fastass
 from fastass.api import configure
 from fastass.errors import DataError, UserError
-from fastass.prediction.inference import Views, labels
+from fastass.inference.views import Views, labels
 
 
 @pytest.fixture(scope="module")

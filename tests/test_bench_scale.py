@@ -22,7 +22,7 @@ from fastass.bench.timeline import (
     typical,
     uniform,
 )
-from fastass.cli import main
+from fastass.cli.main import main
 from fastass.config.schema import Config, DataConfig, DiscriminatorConfig
 from fastass.errors import UserError
 from fastass.models.config import ModelConfig

@@ -10,7 +10,7 @@ import torch
 from fastass.bench import gpu, step
 from fastass.bench.contender import Contender
 from fastass.bench.memory import SavedTensors
-from fastass.cli import build_parser, main
+from fastass.cli.main import build_parser, main
 from fastass.config.schema import Config, DataConfig, DiscriminatorConfig, RuntimeConfig
 from fastass.models.config import ModelConfig
 

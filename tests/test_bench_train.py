@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fastass.cli import main
+from fastass.cli.main import main
 
 TINY = """
     --device cpu --toycity-source 6 --toycity-target 6 --toycity-val 2 --method source_only

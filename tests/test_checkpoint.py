@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from fastass import checkpoint
+from fastass.checkpoint import files as checkpoint
+from fastass.checkpoint.async_writer import Saver
 from fastass.errors import UserError
-from fastass.saving import Saver
 
 
 def module(width: int = 3) -> nn.Module:

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import fastass
-from fastass.cli import main
+from fastass.cli.main import main
 from fastass.models import ModelConfig, build_deeplab
 from fastass.pipelines.classes import SYNTHIA_13, SYNTHIA_16
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from fastass.cli import main
-from fastass.tables.claims import claims, class_distances, gains, markdown
-from fastass.tables.grids import grid
-from fastass.tables.meanmap import mean_map
+from fastass.cli.main import main
+from fastass.reproduce.centroid_plot import mean_map
+from fastass.reproduce.claims import claims, class_distances, gains, markdown
+from fastass.reproduce.grids import grid
 
 Records = list[dict[str, Any]]
 

@@ -5,8 +5,15 @@ import dataset_files as files
 import pytest
 import torch
 
-from fastass.class_means import ClassMeans, class_means, distances, project, record, spread_feed
 from fastass.config.schema import RuntimeConfig
+from fastass.evaluation.class_centroids import (
+    ClassMeans,
+    class_means,
+    distances,
+    project,
+    record,
+    spread_feed,
+)
 from fastass.models.config import ModelConfig
 from fastass.models.deeplab import build_deeplab
 from fastass.pipelines.evaluation import EvalBatch

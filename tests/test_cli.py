@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastass.cli import COMMANDS, main
+from fastass.cli.main import COMMANDS, main
 from fastass.pipelines.toycity import generate
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fastass.cli import COMMANDS, main
+from fastass.cli.main import COMMANDS, main
 
 # Runs the function that the script registers, on the words after the script's path.
 BASH = """

@@ -12,7 +12,7 @@ import pytest
 import torch
 from doc_blocks import NAMES, PAGES, ROOT, blocks
 
-from fastass.cli import main
+from fastass.cli.main import main
 
 # Appended to a command; the last flag of a kind counts.
 SMALL = {

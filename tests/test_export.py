@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 
 import fastass
-from fastass.cli import main
+from fastass.cli.main import main
 from fastass.errors import ExportFailure, UserError
-from fastass.export import export
-from fastass.export.folder import CARD, PLAIN
-from fastass.export.graph import compare, graph_of
+from fastass.inference.export import export
+from fastass.inference.export.folder import CARD, PLAIN
+from fastass.inference.export.graph import compare, graph_of
+from fastass.inference.segmenter import Preparation
 from fastass.models import ModelConfig, build_deeplab
 from fastass.pipelines.classes import GTA5
-from fastass.prediction.segmenter import Preparation
 
 
 def randomised(network: fastass.Segmenter) -> fastass.Segmenter:

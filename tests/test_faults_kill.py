@@ -20,7 +20,8 @@ import tiny_runs
 from file_changes import Change, watch_changes
 from processes import alone, command, victim
 
-from fastass import checkpoint, results, trainer
+from fastass import results, trainer
+from fastass.checkpoint import files as checkpoint
 
 MOMENTS = ("training", "saving", "evaluating")
 KILLS = 40  # of each moment

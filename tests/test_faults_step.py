@@ -14,7 +14,7 @@ import torch
 from processes import alone, command
 
 from fastass.adaptation import Adaptation, Terms
-from fastass.cli import LESS_MEMORY, build_parser, flags_of, main
+from fastass.cli.main import LESS_MEMORY, build_parser, flags_of, main
 from fastass.engine import Engine
 
 OFTEN = ("--save-every", "2", "--log-every", "4")

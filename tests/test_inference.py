@@ -12,11 +12,11 @@ from torch import Tensor
 
 import fastass
 from fastass.errors import UserError
-from fastass.evaluation import confusion_of
+from fastass.evaluation.evaluate import confusion_of
+from fastass.inference.views import Views, labels, probabilities, tiles
 from fastass.pipelines.evaluation import EvalFeed
 from fastass.pipelines.layouts import open_dataset
 from fastass.pipelines.read import read_image, read_label
-from fastass.prediction.inference import Views, labels, probabilities, tiles
 
 
 @pytest.fixture(scope="module")

@@ -138,7 +138,7 @@ def test_an_error_waits_for_the_other_lane(failing: str) -> None:
 
 def test_where_it_can_not_be_the_line_says_so() -> None:
     changes: list[tuple[dict[str, Any], str]] = [
-        ({"compile": True}, "eager steps"),
+        ({"runtime": RuntimeConfig(compile=True)}, "eager steps"),
         ({"accumulate": 2}, "--accumulate 1"),
         ({"model": replace(CONFIG.model, checkpoint_activations=True)}, "checkpointed"),
         ({"model": replace(CONFIG.model, norm="sync")}, "norm sync"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastass.errors import UserError
-from fastass.metrics import iou, mean_iou, per_class_iou
+from fastass.evaluation.iou import iou, mean_iou, per_class_iou
 
 
 def test_iou_by_hand() -> None:

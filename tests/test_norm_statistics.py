@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastass.cli import main
+from fastass.cli.main import main
 from fastass.config.schema import RuntimeConfig
 from fastass.errors import UserError
+from fastass.evaluation.adabn import reestimate
 from fastass.models import ModelConfig, build_deeplab
-from fastass.norm_statistics import reestimate
 from fastass.pipelines.evaluation import EvalBatch
 from fastass.runtime.device import setup_runtime
 

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 import fastass
-from fastass.cli import main
+from fastass.cli.main import main
 from fastass.errors import UserError
+from fastass.inference.predict import label_ids
+from fastass.inference.stage_timer import WARM_UP, StageClock
 from fastass.pipelines.classes import CITYSCAPES, GTA5, ClassTable
-from fastass.prediction.predict import label_ids
-from fastass.prediction.stageclock import WARM_UP, StageClock
 
 
 @pytest.fixture

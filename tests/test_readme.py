@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from doc_blocks import NAMES, PAGES, ROOT, blocks
 
-from fastass.cli import COMMANDS, build_parser
+from fastass.cli.main import COMMANDS, build_parser
 from fastass.config.presets import PRESETS
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from browser import CHROMIUM, Browser, browser
 
-from fastass.cli import main
+from fastass.cli.main import main
 from fastass.config.presets import preset
 from fastass.config.text import override, to_yaml
+from fastass.inference.visualize import save_example
 from fastass.pipelines.classes import CITYSCAPES
-from fastass.prediction.picture import save_example
 from fastass.report import compare, curves
 from fastass.report.plane import plane
 from fastass.report.run_record import read_run

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from fastass.cli import main
-from fastass.commands import reproduce as command
+from fastass.cli import reproduce as command
+from fastass.cli.main import main
 from fastass.config import paper
 from fastass.config.presets import PRESETS
 from fastass.errors import UserError
 from fastass.pipelines.classes import CITYSCAPES, SYNTHIA_13
-from fastass.tables import cellruns
-from fastass.tables.cellruns import CellRun, run_all
-from fastass.tables.chart import Line, line_chart
-from fastass.tables.grids import GRIDS, TOYCITY_COUNTS, grid
-from fastass.tables.table import chart_lines, markdown, results
+from fastass.reproduce import scheduler
+from fastass.reproduce.chart import Line, line_chart
+from fastass.reproduce.grids import GRIDS, TOYCITY_COUNTS, grid
+from fastass.reproduce.scheduler import CellRun, run_all
+from fastass.reproduce.table import chart_lines, markdown, results
 from fastass.tracking.progress import Plain
 
 
@@ -209,7 +209,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         write(out.parent, out.name, 30.0)
         return Done()
 
-    monkeypatch.setattr(cellruns.subprocess, "run", run)
+    monkeypatch.setattr(scheduler.subprocess, "run", run)
     return names
 
 
@@ -231,7 +231,7 @@ def test_a_complete_run_is_started_again_only_for_other_words(
 def test_each_of_two_jobs_at_a_time_has_a_gpu_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cellruns.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(scheduler.torch.cuda, "device_count", lambda: 2)
     both = threading.Barrier(2, timeout=20)
     pairs: list[str] = []
 
@@ -244,7 +244,7 @@ def test_each_of_two_jobs_at_a_time_has_a_gpu_of_its_own(
         both.wait()
         return Done()
 
-    monkeypatch.setattr(cellruns.subprocess, "run", run)
+    monkeypatch.setattr(scheduler.subprocess, "run", run)
     run_all([CellRun(name, ()) for name in "abcd"], tmp_path, 2, Plain())
     assert sorted(pairs[:2]) == sorted(pairs[2:]) == ["0", "1"]
 

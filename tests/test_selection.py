@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fastass.selection import evaluations, selection
+from fastass.evaluation.model_selection import evaluations, selection
 
 
 def write(run: Path, *evals: tuple[int, float, float]) -> Path:

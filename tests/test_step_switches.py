@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fastass import checkpoint, ema, kernels
+from fastass import ema, kernels
 from fastass.adaptation import modules_of
 from fastass.bench.memory import SavedTensors
+from fastass.checkpoint import files as checkpoint
 from fastass.config.schema import Config, DiscriminatorConfig, OptimConfig, RuntimeConfig
 from fastass.engine import Engine, build
 from fastass.errors import UserError

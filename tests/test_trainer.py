@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from fastass import checkpoint, trainer, training
-from fastass.cli import main
+from fastass import trainer, training
+from fastass.checkpoint import files as checkpoint
+from fastass.cli.main import main
 from fastass.config.presets import preset
 from fastass.config.text import override
 from fastass.engine import Engine

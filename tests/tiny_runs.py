@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from fastass import checkpoint
+from fastass.checkpoint import files as checkpoint
+from fastass.checkpoint.run_directory import EXAMPLES, METRICS, SUMMARY
 from fastass.pipelines.toycity import generate
-from fastass.run import EXAMPLES, METRICS, SUMMARY
 
 TINY = (
     "--method ga+csa --labelled 2 --steps 4 --start-steps 2 --batch 1 --accumulate 2 --workers 0 "
@@ -60,7 +60,7 @@ def assert_same(run: Path, calm: Path) -> None:
 
 def assert_readable(run: Path) -> int:
     """Every checkpoint of a run can be read; → their number."""
-    found = checkpoint.every(run)
+    found = checkpoint.list_checkpoints(run)
     for path in found:
         checkpoint.read_weights(path)
         checkpoint.read_state(path)

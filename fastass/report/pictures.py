@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from fastass.checkpoint.run_directory import EXAMPLES, SHEET
 from fastass.pipelines.classes import IGNORE
 from fastass.report.run_record import RunRecord
-from fastass.run import EXAMPLES, SHEET
 
 WRONG = (193, 39, 0)  # dark against the lightened photograph, in grey tones too
 NETWORKS = {"start": "before adaptation", "last": "after adaptation"}

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import numpy as np
 import yaml
 
-from fastass.checkpoint import find
+from fastass.checkpoint.files import find
+from fastass.checkpoint.run_directory import CLASS_MEANS, CONFIG, METRICS, SUMMARY
 from fastass.config.schema import Config
 from fastass.errors import UserError
-from fastass.run import CLASS_MEANS, CONFIG, METRICS, SUMMARY
 
 T = TypeVar("T")
 _DAMAGE = (ValueError, KeyError, TypeError, AttributeError, IndexError)

@@ -13,10 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from fastass.checkpoint.run_directory import LOGGERS, TENSORBOARD, value_at
 from fastass.config.schema import Config
 from fastass.config.text import leaves
 from fastass.errors import UserError
-from fastass.run import LOGGERS, TENSORBOARD, value_at
 
 SECTIONS = {"terms": "loss", "eval": "val"}  # names in metrics.jsonl → names of groups of curves
 MODULES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "mlflow": "mlflow"}

@@ -1,0 +1,56 @@
+"""Saving beside the training: a step waits for a copy in memory, not for the disk."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastass.checkpoint import files as checkpoint
+
+
+class Saver:
+    """Writes the checkpoints of a run in a thread, at most one at a time.
+
+    An error of the disk is raised by the next `save` or `wait`, whichever comes first.
+    `background=False` writes at once.
+    """
+
+    def __init__(self, run: Path, *, background: bool) -> None:
+        self.run, self.background = run, background
+        self._pool = ThreadPoolExecutor(1, "fastass-save")
+        self._written: Future[Path] | None = None
+
+    def save(
+        self,
+        step: int,
+        module: nn.Module,
+        state: dict[str, Any],
+        texts: dict[str, str],
+        links: tuple[str, ...],
+    ) -> None:
+        """Save the module and state as they are now; see `checkpoint.save`."""
+        self.wait()
+        weights = _copy(module.state_dict())
+        job = (self.run, step, weights, _copy(state), texts, links)
+        self._written = self._pool.submit(checkpoint.save, *job)
+        if not self.background:
+            self.wait()
+
+    def wait(self) -> None:
+        """Until what was saved last is on disk. Raises UserError when the disk refused it."""
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
+
+
+def _copy(value: Any) -> Any:
+    """The same nested dicts, lists and tuples; tensors copied to the CPU."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True, memory_format=torch.preserve_format)
+    if isinstance(value, dict):
+        return {k: _copy(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_copy(v) for v in value)
+    return value

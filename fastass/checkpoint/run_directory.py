@@ -1,0 +1,231 @@
+"""The run directory.
+
+RUN/config.yaml      the configuration
+RUN/labelled.txt     names of the labelled target images
+RUN/metrics.jsonl    one line every `log_every` steps, one an evaluation
+RUN/summary.json     the result
+RUN/contact_sheet.png, RUN/examples, RUN/class_means.json: what shows it (`fastass report`)
+RUN/checkpoints, RUN/last, RUN/best: see `fastass.checkpoint.files`
+"""
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable, Container, Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from fastass.checkpoint.files import list_checkpoints
+from fastass.config.schema import Config
+from fastass.config.text import from_yaml, leaves, to_yaml
+from fastass.errors import UserError
+from fastass.runtime.atomic_write import write_whole, writing
+
+CONFIG, LABELLED, METRICS, SUMMARY = "config.yaml", "labelled.txt", "metrics.jsonl", "summary.json"
+SHEET, EXAMPLES, CLASS_MEANS = "contact_sheet.png", "examples", "class_means.json"
+LOGGERS, TENSORBOARD = "loggers.json", "tensorboard"
+_OURS = (  # in the order of removal: while the configuration is there, it is a run
+    LABELLED, METRICS, SUMMARY, SHEET, EXAMPLES, CLASS_MEANS, LOGGERS, TENSORBOARD,
+    "checkpoints", "last", "best", "start", CONFIG,
+)  # fmt: skip
+_BEGUN = {LABELLED, *(f".{name}.tmp" for name in (LABELLED, CONFIG))}
+
+# What may differ when a run is resumed: where and how fast it runs, not what is computed.
+# How the global batch is cut is free as well; its size is not.
+FREE = {
+    "runtime.device",
+    "runtime.kernels",
+    "runtime.compile",
+    "runtime.compile_mode",
+    "runtime.tune_allocator",
+    "backward",
+    "model.checkpoint_activations",
+    "model.recompute_sums",
+    "eval_every",
+    "save_every",
+    "log_every",
+    "log",
+    "save_in_background",
+    "data.workers",
+    "batch",
+    "accumulate",
+    "distributed.world",
+    "distributed.timeout",
+}
+
+
+class Run:
+    """One run directory, opened for writing; of several ranks only one `writes`.
+
+    also: gets every record of metrics.jsonl as well.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        writes: bool = True,
+        also: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        self.path, self.writes, self.also = path, writes, also
+
+    def write(self, name: str, text: str) -> None:
+        """Write a small file whole: never half of it under its own name."""
+        if not self.writes:
+            return
+        write_whole(self.path / name, text)
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append a line to metrics.jsonl."""
+        if not self.writes:
+            return
+        path = self.path / METRICS
+        with writing(path), open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        if self.also is not None:
+            self.also(record)
+
+    def forget_after(self, step: int, evaluated: Container[int] = ()) -> None:
+        """Drop the lines that a run resumed at `step` will write again.
+
+        evaluated: the steps whose evaluation the checkpoint of `step` holds; that of `step` itself
+        may be still to come.
+        """
+        path = self.path / METRICS
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+                at = record["step"]
+                if at < step or (at == step and ("eval" not in record or at in evaluated)):
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):
+                continue  # the torn last line of a killed run
+        self.write(METRICS, "".join(kept))
+
+
+def inspect_run(path: Path, *, resume: bool, overwrite: bool) -> bool:
+    """Whether `path` holds a run to be resumed; touches nothing.
+
+    Raises UserError for an existing run without `resume` or `overwrite`, and a foreign directory.
+    """
+    if not path.exists() or (path.is_dir() and {entry.name for entry in path.iterdir()} <= _BEGUN):
+        return False  # nothing, or what a kill left before the configuration was written
+    if not (path / CONFIG).is_file():
+        raise UserError(f"{path}: exists and is not a run of fastass; choose another --out")
+    if not resume and not overwrite:
+        raise UserError(
+            f"{path}: a run is there already; use --resume, --overwrite or another --out"
+        )
+    return resume
+
+
+def make_run(path: Path, config: Config, labelled: Sequence[str]) -> Run:
+    """A fresh run directory; an earlier run's files in it are removed."""
+    _make(path)
+    _clear(path)
+    run = Run(path)
+    run.write(LABELLED, "".join(f"{name}\n" for name in labelled))
+    run.write(CONFIG, to_yaml(config))
+    return run
+
+
+def _make(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: can't make the run directory: {error.strerror}") from None
+    if not os.access(path, os.W_OK):
+        raise UserError(f"{path}: no permission to write the run there")
+
+
+def _clear(path: Path) -> None:
+    for name in _OURS:
+        entry = path / name
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+def has_checkpoint(path: Path) -> bool:
+    """Whether the run was saved at least once."""
+    return bool(list_checkpoints(path))
+
+
+def fit_ranks(path: Path, config: Config) -> Config:
+    """`config` with the batch that keeps the run's global batch on another number of ranks.
+
+    A batch or accumulation other than the run's stays as it was given.
+    """
+    saved = from_yaml(path / CONFIG)
+    if (config.batch, config.accumulate) != (saved.batch, saved.accumulate):
+        return config
+    batch, rest = divmod(saved.global_batch, config.accumulate * config.distributed.world)
+    if rest or not batch:
+        raise UserError(
+            f"{path}: can't resume on {config.distributed.world} ranks: the run's global batch of "
+            f"{saved.global_batch} does not divide; give --batch and --accumulate, or other ranks"
+        )
+    return replace(config, batch=batch)
+
+
+def check_same(
+    path: Path, config: Config, labelled: Sequence[str], note: Callable[[str], None]
+) -> None:
+    """UserError if a run can't be resumed with this configuration and these labelled images.
+
+    note: gets a line if the saved configuration has names of an earlier version.
+    """
+    try:
+        chosen = (path / LABELLED).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"{path / LABELLED}: can't be read: {error.strerror}") from None
+    if chosen != list(labelled):
+        raise UserError(
+            f"{path}: can't resume: the labelled images are not those of {LABELLED}; "
+            "the target data has changed"
+        )
+    saved = from_yaml(path / CONFIG, note)
+    if saved.global_batch != config.global_batch:
+        d = config.distributed
+        raise UserError(
+            f"{path}: can't resume with a global batch of {config.global_batch} = --batch "
+            f"{config.batch} × --accumulate {config.accumulate} × {d.world} ranks; the run has "
+            f"{saved.global_batch}"
+        )
+    for leaf in leaves():
+        if leaf.path in FREE:
+            continue
+        if leaf.path == "optim.base_batch" and config.optim.scale_lr == "none":
+            continue  # nothing depends on it
+        old, new = value_at(saved, leaf.path), value_at(config, leaf.path)
+        if old != new:
+            raise UserError(
+                f"{path}: can't resume with {leaf.path} = {new!r}, the run has {old!r}; "
+                f"drop {leaf.flag} or choose another --out"
+            )
+
+
+def value_at(config: Config, path: str) -> Any:
+    """The value at a dotted path."""
+    value: Any = config
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in ("fastass", "torch", "triton", "numpy", "pillow", "nvidia-dali-cuda130"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,1 @@
+"""The parts of `fastass bench`, one per file."""

@@ -1,0 +1,35 @@
+"""`fastass bench`: one part a module, each with its own flags."""
+
+import argparse
+from argparse import ArgumentParser, Namespace
+
+from fastass.cli.bench import data, scale, step, train
+from fastass.cli.command import Command
+
+PARTS = {part.name: part for part in (data.COMMAND, step.COMMAND, train.COMMAND, scale.COMMAND)}
+
+
+def flags(parser: ArgumentParser) -> None:
+    parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
+    for part in PARTS.values():
+        sub = parts.add_parser(
+            part.name,
+            help=part.help,
+            description=f"example: {part.example}\n\n{part.help}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        part.flags(sub)
+
+
+def run(args: Namespace) -> None:
+    PARTS[args.part].run(args)
+
+
+COMMAND = Command(
+    "bench",
+    "images/s, memory and step time, side by side with the base code's way",
+    data.COMMAND.example,
+    flags,
+    run,
+)

@@ -1,0 +1,84 @@
+"""`fastass bench step`."""
+
+import json
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+from fastass.bench import step
+from fastass.bench.worker import Recipe
+from fastass.cli.command import Command
+from fastass.cli.train import config_flags
+from fastass.config.presets import preset
+from fastass.config.schema import Config
+from fastass.config.text import leaves, override
+from fastass.runtime.device import describe_runtime
+from fastass.tracking.terminal import reporter
+
+
+def flags(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("name", nargs="?", metavar="PRESET", help="see `fastass presets` (gta5_to_cityscapes_…)")
+    measuring_flags(parser, rounds=7)
+    add("--switches", action="store_true", help="also: each optimisation turned off alone")
+    add("--compiled", action="store_true", help="also: torch.compile, in the modes of the device")
+    config_flags(parser)
+
+
+def measuring_flags(parser: ArgumentParser, rounds: int) -> None:
+    """What the benchmarks of the step and of training share."""
+    add = parser.add_argument
+    add("--rounds", type=int, default=rounds, help=f"turns of every path; medians count ({rounds})")
+    add("--warmup-rounds", type=int, default=2, help="turns before them that do not count (2)")
+    add("--json", type=Path, metavar="FILE", help="also write the result there")
+
+
+def configured(args: Namespace, name: str) -> Config:
+    """The preset with the flags given."""
+    given = {leaf.path: getattr(args, leaf.path, None) for leaf in leaves()}
+    given = {path: value for path, value in given.items() if value is not None}
+    return override(preset(name), given).resolved()
+
+
+def run(args: Namespace) -> None:
+    config = configured(args, args.name or "gta5_to_cityscapes_csa_500")
+    line = describe_runtime(config.runtime).line
+    others: list[Recipe] = []
+    if args.switches:
+        others += step.switches(config)
+    if args.compiled:
+        others += step.compiled(config)
+    with reporter() as report:
+
+        def measured(recipes: Sequence[Recipe]) -> list[step.Row]:
+            return step.measure(
+                recipes, args.rounds, args.warmup_rounds, lambda what: report.phase(what, 0)
+            )
+
+        parts = {"step": measured(step.contenders(config))}
+        print(f"{step.heading(config, line)}; {date.today()}\n\n{step.table(parts['step'])}")
+        print(f"\n{step.memory_table(parts['step'])}")
+        if others:
+            ours = step.engine("fastass", config, count_flops=True)
+            parts["switches"] = [measured([ours, other])[1] for other in others]
+            print(f"\nspeed and memory against fastass:\n\n{step.table(parts['switches'])}")
+            print(f"\n{step.memory_table(parts['switches'])}")
+    write(args.json, step.heading(config, line), parts)
+
+
+def write(path: Path | None, heading: str, parts: dict[str, list[step.Row]]) -> None:
+    """The result as JSON, where asked for."""
+    if path is not None:
+        rows = {name: step.record(found) for name, found in parts.items()}
+        result = {"heading": heading, "date": str(date.today()), **rows}
+        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+COMMAND = Command(
+    "step",
+    "one training step: time, memory, share of the peak, beside the base code's way",
+    "fastass bench step gta5_to_cityscapes_csa_500 --norm frozen --backward streamed --switches",
+    flags,
+    run,
+)

@@ -1,0 +1,50 @@
+"""`fastass bench train`."""
+
+from argparse import ArgumentParser, Namespace
+from datetime import date
+
+from fastass.bench import step, train
+from fastass.cli.bench.step import configured, measuring_flags, write
+from fastass.cli.command import Command
+from fastass.cli.train import config_flags
+from fastass.datasets import open_training_data
+from fastass.runtime.device import describe_runtime
+from fastass.tracking.terminal import reporter
+
+
+def flags(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("name", nargs="?", metavar="PRESET", help="see `fastass presets` (toycity)")
+    measuring_flags(parser, rounds=5)
+    add("--turn", type=int, default=20, metavar="STEPS", help="steps of a turn that count (20)")
+    add(
+        "--unmeasured", type=int, default=10, help="steps before them, for what was prefetched (10)"
+    )
+    config_flags(parser)
+
+
+def run(args: Namespace) -> None:
+    config = configured(args, args.name or "toycity")
+    line = describe_runtime(config.runtime).line
+    with reporter() as report:
+        _, config = open_training_data(config, report)  # generates ToyCity once, for both
+        rows = step.measure(
+            train.contenders(config),
+            args.rounds,
+            args.warmup_rounds,
+            lambda what: report.phase(what, 0),
+            steps=args.turn,
+            unmeasured=args.unmeasured,
+        )
+    heading = f"{step.heading(config, line)}, loader {config.data.loader}"
+    print(f"{heading}; {date.today()}\n\n{step.table(rows)}\n\n{step.memory_table(rows)}")
+    write(args.json, heading, {"train": rows})
+
+
+COMMAND = Command(
+    "train",
+    "training end to end, data included, beside the base code's way",
+    "fastass bench train toycity --json train.json",
+    flags,
+    run,
+)

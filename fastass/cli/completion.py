@@ -1,0 +1,47 @@
+"""`fastass completion`."""
+
+from argparse import Action, ArgumentParser, Namespace, _SubParsersAction
+
+import shtab
+
+from fastass.cli.command import Command
+
+SHELLS = ("bash", "zsh", "fish")
+FILES = ("FILE", "PATH", "CKPT", "IMAGES", "RUN")
+
+
+def flags(parser: ArgumentParser) -> None:
+    parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
+
+
+def run(args: Namespace) -> None:
+    print(script(args.root, args.shell))
+
+
+def script(parser: ArgumentParser, shell: str) -> str:
+    """The completion script of a command line, for a shell to read."""
+    for action in _actions(parser):
+        if action.metavar in FILES:
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
+        elif action.metavar == "DIR":
+            action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+    return shtab.complete(parser, shell)
+
+
+def _actions(parser: ArgumentParser) -> list[Action]:
+    """Of the parser and of its commands."""
+    found = list(parser._actions)
+    for action in parser._actions:
+        if isinstance(action, _SubParsersAction):
+            for inner in action.choices.values():
+                found += _actions(inner)
+    return found
+
+
+COMMAND = Command(
+    "completion",
+    "complete commands, flags and values with the tab key",
+    "fastass completion bash > ~/.local/share/bash-completion/completions/fastass",
+    flags,
+    run,
+)

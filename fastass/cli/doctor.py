@@ -1,0 +1,50 @@
+"""What this machine can run, and the reason for what it can't."""
+
+import importlib
+import os
+import shutil
+
+import torch
+
+from fastass import apex_optimizers, kernels
+from fastass.checkpoint.run_directory import versions
+from fastass.runtime.device import PRECISIONS, choose_amp, choose_device, describe
+
+
+def report() -> str:
+    """One line a fact: versions, devices, precision, operators, loaders, optional packages."""
+    lines = [("versions", " ".join(f"{name} {number}" for name, number in versions().items()))]
+    lines.append(("cpu", f"{os.cpu_count()} cores, {describe(torch.device('cpu'))}"))
+    lines.append(("cuda", _cuda()))
+    lines.append(("--amp", _amp()))
+    for name, reason in kernels.available().items():
+        lines.append((f"--kernels {name}", "yes" if reason is None else f"no: {reason}"))
+    lines.append(("--loader pillow", "yes"))
+    lines.append(("--loader dali", _importable("nvidia.dali", "pip install nvidia-dali-cuda130")))
+    lines.append(("--optimizer-backend torch", "yes: fused kernels, on a CPU and on CUDA"))
+    reason = apex_optimizers.unavailable()
+    lines.append(("--optimizer-backend apex", "yes" if reason is None else f"no: {reason}"))
+    lines.append(("free disk here", f"{shutil.disk_usage('.').free / 2**30:.0f} GiB"))
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in lines)
+
+
+def _cuda() -> str:
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        return f"no: {'no GPU or driver found' if built else 'torch was built without CUDA'}"
+    devices = [describe(torch.device("cuda", i)) for i in range(torch.cuda.device_count())]
+    return f"{torch.version.cuda}: {', '.join(devices)}"
+
+
+def _amp() -> str:
+    dtype, why = choose_amp(choose_device("auto"))
+    return f"{PRECISIONS[dtype]}, {why}"
+
+
+def _importable(module: str, remedy: str) -> str:
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:  # a broken installation raises anything
+        return f"no: {error}; {remedy}"
+    return f"yes ({getattr(found, '__version__', 'version unknown')})"

@@ -1,0 +1,85 @@
+"""`fastass eval`."""
+
+import json
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from fastass.cli.command import Command
+from fastass.cli.network_flags import execution_flags, load_segmenter, view_flags, views_of
+from fastass.datasets import open_any
+from fastass.errors import UserError
+from fastass.evaluation.adabn import reestimate
+from fastass.evaluation.evaluate import evaluate
+from fastass.inference.segmenter import Segmenter
+from fastass.pipelines.evaluation import EvalFeed
+from fastass.results import iou_table
+from fastass.runtime.atomic_write import write_whole
+from fastass.tracking.terminal import reporter
+
+NORM_IMAGES, NORM_BATCH = 64, 4
+
+
+def flags(parser: ArgumentParser) -> None:
+    execution_flags(parser)
+    parser.add_argument("--data", required=True, metavar="DIR", help="data set with labels")
+    parser.add_argument("--layout", default="auto", help="gta5, synthia, cityscapes, folder, auto")
+    parser.add_argument("--split", default="val", help="split of the data set (val)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result there")
+    parser.add_argument(
+        "--norm-from", metavar="DIR", help="take the norms' statistics from these training images"
+    )
+    view_flags(parser)
+
+
+def run(args: Namespace) -> None:
+    if args.json is not None and not args.json.parent.is_dir():
+        raise UserError(f"--json: {args.json.parent}: no such directory")
+    views = views_of(args)
+    network = load_segmenter(args)
+    data = open_any(args.data, args.layout, args.split)
+    if len(data.classes) > len(network.classes):
+        data = data.with_classes(network.classes.names)
+    if data.classes.names != network.classes.names:
+        raise UserError(
+            f"{args.data}: its classes ({', '.join(data.classes.names[:3])}, …) are not those of "
+            f"the network ({', '.join(network.classes.names[:3])}, …)"
+        )
+    size = views.read_at(network.prepare.size)
+    feed = EvalFeed(data, size, network.prepare.normalize)
+    if args.norm_from is not None:
+        _reestimate(args, network, size)
+    with reporter() as report:
+        report.phase("evaluate", len(data))
+        done = 0
+
+        def progress(images: int) -> None:
+            nonlocal done
+            done += images
+            report.advance(done)
+
+        scores = evaluate(
+            network.generator, feed, network.runtime, data.classes, network.report, progress,
+            views,
+        )  # fmt: skip
+    print(iou_table([(args.split, scores.record())]))
+    if args.json is not None:
+        write_whole(args.json, json.dumps(scores.record(), indent=2) + "\n")
+
+
+def _reestimate(args: Namespace, network: Segmenter, size: tuple[int, int]) -> None:
+    """`--norm-from`: statistics of about 64 images of the train split; labels are not read."""
+    images = open_any(args.norm_from, args.layout, "train", labels="optional")
+    world = max(1, len(images) // NORM_IMAGES)
+    feed = EvalFeed(
+        images, size, network.prepare.normalize, NORM_BATCH, world=world, with_labels=False
+    )
+    reestimate(network.generator, feed, network.runtime)
+
+
+COMMAND = Command(
+    "eval",
+    "per-class IoU and mIoU of a checkpoint",
+    "fastass eval runs/a --data data/toycity/cityscapes",
+    flags,
+    run,
+)

@@ -1,0 +1,31 @@
+"""`fastass doctor` and `fastass presets`."""
+
+from argparse import ArgumentParser, Namespace
+
+from fastass.cli.command import Command
+from fastass.cli.doctor import report
+from fastass.config.presets import PRESETS
+
+
+def no_flags(parser: ArgumentParser) -> None:
+    """These commands take none."""
+
+
+def doctor(args: Namespace) -> None:
+    print(report())
+
+
+def presets(args: Namespace) -> None:
+    width = max(map(len, PRESETS))
+    wide = max(len(entry.where) for entry in PRESETS.values())
+    for name, entry in PRESETS.items():
+        reported = f"paper: {entry.miou} mIoU" if entry.miou is not None else ""
+        print(f"{name:<{width}}  {entry.where:<{wide}}  {reported}".rstrip())
+
+
+DOCTOR = Command(
+    "doctor", "what this machine can run, and why not", "fastass doctor", no_flags, doctor
+)
+PRESETS_COMMAND = Command(
+    "presets", "presets and the paper's figures", "fastass presets", no_flags, presets
+)

@@ -1,0 +1,149 @@
+"""The command line: a thin layer over the package."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import torch
+
+from fastass.cli import (
+    completion,
+    evaluate,
+    export,
+    information,
+    pack,
+    predict,
+    report,
+    reproduce,
+    toycity,
+    train,
+)
+from fastass.cli.bench.main import COMMAND as BENCH
+from fastass.cli.parser import Parser
+from fastass.config.text import neighbours
+from fastass.errors import USER_ERRORS, ExportFailure, TrainingFailure, UserError
+from fastass.runtime.signals import Interrupted
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        train.COMMAND,
+        evaluate.COMMAND,
+        predict.COMMAND,
+        export.COMMAND,
+        report.COMMAND,
+        pack.COMMAND,
+        toycity.COMMAND,
+        BENCH,
+        reproduce.COMMAND,
+        information.DOCTOR,
+        information.PRESETS_COMMAND,
+        completion.COMMAND,
+    )
+}
+DESCRIPTION = (
+    "Semantic segmentation that adapts from a labelled domain to another with few labels.\n"
+    "Each command has its own help: fastass COMMAND --help"
+)
+LESS_MEMORY = (
+    "lower it with --batch and --accumulate, smaller --source-size and --target-size, --amp, "
+    "--model-norm frozen, --backward streamed, --checkpoint-activations"
+)
+
+
+def build_parser() -> Parser:
+    """The whole command line."""
+    parser = Parser(
+        prog="fastass",
+        description="example: fastass train toycity\n\n" + DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"fastass {version('fastass')}")
+    every = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    for command in COMMANDS.values():
+        sub = every.add_parser(
+            command.name,
+            help=command.help,
+            description=f"example: {command.example}\n\n{command.help}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        command.flags(sub)
+        sub.set_defaults(root=parser)
+    return parser
+
+
+def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
+    """The arguments; UserError proposes the neighbours of an unknown command or flag."""
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        raise UserError(f"unknown command {words[0]!r}; {neighbours(words[0], list(COMMANDS))}")
+    known = flags_of(parser, words)
+    for word in words:
+        flag = word.partition("=")[0]
+        if flag.startswith("--") and " " not in flag and flag not in known and flag != "--":
+            raise UserError(f"unknown argument {flag!r}; {neighbours(flag, known)}")
+    return parser.parse_args(words)
+
+
+def flags_of(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
+    """The flags that a command, or a part of it, has."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for i, word in enumerate(words):
+                if word in action.choices:
+                    return flags_of(action.choices[word], words[i + 1 :])
+    return [flag for flag in parser._option_string_actions if flag.startswith("--")]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; → exit code: 0 done, 1 training failed, 2 bad input, 130/143 interrupted."""
+    parser = build_parser()
+    try:
+        args = parse(parser, sys.argv[1:] if arguments is None else arguments)
+        if args.command is None:
+            parser.print_help()
+            return 2
+        COMMANDS[args.command].run(args)
+    except USER_ERRORS as error:
+        print(f"fastass: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except (TrainingFailure, ExportFailure) as error:
+        print(f"fastass: {_one_line(error)}", file=sys.stderr)
+        return 1
+    except Interrupted as error:
+        print(f"fastass: {error}", file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        print("fastass: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+    except OSError as error:
+        print(f"fastass: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except (RuntimeError, MemoryError) as error:
+        if not _out_of_memory(error):
+            raise
+        where = f" ({_one_line(error)})" if str(error) else ""
+        print(f"fastass: out of memory{where}; {LESS_MEMORY}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """torch has a class for GPU memory alone; on a CPU it and oneDNN raise plain RuntimeErrors."""
+    signs = (
+        "can't allocate memory",
+        "could not create a primitive",
+        "could not create a memory",
+        "could not execute a primitive",
+    )
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        sign in str(error) for sign in signs
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

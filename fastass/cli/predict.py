@@ -1,0 +1,55 @@
+"""`fastass predict`."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from fastass.cli.command import Command
+from fastass.cli.network_flags import execution_flags, load_segmenter, view_flags, views_of
+from fastass.config.text import parse
+from fastass.inference import frames
+from fastass.inference.predict import FORMATS, MEASURED, Writer, parse_formats, predict_files
+from fastass.inference.stage_timer import WARM_UP, StageClock
+from fastass.tracking.terminal import reporter
+
+
+def flags(parser: ArgumentParser) -> None:
+    execution_flags(parser)
+    add = parser.add_argument
+    add("images", type=Path, metavar="IMAGES", help="an image, a folder of images, or a video")
+    add("--out", type=Path, required=True, metavar="DIR", help="for the results")
+    add("--format", default="trainIds,overlay", metavar="F,F",
+        help=f"what is written: {', '.join(FORMATS)} (trainIds,overlay); labelIds is what the "
+        "Cityscapes server takes")  # fmt: skip
+    view_flags(parser)
+    add("--size", metavar="WxH", help="read images at this size (training's; with --tile: theirs)")
+    add("--tile", metavar="WxH", help="read large images in tiles of this size")
+    add("--overlap", type=int, default=0, metavar="N", help="pixels that tiles share (0)")
+    add("--fps", action="store_true",
+        help=f"measure images/s, stage by stage, over {MEASURED} images or more")  # fmt: skip
+
+
+def run(args: Namespace) -> None:
+    formats = parse_formats(args.format)
+    views = views_of(args)
+    size = parse(args.size, tuple[int, int], "--size") if args.size is not None else None
+    segmenter = load_segmenter(args)
+    clock = StageClock(segmenter.runtime.device) if args.fps else None
+    total = frames.count(args.images)
+    with reporter() as report:
+        report.phase("predict", total if clock is None else max(total, WARM_UP + MEASURED))
+        write = Writer(args.out, formats, segmenter.classes)
+        count = predict_files(segmenter, args.images, write, views, size, clock, report.advance)
+    written = ", ".join(f"{args.out}/*_{form}.png" for form in formats)
+    print(f"{count} image{'s' if count != 1 else ''}: {written}")
+    if clock is not None:
+        print(clock.report())
+        print(segmenter.runtime.line)
+
+
+COMMAND = Command(
+    "predict",
+    "train ids, overlays or Cityscapes submissions of images, folders and videos",
+    "fastass predict runs/a photo.jpg --out predictions",
+    flags,
+    run,
+)

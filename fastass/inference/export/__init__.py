@@ -1,0 +1,55 @@
+"""A trained network for use elsewhere: ONNX, torch.export, or a folder of plain weights.
+
+    onnx          one file; runs with ONNX Runtime alone
+    torch-export  one .pt2 file; `torch.export.load(path).module()` runs it with torch alone
+    safetensors   a folder: config.json, model.safetensors, graph.json and a README.md with the
+                  lines of plain torch that run it; `fastass.load` reads it too
+
+Whatever is written is read back and compared with the network before it gets its name.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from fastass.errors import UserError
+from fastass.inference.export.folder import write_folder
+from fastass.inference.export.onnx_file import write_onnx
+from fastass.inference.export.torch_file import write_torch
+from fastass.inference.segmenter import Segmenter
+from fastass.runtime.atomic_write import writing
+
+WRITERS: dict[str, Callable[[Segmenter, Path], str]] = {
+    "onnx": write_onnx,
+    "torch-export": write_torch,
+    "safetensors": write_folder,
+}
+FORMATS = tuple(WRITERS)
+
+
+def export(segmenter: Segmenter, out: Path, form: str, *, overwrite: bool = False) -> str:
+    """Write `out`, and return the line that tells what was checked, and how.
+
+    form: one of `FORMATS`. Raises UserError where `out` exists already (unless `overwrite`), or a
+    package is missing; ExportFailure where the written network computes something else.
+    """
+    if out.exists() and not overwrite:
+        raise UserError(f"{out}: exists already; pass --overwrite or choose another --out")
+    temporary = out.with_name(f".{out.name}.tmp")
+    with writing(out):
+        _remove(temporary)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            line = WRITERS[form](segmenter, temporary)
+            _remove(out)
+            temporary.replace(out)
+        finally:
+            _remove(temporary)
+    return line
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

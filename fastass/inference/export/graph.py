@@ -1,0 +1,99 @@
+"""What an exported graph computes, and the check of it.
+
+    image uint8 [B,3,H,W], RGB  →  scores float32 [B,C,H,W], at the size of the image
+
+Channel order, mean and scale are part of the graph: what can't be forgotten can't be wrong. The
+upsampling is as well. Batch, height and width are free; the size of training fits best, and the
+largest score of a pixel is its class.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastass.errors import ExportFailure
+from fastass.inference.segmenter import Segmenter
+from fastass.models.deeplab import DeepLab
+from fastass.pipelines.streams import NORMALIZATIONS
+
+INPUT = "image: uint8 [batch, 3, height, width], RGB levels 0-255, any size"
+OUTPUT = "scores: float32 [batch, classes, height, width], logits; the largest is the class"
+FREE = {0: "batch", 2: "height", 3: "width"}
+TOLERANCE = 1e-4  # of the largest score
+
+
+class Graph(nn.Module):
+    """The module that is exported."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, generator: DeepLab, normalize: str) -> None:
+        super().__init__()
+        how = NORMALIZATIONS[normalize]
+        self.generator = generator
+        self.channels = ["RGB".index(channel) for channel in how.order]
+        self.register_buffer("mean", torch.tensor(how.mean)[:, None, None])
+        self.register_buffer("scale", torch.tensor(how.scale)[:, None, None])
+
+    def forward(self, image: Tensor) -> Tensor:
+        levels = image.float()
+        if self.channels != [0, 1, 2]:
+            levels = levels.flip(1)
+        scores = self.generator((levels - self.mean) * self.scale).scores
+        corners = self.generator.config.align_corners
+        return F.interpolate(scores, image.shape[2:], mode="bilinear", align_corners=corners)
+
+
+def graph_of(segmenter: Segmenter) -> Graph:
+    """The graph of a network, in evaluation mode."""
+    return Graph(segmenter.generator, segmenter.prepare.normalize).eval()
+
+
+def example() -> Tensor:
+    """An input to trace with; no two of its sizes are equal."""
+    return torch.zeros(2, 3, 96, 160, dtype=torch.uint8)
+
+
+@torch.no_grad()
+def compare(graph: Graph, exported: Callable[[Tensor], Tensor], size: tuple[int, int]) -> str:
+    """Compare what was exported with the graph, at the training size (W,H) and at others.
+
+    Raises ExportFailure for a difference above `TOLERANCE` of the largest score.
+    """
+    worst, shapes, same, pixels = 0.0, [], 0, 0
+    for image in _images(size):
+        expected, found = graph(image), exported(image)
+        shape = "×".join(map(str, (image.shape[0], *image.shape[2:])))
+        if expected.shape != found.shape:
+            raise ExportFailure(
+                f"at {shape} the exported network gives {tuple(found.shape)}, "
+                f"not {tuple(expected.shape)}"
+            )
+        error = float((expected - found).abs().max() / expected.abs().max())
+        if not error <= TOLERANCE:
+            raise ExportFailure(
+                f"at {shape} the exported network differs by {error:.1e} of the largest score; "
+                f"allowed: {TOLERANCE:.0e}"
+            )
+        worst = max(worst, error)
+        shapes.append(shape)
+        same += int((expected.argmax(1) == found.argmax(1)).sum())
+        pixels += expected[:, 0].numel()
+    return (
+        f"batch×height×width {', '.join(shapes)}: largest difference {worst:.1e} of the largest "
+        f"score, {100 * same / pixels:.3f} % of the pixels get the same class"
+    )
+
+
+def _images(size: tuple[int, int]) -> Iterator[Tensor]:
+    width, height = size
+    draws = torch.Generator().manual_seed(0)
+    for shape in ((1, 3, height, width), (2, 3, height // 2 + 1, width // 2 + 2), (1, 3, 75, 122)):
+        # Blocks of 8 pixels: noise alone would average to grey.
+        coarse = torch.randint(0, 256, (*shape[:2], shape[2] // 8 + 1, shape[3] // 8 + 1),
+                               generator=draws)  # fmt: skip
+        blocks = coarse.repeat_interleave(8, 2).repeat_interleave(8, 3)
+        yield blocks[:, :, : shape[2], : shape[3]].to(torch.uint8).contiguous()

@@ -1,0 +1,130 @@
+"""A trained network as one object: give it images, get train ids."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fastass.errors import UserError
+from fastass.inference.views import Views, labels, probabilities
+from fastass.inference.visualize import colorize
+from fastass.models.deeplab import DeepLab
+from fastass.pipelines.augment import Draw
+from fastass.pipelines.classes import ClassTable
+from fastass.pipelines.pillow import augment_image, normalize
+from fastass.pipelines.read import open_image, read_file
+from fastass.pipelines.streams import NORMALIZATIONS
+from fastass.runtime.device import Runtime
+
+AnyImage = str | Path | Image.Image | np.ndarray
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How an image becomes the network's input. size: (W,H) of training."""
+
+    size: Size
+    normalize: str
+
+    def __call__(self, image: np.ndarray, size: Size | None = None) -> Tensor:
+        """RGB uint8 [H,W,3] → float32 [1,3,h,w], channels-last, resized to `size` (W,H)."""
+        width, height = size or self.size
+        pixels = np.empty((height, width, 3), np.float32)
+        resized = augment_image(Image.fromarray(image), Draw(), (width, height))
+        normalize(resized, NORMALIZATIONS[self.normalize], pixels)
+        return torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A trained generator with its classes and the way its images are prepared.
+
+    classes: names and colours by train id. report: names over which a second mean is given.
+    """
+
+    generator: DeepLab
+    classes: ClassTable
+    prepare: Preparation
+    runtime: Runtime
+    report: tuple[str, ...] = ()
+
+    def predict(
+        self,
+        image: AnyImage | Sequence[AnyImage],
+        *,
+        size: Size | None = None,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        tile: Size | None = None,
+        overlap: int = 0,
+    ) -> np.ndarray | list[np.ndarray]:
+        """Train ids uint8 [H,W] of an image, at its own size.
+
+        image: a path, a PIL image, RGB uint8 [H,W,3], or a batch: uint8 [B,H,W,3] gives
+        uint8 [B,H,W], a list gives a list. size: (W,H) at which the network reads the image
+        (default: that of training; with tiles, the image's own). scales, flip, tile, overlap: see
+        `Views` of `fastass.inference.views`. Raises UserError or DataError for what can't be
+        predicted.
+        """
+        views = Views(tuple(scales), flip, tile, overlap)
+        if isinstance(image, np.ndarray) and image.ndim == 4:
+            return np.stack([self.labels(rgb(each), views, size) for each in image])
+        if isinstance(image, Sequence) and not isinstance(image, str):
+            return [self.labels(rgb(each), views, size) for each in image]
+        return self.labels(rgb(image), views, size)
+
+    def probabilities(
+        self,
+        image: AnyImage,
+        *,
+        size: Size | None = None,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        tile: Size | None = None,
+        overlap: int = 0,
+    ) -> np.ndarray:
+        """Class probabilities float32 [C,H,W] of one image; arguments as of `predict`."""
+        views, pixels = Views(tuple(scales), flip, tile, overlap), rgb(image)
+        batch = self.read(pixels, views, size)
+        out = (pixels.shape[0], pixels.shape[1])
+        found = probabilities(self.generator, batch, out, views, self.runtime)
+        return found[0].contiguous().cpu().numpy()
+
+    def colorize(self, labels: np.ndarray) -> np.ndarray:
+        """Train ids uint8 [H,W] → their classes' colours, RGB uint8 [H,W,3]."""
+        return colorize(labels, self.classes)
+
+    def read(self, pixels: np.ndarray, views: Views, size: Size | None = None) -> Tensor:
+        """The input of `fastass.inference.views` for RGB uint8 [H,W,3]."""
+        if size is not None and min(size) < 1:
+            raise UserError(f"size: expected a size above 0, got {size[0]}x{size[1]}")
+        own = (pixels.shape[1], pixels.shape[0])
+        base = size or (own if views.tile is not None else self.prepare.size)
+        return self.prepare(pixels, views.read_at(base))
+
+    def labels(self, pixels: np.ndarray, views: Views, size: Size | None = None) -> np.ndarray:
+        """Train ids uint8 [H,W] of RGB uint8 [H,W,3]."""
+        out = (pixels.shape[0], pixels.shape[1])
+        batch = self.read(pixels, views, size)
+        return labels(self.generator, batch, out, views, self.runtime)[0].cpu().numpy()
+
+
+def rgb(image: AnyImage) -> np.ndarray:
+    """Whatever holds one image → RGB uint8 [H,W,3]. Raises DataError or UserError."""
+    if isinstance(image, (str, Path)):
+        return np.asarray(open_image(read_file(Path(image)), str(image)))
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("RGB"))
+    if not isinstance(image, np.ndarray):
+        raise UserError(
+            f"image: expected a path, a PIL image or a uint8 array, got {type(image).__name__}"
+        )
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        shape = "x".join(map(str, image.shape))
+        raise UserError(f"image: expected RGB uint8 [H,W,3], got {image.dtype} [{shape}]")
+    return image

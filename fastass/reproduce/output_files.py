@@ -1,0 +1,70 @@
+"""What `fastass reproduce` writes: OUT/TABLE and OUT/claims."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fastass.checkpoint.run_directory import CLASS_MEANS
+from fastass.pipelines.classes import CITYSCAPES, SYNTHIA_13
+from fastass.reproduce import claims
+from fastass.reproduce.centroid_plot import mean_map
+from fastass.reproduce.chart import line_chart
+from fastass.reproduce.grids import CLAIMS, Cell, Grid, start_name
+from fastass.reproduce.table import chart_lines, markdown, results
+
+
+def write(table: Grid, out: Path, seeds: range) -> str:
+    """OUT/TABLE/results.json, table.md and, where there is an axis, plot.svg; → the Markdown."""
+    records = results(table, out, seeds)
+    classes = SYNTHIA_13 if table.source == "synthia" else CITYSCAPES.names
+    files = {
+        "results.json": json.dumps(records, indent=2),
+        "table.md": markdown(table, records, classes),
+    }
+    title, x_label, lines = chart_lines(table, records)
+    if lines:
+        files["plot.svg"] = line_chart(lines, title, x_label, "mIoU, %").rstrip()
+    return _write_files(out / table.table, files, "table.md")
+
+
+def write_claims(table1: Grid, table2: Grid, out: Path, seeds: range) -> str:
+    """OUT/claims/claims.md, claims.json and class_means.svg; → the Markdown."""
+    found = claims.claims(
+        results(table1, out, seeds),
+        results(table2, out, seeds),
+        claims.class_distances(table1, table2, out, seeds),
+    )
+    files = {
+        "claims.json": json.dumps([vars(claim) for claim in found], indent=2),
+        "claims.md": claims.markdown(found),
+    }
+    networks = _networks(table2, out)
+    if networks:
+        files["class_means.svg"] = mean_map(networks).rstrip()
+    return _write_files(out / CLAIMS, files, "claims.md")
+
+
+def _networks(table2: Grid, out: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Class means before and after, of the first seed: the start, without adaptation, and with the
+    semantic module at Table 2's largest λ_sadv and number of labelled images."""
+    labelled = max(cell.labelled for cell in table2.cells)
+    fcsa = [c for c in table2.cells if c.method == "ga+fcsa" and c.labelled == labelled]
+    strongest = max(fcsa, key=lambda cell: cell.sadv or 0.0)
+    runs = {
+        "Source only": start_name(0),
+        f"Joint, {labelled} labelled images": Cell("joint", labelled).name(0),
+        f"GA+FCSA, λ_sadv = {strongest.sadv:g}, {labelled} labelled images": strongest.name(0),
+    }
+    paths = {title: out / name / CLASS_MEANS for title, name in runs.items()}
+    return [
+        (title, json.loads(path.read_text(encoding="utf-8"))["last"])
+        for title, path in paths.items()
+        if path.exists()
+    ]
+
+
+def _write_files(folder: Path, files: dict[str, str], shown: str) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_text(content + "\n", encoding="utf-8")
+    return f"{files[shown]}\n\n{folder}: {', '.join(files)}"

@@ -1,0 +1,84 @@
+"""Running a grid: each run a `fastass train` in a process of its own, several at a time."""
+
+import os
+import queue
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fastass.checkpoint.run_directory import SUMMARY
+from fastass.tracking.progress import Reporter
+
+
+@dataclass(frozen=True)
+class CellRun:
+    """One run: its directory's name and the words after `fastass train`."""
+
+    name: str
+    words: tuple[str, ...]
+
+
+def run_all(runs: Sequence[CellRun], out: Path, jobs: int, report: Reporter) -> list[Path]:
+    """Run what is not complete yet, `jobs` at a time, in order; → logs of the runs that failed.
+
+    Every run goes to OUT/NAME with its output in OUT/NAME.log. A run that is there goes on where
+    it was; one that was completed with the same words is not started again. With several GPUs, a
+    job has one of its own; on a CPU the cores are shared among the jobs.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    waiting = [run for run in runs if not _complete(run, out)]
+    report.line(f"{len(runs) - len(waiting)} of {len(runs)} runs are complete")
+    devices: queue.Queue[str | None] = queue.Queue()
+    gpus = torch.cuda.device_count()
+    for i in range(jobs):
+        devices.put(str(i % gpus) if gpus > 1 else None)
+    failed = []
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = {pool.submit(_run, run, out, jobs, devices): run for run in waiting}
+        for done, future in enumerate(as_completed(futures), 1 + len(runs) - len(waiting)):
+            run, code = futures[future], future.result()
+            log = out / f"{run.name}.log"
+            report.line(f"{run.name}: {'done' if code == 0 else f'exit code {code}, see {log}'}")
+            report.advance(done)
+            if code != 0:
+                failed.append(log)
+    return failed
+
+
+def _complete(run: CellRun, out: Path) -> bool:
+    words = out / f"{run.name}.words"
+    return (
+        (out / run.name / SUMMARY).exists()
+        and words.exists()
+        and tuple(words.read_text(encoding="utf-8").splitlines()) == run.words
+    )
+
+
+def _run(run: CellRun, out: Path, jobs: int, devices: "queue.Queue[str | None]") -> int:
+    """→ exit code."""
+    (out / f"{run.name}.words").write_text("".join(f"{w}\n" for w in run.words), encoding="utf-8")
+    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+    with _device(devices) as device, open(out / f"{run.name}.log", "a", encoding="utf-8") as log:
+        environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+        if device is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = device
+        command = [sys.executable, "-m", "fastass", "train", *run.words]
+        command += ["--resume", "--plain", "--out", str(out / run.name)]
+        return subprocess.run(
+            command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False
+        ).returncode
+
+
+@contextmanager
+def _device(devices: "queue.Queue[str | None]") -> Iterator[str | None]:
+    device = devices.get()
+    try:
+        yield device
+    finally:
+        devices.put(device)
