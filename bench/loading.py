@@ -13,22 +13,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fastass.adaptation import Modules
 from fastass.bench.input.baselines import BaseCodeWay, in_processes
 from fastass.config.schema import Config
-from fastass.datasets import open_training_data
 from fastass.errors import UserError
+from fastass.method.adaptation import MethodSpec
 from fastass.pipelines.batch import Batch, StepBatch
 from fastass.pipelines.layouts import Dataset
 from fastass.pipelines.streams import NORMALIZATIONS
 from fastass.runtime.device import Runtime
 from fastass.tracking.terminal import reporter
+from fastass.training.open_data import open_training_data
 
 
-def engine_batches(config: Config, modules: Modules, runtime: Runtime) -> Iterator[StepBatch]:
+def engine_batches(config: Config, spec: MethodSpec, runtime: Runtime) -> Iterator[StepBatch]:
     """What the trainer feeds the engine with."""
     data, _ = open_training_data(config, reporter(plain=True))
-    for batch in data.batches(0, modules, runtime.device):
+    for batch in data.batches(0, spec, runtime.device):
         yield batch.to(runtime.device)
 
 
@@ -44,7 +44,7 @@ class ImagesAlone(BaseCodeWay):
         return levels.transpose(2, 0, 1).copy()
 
 
-def base_code_batches(config: Config, modules: Modules, runtime: Runtime) -> Iterator[StepBatch]:
+def base_code_batches(config: Config, spec: MethodSpec, runtime: Runtime) -> Iterator[StepBatch]:
     """The base code's loaders, `data.workers` processes for each stream."""
     data, _ = open_training_data(config, reporter(plain=True))
     d = config.data
@@ -53,13 +53,13 @@ def base_code_batches(config: Config, modules: Modules, runtime: Runtime) -> Ite
     def start(name: str, dataset: BaseCodeWay) -> None:
         loaders[name] = in_processes(dataset, config.batch, d.workers)[0]
 
-    if modules.source:
+    if spec.source:
         start("source", BaseCodeWay(_as_shipped(data.source), d.source_size))
     target = _as_shipped(data.target)
-    if modules.labelled:
+    if spec.labelled:
         chosen = tuple(target.samples[i] for i in data.labelled)
         start("labelled", BaseCodeWay(replace(target, samples=chosen), d.target_size))
-    if modules.global_:
+    if spec.global_:
         start("unlabelled", ImagesAlone(target, d.target_size))
     while True:
         yield StepBatch(**{name: _images(next(one), runtime) for name, one in loaders.items()})

@@ -16,14 +16,14 @@ from multiprocessing.connection import Connection
 import torch
 import torch.distributed as dist
 
-from fastass.adaptation import modules_of
 from fastass.bench.synthetic import random_batch
 from fastass.bench.timeline import Recorder, Timeline
 from fastass.config.schema import Config
-from fastass.engine import Engine, build
 from fastass.errors import UserError
+from fastass.method.adaptation import method_spec
 from fastass.runtime.device import setup_runtime
 from fastass.runtime.process_group import World, join
+from fastass.training.step import TrainStep, build
 
 SIZES = tuple(2**k for k in (12, 16, 18, 20, 22, 24))  # bytes of the exchanges that are timed
 REPEATS = 15
@@ -99,15 +99,13 @@ def _serve(
 def _measure(world: World, config: Config, rounds: int, warmup: int) -> Times:
     config = config.with_runtime(device="cpu")
     runtime = setup_runtime(config.runtime)
-    modules = modules_of(config.method, labelled=max(config.labelled, 1))
-    batch = random_batch(
-        replace(config, seed=config.seed + world.rank), modules, runtime.device, True
-    )
+    spec = method_spec(config.method, labelled=max(config.labelled, 1))
+    batch = random_batch(replace(config, seed=config.seed + world.rank), spec, runtime.device, True)
     batches = [batch] * config.accumulate
-    alone = Engine(build(config, modules), config, runtime)
+    alone = TrainStep(build(config, spec), config, runtime)
     recorder = Recorder(alone.module, runtime.device)
     grouped = replace(config, distributed=replace(config.distributed, world=world.size))
-    together = Engine(build(config, modules), grouped, runtime, world)
+    together = TrainStep(build(config, spec), grouped, runtime, world)
     times = Times([], [], _exchanges(world))
     for i in range(warmup + rounds):
         for turn in (0, 1) if i % 2 else (1, 0):

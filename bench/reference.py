@@ -8,19 +8,19 @@ Written from the paper's equations and the sequential procedure that its base co
 3. SGD and Adam as plain loops over the tensors.
 
 It is what `fastass bench step` and `fastass bench train` compare with, and computes what
-`fastass.engine.Engine.step` does: a test holds losses and weights of both against each other.
+`fastass.training.step.TrainStep.step` does: a test compares losses and weights of both.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastass.adaptation import Adaptation, Terms
 from fastass.bench.reference_networks import Generator, GlobalDiscriminator, SemanticDiscriminator
 from fastass.config.schema import Config
+from fastass.method.adaptation import Adaptation, LossTerms
 from fastass.models.discriminators import FeatureDiscriminator
-from fastass.optim import decay
 from fastass.pipelines.batch import StepBatch
+from fastass.training.optimizers.build import decay
 
 IGNORE, SOURCE, TARGET = 255, 0, 1
 
@@ -91,7 +91,7 @@ class ReferencePath:
             if d is not None
         ]
 
-    def step(self, batch: StepBatch, step: int = 0) -> Terms:
+    def step(self, batch: StepBatch, step: int = 0) -> LossTerms:
         """One optimizer step on one batch; → its terms, detached. step: for the decay of rates."""
         for optimizer in self.optimizers:
             optimizer.zero_grad()
@@ -106,7 +106,7 @@ class ReferencePath:
         for optimizer in self.optimizers:
             optimizer.step()
 
-    def backward(self, batch: StepBatch) -> Terms:
+    def backward(self, batch: StepBatch) -> LossTerms:
         """All forwards and backwards of a step; gradients add up in `.grad`."""
         λ = self.config.loss
         found: dict[str, Tensor] = {}
@@ -156,7 +156,7 @@ class ReferencePath:
             (λ.sd * found["sd_source"]).backward()
             found["sd_target"] = self._semantic_loss(features_tl, labels_tl, TARGET)
             (λ.sd * found["sd_target"]).backward()
-        return Terms(**{name: term.detach() for name, term in found.items()})
+        return LossTerms(**{name: term.detach() for name, term in found.items()})
 
     def _discriminators_require_grad(self, on: bool) -> None:
         for d in (*self.global_discriminators, self.semantic_discriminator):

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
-from fastass.adaptation import modules_of
 from fastass.bench import ranks
 from fastass.bench.exchange import ALGORITHMS, Cluster, Link, fit, ring
 from fastass.bench.synthetic import random_batch
@@ -29,10 +28,11 @@ from fastass.bench.timeline import (
     typical,
 )
 from fastass.config.schema import Config
-from fastass.engine import Engine, build
+from fastass.method.adaptation import method_spec
 from fastass.runtime.device import setup_runtime
+from fastass.training.step import TrainStep, build
 
-COUNTS = 64  # bytes of the exchange before a step: `fastass.shares`
+COUNTS = 64  # bytes of the exchange before a step: `fastass.method.item_weights`
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,10 @@ def measure_step(config: Config, rounds: int, warmup: int) -> Timeline:
     if config.backward == "concurrent":
         config = replace(config, backward="fused")
     runtime = setup_runtime(config.runtime)
-    modules = modules_of(config.method, labelled=max(config.labelled, 1))
-    engine = Engine(build(config, modules), config, runtime)
+    spec = method_spec(config.method, labelled=max(config.labelled, 1))
+    engine = TrainStep(build(config, spec), config, runtime)
     recorder = Recorder(engine.module, runtime.device)
-    batches = [random_batch(config, modules, runtime.device, True)] * config.accumulate
+    batches = [random_batch(config, spec, runtime.device, True)] * config.accumulate
     steps = [
         recorder.record(lambda: engine.step(batches, adapt=True)) for _ in range(warmup + rounds)
     ]

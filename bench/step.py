@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from fastass import apex_optimizers
-from fastass.adaptation import modules_of
 from fastass.bench.contender import Contender, StepTime, engine, reference
 from fastass.bench.rate import peak_rate
 from fastass.bench.worker import Recipe
 from fastass.config.schema import Config
+from fastass.method.adaptation import method_spec
 from fastass.runtime.device import choose_amp, choose_device
+from fastass.training.optimizers import apex
 
 Progress = Callable[[str], None]
 
@@ -72,9 +72,9 @@ def switches(config: Config) -> Iterator[Recipe]:
         )
     foreach = replace(o, optimizer_backend="foreach")
     yield engine("optimizers foreach, not fused", replace(c, optim=foreach))
-    if apex_optimizers.unavailable() is None and cuda:
-        apex = replace(o, optimizer_backend="apex")
-        yield engine("optimizers of apex", replace(c, optim=apex))
+    if apex.unavailable() is None and cuda:
+        own = replace(o, optimizer_backend="apex")
+        yield engine("optimizers of apex", replace(c, optim=own))
     for other in ("fused", "streamed", *(["concurrent"] if cpu else [])):
         if other != c.backward:
             yield engine(f"backward {other}", replace(c, backward=other))  # type: ignore[arg-type]
@@ -179,8 +179,8 @@ def _row(
 
 def images_per_step(config: Config) -> int:
     """Images of all streams."""
-    modules = modules_of(config.method, labelled=max(config.labelled, 1))
-    return config.batch * (modules.source + modules.labelled + modules.global_)
+    spec = method_spec(config.method, labelled=max(config.labelled, 1))
+    return config.batch * (spec.source + spec.labelled + spec.global_)
 
 
 COLUMNS: dict[str, Callable[[Row], str]] = {

@@ -2,15 +2,15 @@
 
 import torch
 
-from fastass.adaptation import Modules
 from fastass.config.schema import Config
+from fastass.method.adaptation import MethodSpec
 from fastass.pipelines.batch import Batch, StepBatch
 
 PATCH = 16  # pixels of a label's squares: labels of natural scenes are large areas
 
 
 def random_batch(
-    config: Config, modules: Modules, device: torch.device, channels_last: bool
+    config: Config, spec: MethodSpec, device: torch.device, channels_last: bool
 ) -> StepBatch:
     """One step's batch of `config`'s sizes; labels in squares, a tenth of them ignored."""
     generator = torch.Generator().manual_seed(config.seed)
@@ -30,7 +30,7 @@ def random_batch(
 
     source, target = config.data.source_size, config.data.target_size
     return StepBatch(
-        images(source, True) if modules.source else None,
-        images(target, True) if modules.labelled else None,
-        images(target, False) if modules.global_ else None,
+        images(source, True) if spec.source else None,
+        images(target, True) if spec.labelled else None,
+        images(target, False) if spec.global_ else None,
     )

@@ -10,17 +10,17 @@ from typing import Literal
 import torch
 from torch import nn
 
-from fastass.adaptation import Modules, modules_of
 from fastass.bench import memory
 from fastass.bench.reference import ReferencePath
 from fastass.bench.synthetic import random_batch
 from fastass.config.schema import Config
-from fastass.engine import Engine, build
 from fastass.errors import USER_ERRORS, UserError
+from fastass.method.adaptation import MethodSpec, method_spec
 from fastass.models.convolution import use_winograd
 from fastass.models.norm import FrozenBatchNorm2d
 from fastass.pipelines.batch import StepBatch
 from fastass.runtime.device import Runtime, setup_runtime
+from fastass.training.step import TrainStep, build
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +64,11 @@ class Worker:
         self.recipe, self.config = recipe, config
         self.runtime: Runtime = setup_runtime(config.runtime)
         self.device = self.runtime.device
-        modules = modules_of(config.method, labelled=max(config.labelled, 1))
-        module = build(config, modules)
+        spec = method_spec(config.method, labelled=max(config.labelled, 1))
+        module = build(config, spec)
         self.optimizer_seconds = 0.0
         self.step_count = 0
-        self.engine: Engine | None = None
+        self.engine: TrainStep | None = None
         run: Callable[[StepBatch], object]
         if recipe.kind == "reference":
             path = ReferencePath(module, config, self.device)
@@ -81,7 +81,7 @@ class Worker:
             if not recipe.channels_last:
                 module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
             use_winograd(recipe.winograd)
-            engine = self.engine = Engine(module, config, self.runtime)
+            engine = self.engine = TrainStep(module, config, self.runtime)
             self.networks = module
             optimizers = list(engine.optimizers.values())
 
@@ -90,18 +90,18 @@ class Worker:
 
         self.optimizers, self.run = optimizers, run
         self._time_optimizers()
-        self.batches = self._batches(modules)
+        self.batches = self._batches(spec)
 
-    def _batches(self, modules: Modules) -> Iterator[StepBatch]:
+    def _batches(self, spec: MethodSpec) -> Iterator[StepBatch]:
         channels_last = self.recipe.kind == "engine" and self.recipe.channels_last
         if self.recipe.data == "synthetic":
-            batch = random_batch(self.config, modules, self.device, channels_last)
+            batch = random_batch(self.config, spec, self.device, channels_last)
             while True:
                 yield batch
         from fastass.bench.loading import base_code_batches, engine_batches
 
         own = engine_batches if self.recipe.kind == "engine" else base_code_batches
-        yield from own(self.config, modules, self.runtime)
+        yield from own(self.config, spec, self.runtime)
 
     def _time_optimizers(self) -> None:
         """Sum the seconds spent inside `Optimizer.step`, the device idle before and after."""

@@ -12,7 +12,7 @@ from fastass.errors import UserError
 from fastass.inference.load import load
 from fastass.tracking.progress import Reporter
 from fastass.tracking.terminal import reporter
-from fastass.training import train as train_run
+from fastass.training.run import train as train_run
 
 __all__ = ["configure", "load", "train"]
 

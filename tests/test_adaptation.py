@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastass import kernels
-from fastass.adaptation import Adaptation, Modules, modules_of, objective
 from fastass.config.schema import Config, DiscriminatorConfig, LossConfig
-from fastass.engine import build
+from fastass.method.adaptation import Adaptation, MethodSpec, method_spec, objective
 from fastass.models.config import ModelConfig
 from fastass.pipelines.batch import Batch, StepBatch
+from fastass.training.step import build
 
 CLASSES, IGNORE, ABSENT = 5, 255, 3
 METHODS = ("oracle", "source_only", "joint", "ga", "ga+fcsa", "ga+csa")
@@ -41,22 +41,22 @@ def images(seed: int, height: int, width: int, labels: bool = True) -> Batch:
     return Batch(pixels, truth.to(torch.uint8))
 
 
-def all_streams(modules: Modules) -> StepBatch:
+def all_streams(spec: MethodSpec) -> StepBatch:
     return StepBatch(
-        images(1, 70, 90) if modules.source else None,
-        images(2, 64, 80) if modules.labelled else None,
-        images(3, 64, 80, labels=False) if modules.global_ else None,
+        images(1, 70, 90) if spec.source else None,
+        images(2, 64, 80) if spec.labelled else None,
+        images(3, 64, 80, labels=False) if spec.global_ else None,
     )
 
 
-def module(modules: Modules, heads: str = "single", gan: str = "vanilla") -> Adaptation:
+def module(spec: MethodSpec, heads: str = "single", gan: str = "vanilla") -> Adaptation:
     loss = LossConfig(**{**vars(WEIGHTS), "gan": gan})
     config = Config(
         model=ModelConfig(backbone="tiny", width=16, num_classes=CLASSES, heads=heads),  # type: ignore[arg-type]
         discriminator=DiscriminatorConfig(width=4, hidden=16),
         loss=loss,
     )
-    return build(config, modules).double().train()
+    return build(config, spec).double().train()
 
 
 def upsample(scores: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -164,20 +164,20 @@ def assert_same_gradients(a: Adaptation, streams: StepBatch, gan: str = "vanilla
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("heads", ["single", "multi"])
 def test_gradients_equal_the_alternating_procedure(method: str, heads: str) -> None:
-    modules = modules_of(method, labelled=4)  # type: ignore[arg-type]
-    assert_same_gradients(module(modules, heads), all_streams(modules))
+    spec = method_spec(method, labelled=4)  # type: ignore[arg-type]
+    assert_same_gradients(module(spec, heads), all_streams(spec))
 
 
 def test_gradients_with_least_squares() -> None:
-    modules = modules_of("ga", labelled=4)
-    assert_same_gradients(module(modules, gan="ls"), all_streams(modules), gan="ls")
+    spec = method_spec("ga", labelled=4)
+    assert_same_gradients(module(spec, gan="ls"), all_streams(spec), gan="ls")
 
 
 @pytest.mark.parametrize("method", ["ga+fcsa", "ga+csa"])
 def test_a_labelled_batch_without_any_label_adds_nothing(method: str) -> None:
     """All labels ignored: no NaN, and the gradients are those of the other terms."""
-    modules = modules_of(method, labelled=4)  # type: ignore[arg-type]
-    a, streams = module(modules), all_streams(modules)
+    spec = method_spec(method, labelled=4)  # type: ignore[arg-type]
+    a, streams = module(spec), all_streams(spec)
     assert streams.labelled is not None
     pixels, labels = streams.labelled.images, streams.labelled.labels
     empty = streams._replace(labelled=Batch(pixels, torch.full_like(labels, IGNORE)))
@@ -194,8 +194,8 @@ def test_a_labelled_batch_without_any_label_adds_nothing(method: str) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_streams_taken_one_by_one_give_the_same_gradients(method: str) -> None:
     """The sum is separable by stream, which a backward for each stream relies on."""
-    modules = modules_of(method, labelled=4)  # type: ignore[arg-type]
-    a, streams = module(modules), all_streams(modules)
+    spec = method_spec(method, labelled=4)  # type: ignore[arg-type]
+    a, streams = module(spec), all_streams(spec)
     objective(a(streams), a.weights).backward()
     together = gradients(a)
     for name, stream in streams._asdict().items():
@@ -206,29 +206,29 @@ def test_streams_taken_one_by_one_give_the_same_gradients(method: str) -> None:
 
 
 def test_without_labelled_images_the_semantic_module_is_off() -> None:
-    modules = modules_of("ga+csa", labelled=0)
-    assert modules == Modules(source=True, labelled=False, global_=True, semantic="")
-    assert_same_gradients(module(modules), all_streams(modules))
+    spec = method_spec("ga+csa", labelled=0)
+    assert spec == MethodSpec(source=True, labelled=False, global_=True, semantic="")
+    assert_same_gradients(module(spec), all_streams(spec))
 
 
 def test_the_start_trains_segmentation_alone() -> None:
-    modules = modules_of("ga+csa", labelled=4)
-    a = module(modules)
+    spec = method_spec("ga+csa", labelled=4)
+    a = module(spec)
     objective(a(StepBatch(source=images(1, 64, 64)), adapt=False), a.weights).backward()
     assert all(name.startswith("generator.") for name in gradients(a))
-    assert modules.start() == Modules(source=True, labelled=False, global_=False, semantic="")
-    assert modules_of("oracle", 4).start().labelled
+    assert spec.start() == MethodSpec(source=True, labelled=False, global_=False, semantic="")
+    assert method_spec("oracle", 4).start().labelled
 
 
 def test_adversarial_terms_reach_the_generator_alone() -> None:
-    modules = modules_of("ga+csa", labelled=4)
-    a = module(modules)
-    terms = a(all_streams(modules))
+    spec = method_spec("ga+csa", labelled=4)
+    a = module(spec)
+    terms = a(all_streams(spec))
     assert terms.gadv is not None
     assert terms.sadv is not None
     (terms.gadv + terms.sadv).backward()
     assert all(name.startswith("generator.") for name in gradients(a))
-    terms = a(all_streams(modules))
+    terms = a(all_streams(spec))
     discriminator = (terms.gd_source, terms.gd_target, terms.sd_source, terms.sd_target)
     torch.stack([t for t in discriminator if t is not None]).sum().backward()
     assert not any(name.startswith("generator.") for name in gradients(a))

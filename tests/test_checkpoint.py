@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fastass.checkpoint import files as checkpoint
-from fastass.checkpoint.async_writer import Saver
+from fastass.checkpoint.async_writer import AsyncWriter
 from fastass.errors import UserError
 
 
@@ -141,7 +141,7 @@ def test_links_that_a_kill_left_behind_are_set(tmp_path: Path) -> None:
 
 
 def test_saving_in_the_background_keeps_what_was_saved(tmp_path: Path) -> None:
-    saver, net = Saver(tmp_path, background=True), module()
+    saver, net = AsyncWriter(tmp_path, background=True), module()
     before = {k: v.clone() for k, v in net.state_dict().items()}
     saver.save(1, net, {"engine": {"x": torch.ones(3)}}, {}, ("last",))
     with torch.no_grad():
@@ -159,7 +159,7 @@ def test_the_disk_s_refusal_is_told_at_the_next_save(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     monkeypatch.setattr(checkpoint, "_write", full)
-    saver = Saver(tmp_path, background=True)
+    saver = AsyncWriter(tmp_path, background=True)
     saver.save(1, module(), {}, {}, ("last",))
     with pytest.raises(UserError, match="step 1: No space left on device"):
         saver.save(2, module(), {}, {}, ("last",))

@@ -7,15 +7,15 @@ import dataset_files as files
 import pytest
 import torch
 
-from fastass.adaptation import modules_of
 from fastass.config.schema import Config, DataConfig
-from fastass.data import TrainingData
-from fastass.datasets import open_training_data
 from fastass.errors import UserError
+from fastass.method.adaptation import method_spec
 from fastass.pipelines.batch import Batch, StepBatch
 from fastass.pipelines.layouts import open_dataset
 from fastass.pipelines.pack import pack
 from fastass.tracking.terminal import reporter
+from fastass.training.data import TrainingData
+from fastass.training.open_data import open_training_data
 
 STEPS = 5
 CPU = torch.device("cpu")
@@ -59,10 +59,10 @@ def joined(parts: list[Batch]) -> Batch:
 def read(config: Config, world: int, loader: str) -> list[StepBatch]:
     """The global batches of `world` ranks that share a batch of 4."""
     config = replace(config, batch=4 // world, data=replace(config.data, loader=loader))
-    modules = modules_of(config.method, config.labelled)
+    spec = method_spec(config.method, config.labelled)
     ranks = []
     for rank in range(world):
-        batches = opened(config, rank, world).batches(3, modules, CPU)
+        batches = opened(config, rank, world).batches(3, spec, CPU)
         ranks.append(list(islice(batches, STEPS)))
         batches.close()  # type: ignore[attr-defined]
     return [StepBatch(*map(joined, zip(*step, strict=True))) for step in zip(*ranks, strict=True)]

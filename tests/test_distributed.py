@@ -13,7 +13,6 @@ from ranks import free_port, run_ranks
 from torch import Tensor
 
 from fastass import kernels
-from fastass.adaptation import modules_of
 from fastass.bench.synthetic import random_batch
 from fastass.config.schema import (
     Config,
@@ -22,12 +21,13 @@ from fastass.config.schema import (
     OptimConfig,
     RuntimeConfig,
 )
-from fastass.engine import Engine, build
+from fastass.method.adaptation import method_spec
 from fastass.models.config import ModelConfig
 from fastass.pipelines.batch import Batch, StepBatch
 from fastass.runtime.device import setup_runtime
 from fastass.runtime.process_group import World, join
 from fastass.runtime.signals import Interrupted
+from fastass.training.step import TrainStep, build
 
 CLASSES, SIZE = 5, (48, 64)
 
@@ -73,14 +73,14 @@ def part(streams: StepBatch, start: int, end: int) -> StepBatch:
 
 def train(world: World, c: Config, images: int, start: int = 1) -> tuple[list[Tensor], Any]:
     """`steps` steps, the first `start` of them supervised → summed terms and final weights."""
-    modules = modules_of(c.method, c.labelled)
+    spec = method_spec(c.method, c.labelled)
     c = replace(c, distributed=replace(c.distributed, world=world.size))
-    engine = Engine(build(c, modules).double(), c, setup_runtime(c.runtime), world)
+    engine = TrainStep(build(c, spec).double(), c, setup_runtime(c.runtime), world)
     each = images // (world.size * c.accumulate)
     losses = []
     for step in range(c.steps):
         whole = global_batch(step, images)
-        if not modules.semantic:
+        if not spec.semantic:
             whole = whole._replace(labelled=None)
         if step < start:
             whole = StepBatch(source=whole.source)
@@ -139,9 +139,9 @@ def test_accumulation_is_one_large_batch(truth: dict[str, Any], backward: str) -
 def in_silence(world: World, configs: list[Config]) -> None:
     """Steps under which a warning is an error, such as that of torch about gradients' strides."""
     for c in configs:
-        modules = modules_of(c.method, c.labelled)
-        engine = Engine(build(c, modules), c, setup_runtime(c.runtime), world)
-        batch = random_batch(c, modules, engine.runtime.device, channels_last=True)
+        spec = method_spec(c.method, c.labelled)
+        engine = TrainStep(build(c, spec), c, setup_runtime(c.runtime), world)
+        batch = random_batch(c, spec, engine.runtime.device, channels_last=True)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             for _ in range(2):
@@ -168,12 +168,12 @@ def compiled_beside_eager(world: World, configs: list[Config]) -> list[float]:
     found = []
     for c in configs:
         torch._dynamo.reset()
-        modules = modules_of(c.method, c.labelled)
+        spec = method_spec(c.method, c.labelled)
         engines = [
-            Engine(build(c, modules), k, setup_runtime(c.runtime), world)
+            TrainStep(build(c, spec), k, setup_runtime(c.runtime), world)
             for k in (c, c.with_runtime(compile=True))
         ]
-        batch = random_batch(c, modules, torch.device("cpu"), channels_last=True)
+        batch = random_batch(c, spec, torch.device("cpu"), channels_last=True)
         start = [p.detach().clone() for p in engines[0].module.parameters()]
         for _ in range(3):
             for engine in engines:

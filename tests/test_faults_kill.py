@@ -20,8 +20,8 @@ import tiny_runs
 from file_changes import Change, watch_changes
 from processes import alone, command, victim
 
-from fastass import results, trainer
 from fastass.checkpoint import files as checkpoint
+from fastass.training import loop, summary
 
 MOMENTS = ("training", "saving", "evaluating")
 KILLS = 40  # of each moment
@@ -64,9 +64,9 @@ class Stage:
 
     def watch_all(self) -> None:
         self.watch("saving", checkpoint, "save")
-        self.watch("evaluating", trainer.Trainer, "_evaluate")
-        self.watch("evaluating", trainer, "before_and_after")
-        self.watch("evaluating", results, "contact_sheet")
+        self.watch("evaluating", loop.Trainer, "_evaluate")
+        self.watch("evaluating", loop, "before_and_after")
+        self.watch("evaluating", summary, "contact_sheet")
 
 
 def kill_runs(folder: str, kills: int, seed: int) -> dict[str, int]:

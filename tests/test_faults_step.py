@@ -13,9 +13,9 @@ import tiny_runs
 import torch
 from processes import alone, command
 
-from fastass.adaptation import Adaptation, Terms
 from fastass.cli.main import LESS_MEMORY, build_parser, flags_of, main
-from fastass.engine import Engine
+from fastass.method.adaptation import Adaptation, LossTerms
+from fastass.training.step import TrainStep
 
 OFTEN = ("--save-every", "2", "--log-every", "4")
 
@@ -45,7 +45,7 @@ def calm(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("value", ["nan", "inf"])
-@pytest.mark.parametrize("term", Terms._fields)
+@pytest.mark.parametrize("term", LossTerms._fields)
 def test_a_non_finite_term_is_named_and_costs_nothing(
     calm: tuple[str, Path],
     city: Path,
@@ -59,7 +59,7 @@ def test_a_non_finite_term_is_named_and_costs_nothing(
     forward, method = Adaptation.forward, calm[0]
     adapting = 0
 
-    def poisoned(self: Adaptation, streams: Any, *, adapt: bool = True) -> Terms:
+    def poisoned(self: Adaptation, streams: Any, *, adapt: bool = True) -> LossTerms:
         nonlocal adapting
         adapting += adapt
         terms = forward(self, streams, adapt=adapt)
@@ -109,10 +109,10 @@ def test_out_of_memory_names_the_switches_that_lower_it(
     capsys: pytest.CaptureFixture[str],
     error: Exception,
 ) -> None:
-    def step(self: Engine, *arguments: Any, **options: Any) -> Any:
+    def step(self: TrainStep, *arguments: Any, **options: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(Engine, "step", step)
+    monkeypatch.setattr(TrainStep, "step", step)
     assert main(tiny_runs.train(city, tmp_path / "run")) == 1
     said = capsys.readouterr().err
     assert said.startswith("fastass: out of memory")
@@ -123,10 +123,10 @@ def test_out_of_memory_names_the_switches_that_lower_it(
 def test_another_runtime_error_is_not_out_of_memory(
     city: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def step(self: Engine, *arguments: Any, **options: Any) -> Any:
+    def step(self: TrainStep, *arguments: Any, **options: Any) -> Any:
         raise RuntimeError("a mistake of ours")
 
-    monkeypatch.setattr(Engine, "step", step)
+    monkeypatch.setattr(TrainStep, "step", step)
     with pytest.raises(RuntimeError, match="a mistake of ours"):
         main(tiny_runs.train(city, tmp_path / "run"))
 

@@ -17,19 +17,13 @@ RANKS = [
     {"models"},
     {"config"},
     {"runtime"},
-    {"apex_optimizers", "unguarded", "losses", "optim", "checkpoint", "ema"},
-    {"adaptation"},
-    {"monitor", "tracking"},
-    {"inference"},
-    {"evaluation", "shares", "lanes"},
-    {"engine", "data", "datasets"},
-    {"results", "report", "runstate"},
-    {"trainer", "reproduce"},
-    {"training"},
+    {"method", "checkpoint", "ema"},
+    {"inference", "tracking"},
+    {"evaluation"},
+    {"training", "report", "reproduce"},
     {"api"},
     {"bench"},
-    {"cli"},
-    {"__main__"},
+    {"cli", "__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 
@@ -120,11 +114,11 @@ def test_no_utils() -> None:
 ON_A_CPU = """
 import sys
 import torch
-import fastass.trainer
-from fastass.adaptation import modules_of
+import fastass.training.loop
+from fastass.method.adaptation import method_spec
 from fastass.bench.synthetic import random_batch
 from fastass.config.schema import Config, DataConfig, RuntimeConfig
-from fastass.engine import Engine, build
+from fastass.training.step import TrainStep, build
 from fastass.runtime.device import setup_runtime
 from fastass.models.config import ModelConfig
 
@@ -134,9 +128,9 @@ config = Config(
     backward="streamed",
     runtime=RuntimeConfig(device="cpu"),
 ).resolved()
-runtime, modules = setup_runtime(config.runtime), modules_of(config.method, labelled=1)
-engine = Engine(build(config, modules), config, runtime)
-batch = random_batch(config, modules, runtime.device, channels_last=True)
+runtime, spec = setup_runtime(config.runtime), method_spec(config.method, labelled=1)
+engine = TrainStep(build(config, spec), config, runtime)
+batch = random_batch(config, spec, runtime.device, channels_last=True)
 assert engine.step([batch], adapt=True).seg_source.isfinite()
 engine.load_state(engine.state())
 print(*sorted({"triton", "torch._dynamo", "nvidia", "onnx", "av"} & set(sys.modules)))

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from fastass.adaptation import modules_of
 from fastass.bench.synthetic import random_batch
 from fastass.config.schema import (
     Config,
@@ -19,14 +18,15 @@ from fastass.config.schema import (
     OptimConfig,
     RuntimeConfig,
 )
-from fastass.engine import Engine, build
-from fastass.lanes import Lanes, describe_backward, unavailable
+from fastass.method.adaptation import method_spec
 from fastass.models import running_statistics
 from fastass.models.batch_norm import batch_norm
 from fastass.models.config import ModelConfig
 from fastass.pipelines.batch import StepBatch
 from fastass.runtime.device import setup_runtime
 from fastass.runtime.process_group import SINGLE_PROCESS, World
+from fastass.training.concurrent_backward import ConcurrentBackward, describe_backward, unavailable
+from fastass.training.step import TrainStep, build
 
 CPU = torch.device("cpu")
 CONFIG = Config(
@@ -51,20 +51,20 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def engine(config: Config = CONFIG) -> Engine:
-    return Engine(
-        build(config, modules_of(config.method, 2)), config, setup_runtime(config.runtime)
+def engine(config: Config = CONFIG) -> TrainStep:
+    return TrainStep(
+        build(config, method_spec(config.method, 2)), config, setup_runtime(config.runtime)
     )
 
 
 def batch(config: Config = CONFIG) -> StepBatch:
-    return random_batch(config, modules_of(config.method, 2), CPU, channels_last=True)
+    return random_batch(config, method_spec(config.method, 2), CPU, channels_last=True)
 
 
 @pytest.mark.parametrize("method", ["ga", "ga+fcsa", "ga+csa", "joint"])
 @pytest.mark.parametrize("kernels", ["auto", "reference"])
 def test_it_is_the_fused_step(method: str, kernels: str) -> None:
-    """Terms, weights, running statistics and their counters, with native and torch's norms."""
+    """LossTerms, weights, running statistics and their counters, with native and torch's norms."""
     config = replace(CONFIG, method=method).with_runtime(kernels=kernels)  # type: ignore[arg-type]
     concurrent, fused = engine(config), engine(replace(config, backward="fused"))
     assert concurrent.lanes is not None
@@ -111,7 +111,7 @@ def test_each_lane_has_its_share_of_the_threads() -> None:
 
     for all_threads, shares in ((2, (1, 1)), (5, (3, 2))):
         torch.set_num_threads(all_threads)
-        found = Lanes().run(threads, ["a"], ["b", "c"])
+        found = ConcurrentBackward().run(threads, ["a"], ["b", "c"])
         assert [part for part, *_ in found] == ["a", "b", "c"]
         assert [n for _, n, _ in found] == [shares[0], shares[1], shares[1]]
         assert found[0][2] == threading.current_thread().name
@@ -130,7 +130,7 @@ def test_an_error_waits_for_the_other_lane(failing: str) -> None:
         done.append(part)
 
     with pytest.raises(ValueError, match=f"lane {failing}"):
-        Lanes().run(work, ["a"], ["b"])
+        ConcurrentBackward().run(work, ["a"], ["b"])
     assert len(done) == 1
     assert torch.get_num_threads() == 2
     assert not running_statistics.is_deferred()

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from fastass import apex_optimizers
 from fastass.config.presets import preset
 from fastass.config.schema import Config, DistributedConfig, OptimConfig
 from fastass.errors import UserError
 from fastass.models.config import ModelConfig
 from fastass.models.deeplab import build_deeplab
 from fastass.models.discriminators import GlobalDiscriminator
-from fastass.optim import (
+from fastass.training.optimizers import apex
+from fastass.training.optimizers.build import (
     batch_factor,
     decay,
     describe_optimizers,
@@ -102,7 +102,7 @@ class FusedAdam(torch.optim.Adam):
 
 def test_apex_gets_the_same_values(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     install(monkeypatch, tmp_path, FAKE)
-    assert apex_optimizers.unavailable() is None
+    assert apex.unavailable() is None
     for ours, theirs in zip(both("torch"), both("apex"), strict=True):
         assert type(theirs).__name__.startswith("Fused")
         for a, b in zip(ours.param_groups, theirs.param_groups, strict=True):
@@ -126,7 +126,7 @@ def test_apex_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str, *rest: Any) -> ModuleType | None:
         return None
 
-    monkeypatch.setattr(apex_optimizers.importlib.util, "find_spec", absent)
+    monkeypatch.setattr(apex.importlib.util, "find_spec", absent)
     with pytest.raises(UserError, match="not installed"):
         both("apex")
 

@@ -6,17 +6,17 @@ import re
 import pytest
 from rich.console import Console
 
-from fastass.adaptation import Terms
+from fastass.method.adaptation import LossTerms
 from fastass.tracking.live_view import LiveView, curve
-from fastass.tracking.progress import SYMBOLS, Plain, Silent, Window
+from fastass.tracking.progress import SYMBOLS, Plain, Silent, TrainStats
 from fastass.tracking.terminal import reporter
 
 TERMS = dict.fromkeys(SYMBOLS, 0.25)
-WINDOW = Window(TERMS, 86.24, 0.031, (10.31, 79.2))
+WINDOW = TrainStats(TERMS, 86.24, 0.031, (10.31, 79.2))
 
 
 def test_every_term_has_its_symbol() -> None:
-    assert set(SYMBOLS) == set(Terms._fields)
+    assert set(SYMBOLS) == set(LossTerms._fields)
 
 
 def test_a_pipe_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:

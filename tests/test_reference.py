@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from fastass import kernels
-from fastass.adaptation import modules_of
 from fastass.bench.reference import ReferencePath
 from fastass.config.schema import Config, DiscriminatorConfig, OptimConfig
-from fastass.engine import Engine, build
+from fastass.method.adaptation import method_spec
 from fastass.models.config import ModelConfig
-from fastass.optim import decay, set_rates
 from fastass.pipelines.batch import Batch, StepBatch
 from fastass.runtime.device import Runtime
+from fastass.training.optimizers.build import decay, set_rates
+from fastass.training.step import TrainStep, build
 
 CLASSES, STEPS = 5, 3
 CPU = torch.device("cpu")
@@ -68,9 +68,9 @@ def test_losses_and_weights_of_some_steps(
         discriminator=DiscriminatorConfig(width=4, hidden=16),
         optim=OptimConfig(lr=1e-3, d_lr=1e-3),
     ).resolved()
-    module = build(config, modules_of(config.method, labelled=4)).double()
+    module = build(config, method_spec(config.method, labelled=4)).double()
     reference = ReferencePath(module, config, CPU)
-    engine = Engine(module, config, Runtime(CPU, None, "reference", ""))
+    engine = TrainStep(module, config, Runtime(CPU, None, "reference", ""))
     start = {name: value.clone() for name, value in module.state_dict().items()}
     for step in range({"tiny": STEPS, "resnet50": 2, "vgg16": 1}[backbone]):
         streams = batch(step)

@@ -11,16 +11,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fastass import ema, kernels
-from fastass.adaptation import modules_of
 from fastass.bench.memory import SavedTensors
 from fastass.checkpoint import files as checkpoint
 from fastass.config.schema import Config, DiscriminatorConfig, OptimConfig, RuntimeConfig
-from fastass.engine import Engine, build
 from fastass.errors import UserError
+from fastass.method.adaptation import method_spec
 from fastass.models.config import ModelConfig
 from fastass.models.deeplab import build_deeplab
 from fastass.pipelines.batch import Batch, StepBatch
 from fastass.runtime.device import describe_tf32, set_tf32, setup_runtime
+from fastass.training.step import TrainStep, build
 
 CLASSES = 5
 RUNTIME = {field.name for field in fields(RuntimeConfig)}
@@ -60,8 +60,8 @@ def batch(device: str = "cpu", seed: int = 0) -> StepBatch:
     return StepBatch(images(64, 96), images(64, 80), images(64, 80, labelled=False))
 
 
-def engine(c: Config) -> Engine:
-    return Engine(build(c, modules_of(c.method, 4)), c, setup_runtime(c.runtime))
+def engine(c: Config) -> TrainStep:
+    return TrainStep(build(c, method_spec(c.method, 4)), c, setup_runtime(c.runtime))
 
 
 class Counting:
@@ -122,8 +122,10 @@ def test_streamed_is_fused_in_mixed_precision(dtype: torch.dtype) -> None:
     found = []
     for backward in ("fused", "streamed"):
         c = config(backward=backward)
-        e = Engine(
-            build(c, modules_of(c.method, 4)), c, replace(setup_runtime(c.runtime), amp_dtype=dtype)
+        e = TrainStep(
+            build(c, method_spec(c.method, 4)),
+            c,
+            replace(setup_runtime(c.runtime), amp_dtype=dtype),
         )
         before = {n: t.clone() for n, t in e.module.state_dict().items()}
         for accumulated in (1, 2):

@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 import torch
 
-from fastass import trainer, training
 from fastass.checkpoint import files as checkpoint
 from fastass.cli.main import main
 from fastass.config.presets import preset
 from fastass.config.text import override
-from fastass.engine import Engine
 from fastass.errors import TrainingFailure
-from fastass.monitor import Monitor
 from fastass.pipelines.toycity import generate
 from fastass.tracking.progress import Plain
+from fastass.training import loop, run
+from fastass.training.meters import Meters
+from fastass.training.step import TrainStep
 
 SMALL = (
     "--method ga+csa --labelled 3 --steps 5 --start-steps 3 --batch 2 --accumulate 2 "
@@ -138,14 +138,14 @@ def test_statistics_are_averaged_over_the_ranks_once_a_step(
     toycity: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before the evaluation, and not again by the save that follows it."""
-    step, done = Engine.step, []
+    step, done = TrainStep.step, []
 
-    def stepped(self: Engine, *args: Any, **kwargs: Any) -> Any:
+    def stepped(self: TrainStep, *args: Any, **kwargs: Any) -> Any:
         done.append("step")
         return step(self, *args, **kwargs)
 
-    monkeypatch.setattr(Engine, "step", stepped)
-    monkeypatch.setattr(trainer, "average_statistics", lambda *_: done.append("average"))
+    monkeypatch.setattr(TrainStep, "step", stepped)
+    monkeypatch.setattr(loop, "average_statistics", lambda *_: done.append("average"))
     every = ["--steps", "2", "--start-steps", "1", "--eval-every", "1", "--save-every", "1"]
     assert main(arguments(toycity, tmp_path / "run", *every)) == 0
     assert done == ["step", "average"] * 3
@@ -276,16 +276,16 @@ def test_a_non_finite_loss_stops_with_step_term_and_checkpoint(
     capsys: pytest.CaptureFixture[str],
     term: str,
 ) -> None:
-    step = Engine.step
+    step = TrainStep.step
     calls = 0
 
-    def poisoned(self: Engine, *args: Any, **kwargs: Any) -> Any:
+    def poisoned(self: TrainStep, *args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
         terms = step(self, *args, **kwargs)
         return terms._replace(**{term: torch.tensor(float("nan"))}) if calls == 6 else terms
 
-    monkeypatch.setattr(Engine, "step", poisoned)
+    monkeypatch.setattr(TrainStep, "step", poisoned)
     run = tmp_path / "run"
     assert main(arguments(toycity, run, "--log-every", "4")) == 1
     message = capsys.readouterr().err
@@ -298,16 +298,16 @@ def test_a_non_finite_loss_stops_with_step_term_and_checkpoint(
 def test_a_non_finite_weight_is_not_saved(
     toycity: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = Engine.step
+    step = TrainStep.step
 
-    def poisoned(self: Engine, *args: Any, **kwargs: Any) -> Any:
+    def poisoned(self: TrainStep, *args: Any, **kwargs: Any) -> Any:
         terms = step(self, *args, **kwargs)
         weight = next(self.generator.parameters())
         weight.data[(0,) * weight.dim()] = float("inf")
         return terms
 
-    monkeypatch.setattr(Engine, "step", poisoned)
-    monkeypatch.setattr(Monitor, "flush", lambda self: {})
+    monkeypatch.setattr(TrainStep, "step", poisoned)
+    monkeypatch.setattr(Meters, "flush", lambda self: {})
     config = override(
         preset("toycity"),
         {
@@ -318,7 +318,7 @@ def test_a_non_finite_weight_is_not_saved(
         },
     )  # fmt: skip
     with pytest.raises(TrainingFailure, match=r"weight generator\..* is not finite"):
-        training.train(config, tmp_path / "run", Plain())
+        run.train(config, tmp_path / "run", Plain())
     assert not (tmp_path / "run" / "last").exists()
 
 

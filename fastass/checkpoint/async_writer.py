@@ -10,7 +10,7 @@ from torch import nn
 from fastass.checkpoint import files as checkpoint
 
 
-class Saver:
+class AsyncWriter:
     """Writes the checkpoints of a run in a thread, at most one at a time.
 
     An error of the disk is raised by the next `save` or `wait`, whichever comes first.

@@ -57,7 +57,7 @@ FREE = {
 }
 
 
-class Run:
+class RunDirectory:
     """One run directory, opened for writing; of several ranks only one `writes`.
 
     also: gets every record of metrics.jsonl as well.
@@ -125,11 +125,11 @@ def inspect_run(path: Path, *, resume: bool, overwrite: bool) -> bool:
     return resume
 
 
-def make_run(path: Path, config: Config, labelled: Sequence[str]) -> Run:
+def make_run(path: Path, config: Config, labelled: Sequence[str]) -> RunDirectory:
     """A fresh run directory; an earlier run's files in it are removed."""
     _make(path)
     _clear(path)
-    run = Run(path)
+    run = RunDirectory(path)
     run.write(LABELLED, "".join(f"{name}\n" for name in labelled))
     run.write(CONFIG, to_yaml(config))
     return run

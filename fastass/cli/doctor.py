@@ -6,9 +6,10 @@ import shutil
 
 import torch
 
-from fastass import apex_optimizers, kernels
+from fastass import kernels
 from fastass.checkpoint.run_directory import versions
 from fastass.runtime.device import PRECISIONS, choose_amp, choose_device, describe
+from fastass.training.optimizers import apex
 
 
 def report() -> str:
@@ -22,7 +23,7 @@ def report() -> str:
     lines.append(("--loader pillow", "yes"))
     lines.append(("--loader dali", _importable("nvidia.dali", "pip install nvidia-dali-cuda130")))
     lines.append(("--optimizer-backend torch", "yes: fused kernels, on a CPU and on CUDA"))
-    reason = apex_optimizers.unavailable()
+    reason = apex.unavailable()
     lines.append(("--optimizer-backend apex", "yes" if reason is None else f"no: {reason}"))
     lines.append(("free disk here", f"{shutil.disk_usage('.').free / 2**30:.0f} GiB"))
     width = max(len(name) for name, _ in lines)

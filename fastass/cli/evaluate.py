@@ -6,15 +6,15 @@ from pathlib import Path
 
 from fastass.cli.command import Command
 from fastass.cli.network_flags import execution_flags, load_segmenter, view_flags, views_of
-from fastass.datasets import open_any
 from fastass.errors import UserError
 from fastass.evaluation.adabn import reestimate
 from fastass.evaluation.evaluate import evaluate
 from fastass.inference.segmenter import Segmenter
 from fastass.pipelines.evaluation import EvalFeed
-from fastass.results import iou_table
 from fastass.runtime.atomic_write import write_whole
 from fastass.tracking.terminal import reporter
+from fastass.training.open_data import open_any
+from fastass.training.summary import iou_table
 
 NORM_IMAGES, NORM_BATCH = 64, 4
 

@@ -202,7 +202,7 @@ class Config:
     init: str | None = None
     """Weights to start from: .pth, .safetensors or a checkpoint."""
     allow_mismatch: tuple[str, ...] = ()
-    """Modules that --init may leave at random."""
+    """MethodSpec that --init may leave at random."""
     ema: float = 0.0
     """Decay of a running average of G's weights, e.g. 0.999, evaluated instead of them (0: off)."""
     backward: Literal["fused", "streamed", "concurrent"] = "fused"

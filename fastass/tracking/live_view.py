@@ -21,7 +21,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from fastass.tracking.progress import Window, score_line
+from fastass.tracking.progress import TrainStats, score_line
 
 BARS = "▁▂▃▄▅▆▇█"
 SHOWN = 30  # evaluations in the curve
@@ -45,7 +45,7 @@ class LiveView:
         )
         self._tasks: dict[str, TaskID] = {}
         self._task: TaskID | None = None
-        self._window: Window | None = None
+        self._window: TrainStats | None = None
         self._scores: list[float] = []
         self._live = Live(
             console=self._progress.console,
@@ -79,7 +79,7 @@ class LiveView:
         if self._task is not None:
             self._progress.update(self._task, completed=done)
 
-    def trained(self, step: int, window: Window) -> None:
+    def trained(self, step: int, window: TrainStats) -> None:
         self._window = window
         self.advance(step)
 

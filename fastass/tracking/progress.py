@@ -17,12 +17,12 @@ SYMBOLS = {
 }
 
 
-class Window(NamedTuple):
+class TrainStats(NamedTuple):
     """What training measured since the last report.
 
-    terms: means of the losses, by the names of `fastass.adaptation.Terms`. data_wait: share of the
-    time, 0 … 1, that the step waited for data. gpu_gib: peak of the GPU's allocated memory and its
-    size; None on a CPU.
+    terms: means of the losses, by the names of `fastass.method.adaptation.LossTerms`. data_wait:
+    share of the time, 0 … 1, that the step waited for data. gpu_gib: peak of the GPU's allocated
+    memory and its size; None on a CPU.
     """
 
     terms: dict[str, float]
@@ -55,7 +55,7 @@ class Reporter(Protocol):
     def phase(self, name: str, total: int, done: int = 0) -> None: ...
     def advance(self, done: int) -> None: ...
     def line(self, text: str) -> None: ...
-    def trained(self, step: int, window: Window) -> None: ...
+    def trained(self, step: int, window: TrainStats) -> None: ...
     def scored(self, step: int, miou: float) -> None: ...
 
 
@@ -85,7 +85,7 @@ class Plain:
     def advance(self, done: int) -> None:
         self._tell(done)
 
-    def trained(self, step: int, window: Window) -> None:
+    def trained(self, step: int, window: TrainStats) -> None:
         self._tell(step, " · ".join([window.rates(), " ".join(window.losses())]))
 
     def scored(self, step: int, miou: float) -> None:
@@ -128,7 +128,7 @@ class Silent:
     def line(self, text: str) -> None:
         return None
 
-    def trained(self, step: int, window: Window) -> None:
+    def trained(self, step: int, window: TrainStats) -> None:
         return None
 
     def scored(self, step: int, miou: float) -> None:

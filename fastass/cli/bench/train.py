@@ -7,9 +7,9 @@ from fastass.bench import step, train
 from fastass.cli.bench.step import configured, measuring_flags, write
 from fastass.cli.command import Command
 from fastass.cli.train import config_flags
-from fastass.datasets import open_training_data
 from fastass.runtime.device import describe_runtime
 from fastass.tracking.terminal import reporter
+from fastass.training.open_data import open_training_data
 
 
 def flags(parser: ArgumentParser) -> None:

@@ -12,36 +12,36 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from fastass import ema
-from fastass.adaptation import Adaptation, Modules, Terms, objective
 from fastass.config.schema import Config
-from fastass.lanes import Lanes, unavailable
+from fastass.method.adaptation import Adaptation, LossTerms, MethodSpec, objective
+from fastass.method.item_weights import item_weights
 from fastass.models.deeplab import DeepLab, build_deeplab
 from fastass.models.discriminators import (
     FeatureDiscriminator,
     GlobalDiscriminator,
     PixelDiscriminator,
 )
-from fastass.optim import discriminator_optimizer, generator_optimizer
 from fastass.pipelines.batch import StepBatch
 from fastass.runtime.ddp import wrap
 from fastass.runtime.device import Runtime
 from fastass.runtime.malloc import Allocator
 from fastass.runtime.process_group import SINGLE_PROCESS, World
-from fastass.shares import shares
+from fastass.training.concurrent_backward import ConcurrentBackward, unavailable
+from fastass.training.optimizers.build import discriminator_optimizer, generator_optimizer
 
 
-def build(config: Config, modules: Modules) -> Adaptation:
+def build(config: Config, spec: MethodSpec) -> Adaptation:
     """G, D_g and D_s of a method with random weights, a pure function of `config.seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         generator = build_deeplab(config.model)
         classes, size = config.model.num_classes, config.discriminator
-        levels = (2 if config.model.heads == "multi" else 1) if modules.global_ else 0
+        levels = (2 if config.model.heads == "multi" else 1) if spec.global_ else 0
         d_g = [GlobalDiscriminator(classes, size.width) for _ in range(levels)]
         d_s: FeatureDiscriminator | PixelDiscriminator | None = None
-        if modules.semantic == "fcsa":
+        if spec.semantic == "fcsa":
             d_s = FeatureDiscriminator(generator.features, classes, size.hidden)
-        elif modules.semantic == "csa":
+        elif spec.semantic == "csa":
             d_s = PixelDiscriminator(generator.features, classes, size.hidden)
     module = Adaptation(generator, d_g, d_s, config.loss)
     if config.ema:
@@ -55,13 +55,13 @@ class _Part(NamedTuple):
     last: bool  # of the step
 
 
-def _summed(parts: Sequence[Terms]) -> Terms:
+def _summed(parts: Sequence[LossTerms]) -> LossTerms:
     """Each term over the parts that have it."""
     every = [[t for t in terms if t is not None] for terms in zip(*parts, strict=True)]
-    return Terms(*(reduce(add, terms) if terms else None for terms in every))
+    return LossTerms(*(reduce(add, terms) if terms else None for terms in every))
 
 
-class Engine:
+class TrainStep:
     """The module, its optimizers and the step that trains them; the same on every rank."""
 
     def __init__(
@@ -93,9 +93,9 @@ class Engine:
             config.backward == "streamed" and runtime.device.type == "cpu" and not world.grouped
         )
         self._allocator = Allocator(runtime.tuned)
-        self.lanes: Lanes | None = None
+        self.lanes: ConcurrentBackward | None = None
         if config.backward == "concurrent" and not unavailable(config, runtime.device, world):
-            self.lanes = Lanes()
+            self.lanes = ConcurrentBackward()
         self.scaler = torch.amp.GradScaler(
             runtime.device.type, enabled=runtime.amp_dtype == torch.float16
         )
@@ -110,7 +110,7 @@ class Engine:
         average = self.module.average
         return self.generator if average is None else average
 
-    def step(self, batches: Sequence[StepBatch], *, adapt: bool) -> Terms:
+    def step(self, batches: Sequence[StepBatch], *, adapt: bool) -> LossTerms:
         """One optimizer step over `accumulate` batches → this rank's part of each term, detached.
 
         A term is a mean over the valid items of the whole step; the ranks' parts add up to it.
@@ -120,11 +120,12 @@ class Engine:
         """
         self.module.train()
         self._enter(adapt)
-        whole = len(batches) == 1 and not self.world.grouped
-        share = [[1.0] * len(Terms._fields)] if whole else shares(self.module, batches, self.world)
+        share: Sequence[Sequence[float]] | Tensor = [[1.0] * len(LossTerms._fields)]
+        if len(batches) > 1 or self.world.grouped:
+            share = item_weights(self.module, batches, self.world)
         parts = list(self._parts(batches))
 
-        def terms_of(part: _Part) -> Terms:
+        def terms_of(part: _Part) -> LossTerms:
             return self._forward_and_backward(part, share[part.number], adapt)
 
         if self.lanes is not None and len(parts) > 1:
@@ -145,21 +146,20 @@ class Engine:
 
     def _forward_and_backward(
         self, part: _Part, share: Sequence[float] | Tensor, adapt: bool
-    ) -> Terms:
+    ) -> LossTerms:
         """The gradients of one part are added to what is there; → its share of the terms."""
         with self._exchange(part.last):
             with self.runtime.autocast():
-                if (
-                    self.config.runtime.compile
-                ):  # CUDA graphs may reuse what the last forward returned
+                if self.config.runtime.compile:
+                    # CUDA graphs may reuse what the last forward returned.
                     torch.compiler.cudagraph_mark_step_begin()
                 terms = self._forward(part.batch, adapt=adapt)
                 pairs = zip(terms, share, strict=True)
-                terms = Terms(*(None if t is None else s * t for t, s in pairs))
+                terms = LossTerms(*(None if t is None else s * t for t, s in pairs))
                 # The exchange averages over the ranks, and the shares already do.
                 total = objective(terms, self.config.loss) * self.world.size
             self.scaler.scale(total).backward()
-        return Terms(*(None if t is None else t.detach() for t in terms))
+        return LossTerms(*(None if t is None else t.detach() for t in terms))
 
     def _enter(self, adapt: bool) -> None:
         """Prepare the forward of a phase: the start trains G alone, the method all networks."""

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from fastass.config.schema import Config
-from fastass.data import AnyDataset, TrainingData
 from fastass.errors import UserError
 from fastass.pipelines.layouts import Dataset, open_dataset
 from fastass.pipelines.shards import PackedDataset, is_packed, open_packed
 from fastass.pipelines.source import open_source
 from fastass.pipelines.toycity import generate, is_complete
 from fastass.tracking.progress import Reporter
+from fastass.training.data import AnyDataset, TrainingData
 
 
 def open_training_data(config: Config, reporter: Reporter) -> tuple[TrainingData, Config]:

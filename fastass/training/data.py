@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fastass.adaptation import Modules
 from fastass.config.schema import Config
+from fastass.method.adaptation import MethodSpec
 from fastass.pipelines.augment import Augment
 from fastass.pipelines.batch import StepBatch
 from fastass.pipelines.classes import ClassTable
@@ -54,15 +54,15 @@ class TrainingData:
     def normalize(self) -> str:
         return self.config.data.normalize
 
-    def batches(self, first: int, modules: Modules, device: torch.device) -> Iterator[StepBatch]:
-        """Endless batches of this rank from micro-step `first` on, with the streams of `modules`.
+    def batches(self, first: int, spec: MethodSpec, device: torch.device) -> Iterator[StepBatch]:
+        """Endless batches of this rank from micro-step `first` on, with the streams of `spec`.
 
         Ranks × batch is what counts: 1 × 4, 2 × 2 and 4 × 1 see the same images, equally augmented.
         """
         c = self.config
         with open_feed(
             c.data.loader,
-            self._streams(modules),
+            self._streams(spec),
             seed=c.seed,
             rank=self.rank,
             world=self.world,
@@ -96,18 +96,18 @@ class TrainingData:
             image = source.image(int(i))
             yield np.asarray(image), source.label(int(i), image.size)
 
-    def _streams(self, modules: Modules) -> dict[str, StreamSpec]:
+    def _streams(self, spec: MethodSpec) -> dict[str, StreamSpec]:
         c, d = self.config, self.config.data
         streams = {}
-        if modules.source:
+        if spec.source:
             assert self.source is not None
             streams["source"] = StreamSpec(
                 self.source, c.batch, d.source_size, d.normalize, self._augment(d.source_resize)
             )
         target = (self.target, c.batch, d.target_size, d.normalize, self._augment(d.target_resize))
-        if modules.labelled:
+        if spec.labelled:
             streams["labelled"] = StreamSpec(*target, indices=self.labelled)
-        if modules.global_:
+        if spec.global_:
             streams["unlabelled"] = StreamSpec(*target, with_labels=False)
         return streams
 
@@ -121,7 +121,7 @@ class TrainingData:
             blur=d.blur,
         )
 
-    def describe(self, modules: Modules) -> str:
+    def describe(self, spec: MethodSpec) -> str:
         """The lines that tell what is trained on, and which modules are off for want of labels."""
         parts = [f"source {len(self.source)} images"] if self.source is not None else []
         parts += [
@@ -131,6 +131,6 @@ class TrainingData:
             f"loader {self.config.data.loader}",
         ]
         line = f"{self.config.method}: " + " · ".join(parts)
-        if "+" in self.config.method and not modules.semantic:
+        if "+" in self.config.method and not spec.semantic:
             line += "\nno labelled target images: the semantic module and L_seg(I_tl) are off"
         return line

@@ -16,9 +16,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastass import kernels, losses
+from fastass import kernels
 from fastass.config.schema import LossConfig, Method
-from fastass.losses import SOURCE, TARGET
+from fastass.method import losses
+from fastass.method.losses import SOURCE, TARGET
 from fastass.models.deeplab import DeepLab, Output
 from fastass.models.discriminators import (
     FeatureDiscriminator,
@@ -28,7 +29,7 @@ from fastass.models.discriminators import (
 from fastass.pipelines.batch import Batch, StepBatch
 
 
-class Terms(NamedTuple):
+class LossTerms(NamedTuple):
     """The terms of Eq. 9 and 10, 0-d, unweighted; None where the step has no such term."""
 
     seg_source: Tensor | None = None
@@ -42,7 +43,7 @@ class Terms(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Modules:
+class MethodSpec:
     """What a method turns on."""
 
     source: bool  # L_seg(I_s)
@@ -50,28 +51,28 @@ class Modules:
     global_: bool  # GA: D_g, L_gadv, L_gd
     semantic: str  # SA: "", "fcsa" or "csa": D_s, L_sadv, L_sd
 
-    def start(self) -> "Modules":
+    def start(self) -> "MethodSpec":
         """What is on during a start that precedes the method: L_seg alone, L_seg(I_s) if it can."""
-        return Modules(self.source, not self.source, global_=False, semantic="")
+        return MethodSpec(self.source, not self.source, global_=False, semantic="")
 
 
-def modules_of(method: Method, labelled: int) -> Modules:
+def method_spec(method: Method, labelled: int) -> MethodSpec:
     """The modules of a method with `labelled` labelled target images.
 
     Without labelled images there is no L_seg(I_tl), and the semantic module is off.
     """
     some = labelled > 0
     if method == "oracle":
-        return Modules(source=False, labelled=True, global_=False, semantic="")
+        return MethodSpec(source=False, labelled=True, global_=False, semantic="")
     if method == "source_only":
-        return Modules(source=True, labelled=False, global_=False, semantic="")
+        return MethodSpec(source=True, labelled=False, global_=False, semantic="")
     if method == "joint":
-        return Modules(source=True, labelled=some, global_=False, semantic="")
+        return MethodSpec(source=True, labelled=some, global_=False, semantic="")
     semantic = method.partition("+")[2] if some else ""
-    return Modules(source=True, labelled=some, global_=True, semantic=semantic)
+    return MethodSpec(source=True, labelled=some, global_=True, semantic=semantic)
 
 
-def objective(terms: Terms, weights: LossConfig) -> Tensor:
+def objective(terms: LossTerms, weights: LossConfig) -> Tensor:
     """Eq. 9 plus Eq. 10: the scalar whose one backward serves G, D_g and D_s."""
     λ = {
         "seg_source": weights.seg,
@@ -106,12 +107,12 @@ class Adaptation(nn.Module):
         self.weights = weights
         self.align_corners = generator.config.align_corners
 
-    def forward(self, batch: StepBatch, *, adapt: bool = True) -> Terms:
+    def forward(self, batch: StepBatch, *, adapt: bool = True) -> LossTerms:
         """The terms of the streams given; without `adapt`, L_seg alone.
 
         Unlabelled images are forwarded without gradients.
         """
-        terms = Terms()
+        terms = LossTerms()
         if batch.source is not None:
             terms = self._source(terms, batch.source, adapt)
         if batch.labelled is not None:
@@ -120,7 +121,7 @@ class Adaptation(nn.Module):
             terms = self._unlabelled(terms, batch.unlabelled)
         return terms
 
-    def _source(self, terms: Terms, batch: Batch, adapt: bool) -> Terms:
+    def _source(self, terms: LossTerms, batch: Batch, adapt: bool) -> LossTerms:
         """L_seg, L_gadv, L_sadv of G and the source halves of L_gd and L_sd."""
         images, labels = batch.images, batch.labels
         assert labels is not None
@@ -134,7 +135,7 @@ class Adaptation(nn.Module):
             return self._source_global(terms, output, labels)
         return terms._replace(seg_source=self._segmentation(output, labels))
 
-    def _source_global(self, terms: Terms, output: Output, labels: Tensor) -> Terms:
+    def _source_global(self, terms: LossTerms, output: Output, labels: Tensor) -> LossTerms:
         seg, gadv, gd = [], [], []
         for scores, d_g in zip(output.levels, self.global_discriminators, strict=True):
             loss, P = losses.segmentation_loss_and_probabilities(
@@ -151,7 +152,7 @@ class Adaptation(nn.Module):
             gd_source=self._levels(gd, 1.0),
         )
 
-    def _labelled(self, terms: Terms, batch: Batch, adapt: bool) -> Terms:
+    def _labelled(self, terms: LossTerms, batch: Batch, adapt: bool) -> LossTerms:
         """L_seg of the labelled target images and their half of L_sd."""
         images, labels = batch.images, batch.labels
         assert labels is not None
@@ -162,7 +163,7 @@ class Adaptation(nn.Module):
             terms = terms._replace(sd_target=sd)
         return terms
 
-    def _unlabelled(self, terms: Terms, batch: Batch) -> Terms:
+    def _unlabelled(self, terms: LossTerms, batch: Batch) -> LossTerms:
         """The target half of L_gd. G only supplies P here, so it runs without gradients."""
         images = batch.images
         size = (images.shape[2], images.shape[3])

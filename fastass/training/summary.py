@@ -9,9 +9,8 @@ from typing import Any
 import torch
 
 from fastass.checkpoint import files as checkpoint
-from fastass.checkpoint.run_directory import CLASS_MEANS, EXAMPLES, SHEET, Run, versions
+from fastass.checkpoint.run_directory import CLASS_MEANS, EXAMPLES, SHEET, RunDirectory, versions
 from fastass.config.schema import Config
-from fastass.data import TrainingData
 from fastass.errors import UserError
 from fastass.evaluation import class_centroids
 from fastass.inference.predict import predict
@@ -19,6 +18,7 @@ from fastass.inference.visualize import colorize, contact_sheet, save_example
 from fastass.models.deeplab import DeepLab, build_deeplab
 from fastass.runtime.atomic_write import writing
 from fastass.runtime.device import Runtime, describe
+from fastass.training.data import TrainingData
 
 ROWS = 6  # of the contact sheet
 _FILE = {"source only": "start", "adapted": "last"}  # a network's word in file names
@@ -113,7 +113,7 @@ def before_and_after(run: Path, generator: DeepLab, data: TrainingData, runtime:
     if data.source is not None:
         means = {_FILE[t]: _class_means(n, data, runtime) for t, n in networks.items()}
         text = json.dumps({"images": class_centroids.IMAGES, **means}, indent=2)
-        Run(run).write(CLASS_MEANS, text + "\n")
+        RunDirectory(run).write(CLASS_MEANS, text + "\n")
     return path
 
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from fastass.adaptation import Terms
 from fastass.errors import TrainingFailure
+from fastass.method.adaptation import LossTerms
 from fastass.runtime.process_group import SINGLE_PROCESS, World
 
 
-class Monitor:
+class Meters:
     """Collects the terms of every step on the device; `flush` checks and averages them.
 
     So a step waits for the device at no point, and a non-finite term is still reported with its
@@ -20,7 +20,7 @@ class Monitor:
 
     def __init__(self, world: World = SINGLE_PROCESS) -> None:
         self.world = world
-        self._steps: list[tuple[int, Terms]] = []
+        self._steps: list[tuple[int, LossTerms]] = []
         self.images = 0
         self.seconds = self.data_seconds = 0.0
         self._window = [0, 0.0, 0.0]
@@ -30,10 +30,10 @@ class Monitor:
         """Time counts from here: call it after anything that is not training."""
         self._mark = time.perf_counter()
 
-    def add(self, step: int, terms: Terms, images: int, data_seconds: float) -> None:
+    def add(self, step: int, terms: LossTerms, images: int, data_seconds: float) -> None:
         """One step's terms (0-d tensors on the device), images and time waited for data.
 
-        Terms and images are this rank's part; the sums over the ranks are reported.
+        LossTerms and images are this rank's part; the sums over the ranks are reported.
         """
         self._steps.append((step, terms))
         now = time.perf_counter()

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 
-from fastass.adaptation import modules_of
 from fastass.checkpoint.run_directory import (
     SUMMARY,
-    Run,
+    RunDirectory,
     check_same,
     fit_ranks,
     has_checkpoint,
@@ -18,20 +17,21 @@ from fastass.checkpoint.run_directory import (
     make_run,
 )
 from fastass.config.schema import Config
-from fastass.datasets import open_training_data
-from fastass.engine import build
 from fastass.errors import UserError
-from fastass.lanes import describe_backward
+from fastass.method.adaptation import method_spec
 from fastass.models.weights import init_weights
-from fastass.optim import describe_optimizers, describe_rates
-from fastass.results import table
 from fastass.runtime.ddp import check_parallel
 from fastass.runtime.device import Runtime, choose_device, setup_runtime
 from fastass.runtime.process_group import World, join
 from fastass.tracking.progress import Reporter, Silent
 from fastass.tracking.services import Loggers
 from fastass.tracking.services import check as check_loggers
-from fastass.trainer import Trainer
+from fastass.training.concurrent_backward import describe_backward
+from fastass.training.loop import Trainer
+from fastass.training.open_data import open_training_data
+from fastass.training.optimizers.build import describe_optimizers, describe_rates
+from fastass.training.step import build
+from fastass.training.summary import table
 
 
 def train(
@@ -80,7 +80,7 @@ def _train(
         config = fit_ranks(out, config)
     data, config = world.main_first(lambda: open_training_data(config, reporter))
     data = replace(data, rank=world.rank, world=world.size)
-    modules = modules_of(config.method, len(data.labelled_names))
+    spec = method_spec(config.method, len(data.labelled_names))
     if resuming:
         check_same(out, config, data.labelled_names, reporter.line)
         if (done := _finished(out)) is not None:
@@ -93,8 +93,8 @@ def _train(
         f"{runtime.line} · optimizers {optimizers}{backward}"
         f"{world.describe()}{describe_rates(config)}"
     )
-    reporter.line(data.describe(modules))
-    module = build(config, modules)
+    reporter.line(data.describe(spec))
+    module = build(config, spec)
     if config.init and not (resuming and has_checkpoint(out)):
         report = init_weights(module.generator, config.init, config.allow_mismatch)
         reporter.line(str(report))
@@ -106,8 +106,8 @@ def _train(
     if world.main and not resuming:
         make_run(out, config, data.labelled_names)
     with Loggers(out, config, reporter.line) as loggers:
-        run = Run(out, writes=world.main, also=loggers.log)
-        trainer = Trainer(module, config, data, modules, runtime, run, reporter, world)
+        run = RunDirectory(out, writes=world.main, also=loggers.log)
+        trainer = Trainer(module, config, data, spec, runtime, run, reporter, world)
         if resuming:
             trainer.state.restore()
         return trainer.fit(stop_at)

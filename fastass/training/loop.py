@@ -8,24 +8,24 @@ from typing import Any
 
 import torch
 
-from fastass.adaptation import Adaptation, Modules
-from fastass.checkpoint.run_directory import SUMMARY, Run
+from fastass.checkpoint.run_directory import SUMMARY, RunDirectory
 from fastass.config.schema import Config
-from fastass.data import TrainingData
-from fastass.engine import Engine
 from fastass.errors import TrainingFailure
 from fastass.evaluation.evaluate import Scores, evaluate
 from fastass.evaluation.model_selection import selection
-from fastass.monitor import Monitor
-from fastass.optim import decay, set_rates
+from fastass.method.adaptation import Adaptation, MethodSpec
 from fastass.pipelines.batch import StepBatch
-from fastass.results import before_and_after, summarize, table
-from fastass.runstate import Position, RunState
 from fastass.runtime.ddp import average_statistics
 from fastass.runtime.device import Runtime
 from fastass.runtime.process_group import SINGLE_PROCESS, AsyncMax, World
 from fastass.runtime.signals import Interrupted, Interruption
-from fastass.tracking.progress import Reporter, Window
+from fastass.tracking.progress import Reporter, TrainStats
+from fastass.training.data import TrainingData
+from fastass.training.meters import Meters
+from fastass.training.optimizers.build import decay, set_rates
+from fastass.training.step import TrainStep
+from fastass.training.summary import before_and_after, summarize, table
+from fastass.training.train_state import Progress, TrainState
 
 
 class Trainer:
@@ -36,51 +36,53 @@ class Trainer:
         module: Adaptation,
         config: Config,
         data: TrainingData,
-        modules: Modules,
+        spec: MethodSpec,
         runtime: Runtime,
-        run: Run,
+        run: RunDirectory,
         reporter: Reporter,
         world: World = SINGLE_PROCESS,
     ) -> None:
         self.config, self.data, self.runtime = config, data, runtime
-        self.modules, self.run, self.reporter = modules, run, reporter
+        self.spec, self.run, self.reporter = spec, run, reporter
         self.world = world
-        self.engine = Engine(module, config, runtime, world)
-        self.monitor = Monitor(world)
-        self.state = RunState(self.engine, config, data.classes, self.monitor, run, reporter, world)
+        self.engine = TrainStep(module, config, runtime, world)
+        self.meters = Meters(world)
+        self.state = TrainState(
+            self.engine, config, data.classes, self.meters, run, reporter, world
+        )
         self.interruption = Interruption()
         self.stop = AsyncMax(world, lambda: self.interruption.caught or 0)
         self._skipped = 0  # by this rank, since the last log
         self._averaged_at = -1  # step
 
     @property
-    def position(self) -> Position:
+    def progress(self) -> Progress:
         """Where the run stands."""
-        return self.state.position
+        return self.state.progress
 
     def fit(self, stop_at: int | None = None) -> dict[str, Any]:
         """Train to the end, or to `stop_at`. Raises Interrupted after saving on a signal."""
         with self.interruption:
             for end in (self.config.start_steps, self.config.total_steps):
                 self._train_until(end if stop_at is None else min(end, stop_at))
-                if self.position.step == end == self.config.start_steps > 0:
+                if self.progress.step == end == self.config.start_steps > 0:
                     self._finish_start()
-                if stop_at is not None and stop_at <= self.position.step < self.config.total_steps:
+                if stop_at is not None and stop_at <= self.progress.step < self.config.total_steps:
                     self._save()
                     self.state.wait()
-                    raise Interrupted(f"saved at step {self.position.step}, as asked", 0)
+                    raise Interrupted(f"saved at step {self.progress.step}, as asked", 0)
             self._evaluate_if_due(final=True)
             self.state.wait()
         return self.world.broadcast_from_main(self._finish)
 
     def _train_until(self, end: int) -> None:
-        step = self.position.step
+        step = self.progress.step
         if step >= end:
             return
         adapt = step >= self.config.start_steps
         self.reporter.phase("train" if adapt else "start", self.config.total_steps, step)
         batches = self._batches(step, adapt)
-        self.monitor.start_clock()
+        self.meters.start_clock()
         while step < end:
             waited = time.perf_counter()
             micro = [next(batches) for _ in range(self.config.accumulate)]
@@ -89,8 +91,8 @@ class Trainer:
             self.stop.ask()
             terms = self.engine.step(micro, adapt=adapt)
             images = sum(s.images.shape[0] for m in micro for s in m if s is not None)
-            step = self.position.step = step + 1
-            self.monitor.add(step, terms, images, waited)
+            step = self.progress.step = step + 1
+            self.meters.add(step, terms, images, waited)
             stop = self.stop.answer()
             if step % self.config.log_every == 0 or step == end:
                 self._log()
@@ -100,12 +102,12 @@ class Trainer:
                 self._save()
                 if stop:
                     self._interrupted(stop)
-                self.monitor.start_clock()
+                self.meters.start_clock()
 
     def _batches(self, step: int, adapt: bool) -> Iterator[StepBatch]:
         first = step * self.config.accumulate
-        modules = self.modules if adapt else self.modules.start()
-        for batch in self.data.batches(first, modules, self.runtime.device):
+        spec = self.spec if adapt else self.spec.start()
+        for batch in self.data.batches(first, spec, self.runtime.device):
             self._skipped += batch.skipped
             for line in batch.found_bad:
                 self.reporter.line(f"skipped: {line}")
@@ -113,55 +115,55 @@ class Trainer:
 
     def _log(self) -> None:
         try:
-            means = self.monitor.flush()
+            means = self.meters.flush()
         except TrainingFailure as error:
             raise TrainingFailure(f"{error}; {self.state.kept()}") from None
         if not means:
             return
         skipped = self.world.sum(torch.tensor(self._skipped))
-        self.position.skipped += int(skipped)
+        self.progress.skipped += int(skipped)
         self._skipped = 0
         rate = self.engine.optimizers["generator"].param_groups[0]["lr"]
-        here = self.position
+        here = self.progress
         self.run.log({"step": here.step, "lr": rate, "skipped": here.skipped, **means})
         self.reporter.trained(here.step, self._window(means))
 
     def _settle(self) -> None:
         """Make what the ranks have gathered since the last step common, to evaluate or save it."""
         self._log()
-        if self._averaged_at != self.position.step:
+        if self._averaged_at != self.progress.step:
             average_statistics(self.engine.module, self.world)
-            self._averaged_at = self.position.step
+            self._averaged_at = self.progress.step
 
-    def _window(self, means: dict[str, Any]) -> Window:
+    def _window(self, means: dict[str, Any]) -> TrainStats:
         device, gpu = self.runtime.device, None
         if device.type == "cuda":
             peak, size = torch.cuda.max_memory_allocated(device), torch.cuda.mem_get_info(device)[1]
             gpu = (peak / 2**30, size / 2**30)
-        return Window(means["terms"], means["images_per_second"], means["data_wait"], gpu)
+        return TrainStats(means["terms"], means["images_per_second"], means["data_wait"], gpu)
 
     def _evaluate_if_due(self, final: bool = False) -> None:
-        every, step = self.config.eval_every, self.position.step
+        every, step = self.config.eval_every, self.progress.step
         due = final or (every and (step - self.config.start_steps) % every == 0)
-        if not due or self.position.evaluated_at == step:
+        if not due or self.progress.evaluated_at == step:
             return
         scores = self._evaluate()
-        self.position.evaluated_at = step
-        self.position.last = scores.record()
-        best = scores.miou > self.position.best
-        self.position.best = max(self.position.best, scores.miou)
+        self.progress.evaluated_at = step
+        self.progress.last = scores.record()
+        best = scores.miou > self.progress.best
+        self.progress.best = max(self.progress.best, scores.miou)
         self._save(*["best"] if best else [])
 
     def _finish_start(self) -> None:
         """The start is complete: evaluate and keep it, to compare with what follows."""
-        if self.position.start is not None:
+        if self.progress.start is not None:
             return
-        self.position.start = self._evaluate().record()
+        self.progress.start = self._evaluate().record()
         self._save("start")
 
     def _evaluate(self) -> Scores:
         self._settle()
-        step = self.position.step
+        step = self.progress.step
         self.reporter.phase(f"evaluate at {step}", len(self.data.val))
         done = 0
         common = len(self.data.val) // self.world.size  # images that every rank has
@@ -183,7 +185,7 @@ class Trainer:
         self.run.log({"step": step, "eval": scores.record()})
         self.reporter.scored(step, scores.miou)
         self.reporter.phase("train", self.config.total_steps, step)
-        self.monitor.start_clock()
+        self.meters.start_clock()
         return scores
 
     def _save(self, *links: str) -> None:
@@ -193,13 +195,13 @@ class Trainer:
     def _interrupted(self, number: int) -> None:
         self.state.wait()
         raise Interrupted(
-            f"{signal.Signals(number).name}: saved at step {self.position.step}; continue with "
+            f"{signal.Signals(number).name}: saved at step {self.progress.step}; continue with "
             f"`fastass train --out {self.run.path} --resume`",
             128 + number,
         )
 
     def _finish(self) -> dict[str, Any]:
-        here = self.position
+        here = self.progress
         assert here.last is not None
         summary = summarize(
             self.config,
@@ -209,8 +211,8 @@ class Trainer:
             last=here.last,
             best_miou=here.best,
             selection=selection(self.run.path, self.config.start_steps),
-            images_per_second=self.monitor.images_per_second,
-            seconds=self.monitor.seconds,
+            images_per_second=self.meters.images_per_second,
+            seconds=self.meters.seconds,
             skipped=here.skipped,
         )
         sheet = before_and_after(self.run.path, self.engine.evaluated, self.data, self.runtime)

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from fastass import apex_optimizers
 from fastass.config.schema import Config
 from fastass.errors import UserError
 from fastass.models.deeplab import DeepLab
-from fastass.unguarded import SGD, Adam
+from fastass.training.optimizers import apex
+from fastass.training.optimizers.torch_eager import SGD, Adam
 
 
 def generator_optimizer(generator: DeepLab, config: Config) -> Optimizer:
@@ -31,7 +31,7 @@ def generator_optimizer(generator: DeepLab, config: Config) -> Optimizer:
         "weight_decay": o.weight_decay,
     }
     if o.optimizer_backend == "apex":
-        return apex_optimizers.sgd(groups, **values)
+        return apex.sgd(groups, **values)
     return SGD(groups, **values, **_implementation(config))
 
 
@@ -45,7 +45,7 @@ def discriminator_optimizer(discriminator: nn.Module, config: Config) -> Optimiz
     groups = [{"params": list(discriminator.parameters()), "lr": rate, "base_lr": rate}]
     values: dict[str, Any] = {"lr": rate, "betas": o.d_betas}
     if o.optimizer_backend == "apex":
-        return apex_optimizers.adam(groups, **values)
+        return apex.adam(groups, **values)
     return Adam(groups, **values, **_implementation(config))
 
 
@@ -102,7 +102,7 @@ def describe_optimizers(config: Config, device: torch.device) -> str:
     """Whose implementation of SGD and Adam runs. UserError for apex where it can't."""
     backend = config.optim.optimizer_backend
     if backend == "apex":
-        reason = apex_optimizers.unavailable()
+        reason = apex.unavailable()
         if reason is None and device.type != "cuda":
             reason = f"its optimizers need CUDA, the device is {device}"
         if reason is not None:

@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastass.checkpoint import files as checkpoint
-from fastass.checkpoint.async_writer import Saver
-from fastass.checkpoint.run_directory import Run, has_checkpoint
+from fastass.checkpoint.async_writer import AsyncWriter
+from fastass.checkpoint.run_directory import RunDirectory, has_checkpoint
 from fastass.config.schema import Config
 from fastass.config.text import to_yaml
-from fastass.engine import Engine
 from fastass.errors import TrainingFailure, UserError
-from fastass.monitor import Monitor
 from fastass.pipelines.classes import ClassTable
 from fastass.runtime.process_group import World
 from fastass.tracking.progress import Reporter
+from fastass.training.meters import Meters
+from fastass.training.step import TrainStep
 
 
 @dataclass
-class Position:
+class Progress:
     """Where a run stands; saved with every checkpoint."""
 
     step: int = 0
@@ -32,23 +32,23 @@ class Position:
     skipped: int = 0  # bad samples that were replaced
 
 
-class RunState:
+class TrainState:
     """The position of a run, its networks and optimizers, and their checkpoints."""
 
     def __init__(
         self,
-        engine: Engine,
+        engine: TrainStep,
         config: Config,
         classes: ClassTable,
-        monitor: Monitor,
-        run: Run,
+        meters: Meters,
+        run: RunDirectory,
         reporter: Reporter,
         world: World,
     ) -> None:
         self.engine, self.config, self.classes = engine, config, classes
-        self.monitor, self.run, self.reporter, self.world = monitor, run, reporter, world
-        self.position = Position()
-        self._saver = Saver(run.path, background=config.save_in_background)
+        self.meters, self.run, self.reporter, self.world = meters, run, reporter, world
+        self.progress = Progress()
+        self._saver = AsyncWriter(run.path, background=config.save_in_background)
 
     def restore(self) -> None:
         """Continue from the last checkpoint, where there is one."""
@@ -58,8 +58,8 @@ class RunState:
         saved = self._newest()
         checkpoint.load_into(self.engine.module, saved.weights, saved.path)
         self.engine.load_state(saved.state["engine"])
-        self.position = here = Position(**saved.state["position"])
-        self.monitor.images, self.monitor.seconds = here.images, here.seconds
+        self.progress = here = Progress(**saved.state["position"])
+        self.meters.images, self.meters.seconds = here.images, here.seconds
         started = {self.config.start_steps} if here.start is not None else set()
         self.run.forget_after(here.step, {here.evaluated_at} | started)
         self.reporter.line(f"resuming {self.run.path} at step {here.step}")
@@ -73,8 +73,8 @@ class RunState:
 
     def save(self, *links: str) -> None:
         """Save as `last` and as `links`; of several ranks the main one writes."""
-        here = self.position
-        here.images, here.seconds = self.monitor.images, self.monitor.seconds
+        here = self.progress
+        here.images, here.seconds = self.meters.images, self.meters.seconds
         self._check_weights()
         if not self.world.main:
             return
@@ -91,7 +91,7 @@ class RunState:
         for name, value in self.engine.module.state_dict().items():
             if value.is_floating_point() and not bool(value.isfinite().all()):
                 raise TrainingFailure(
-                    f"step {self.position.step}: weight {name} is not finite; {self.kept()}"
+                    f"step {self.progress.step}: weight {name} is not finite; {self.kept()}"
                 )
 
     def wait(self) -> None:

@@ -52,7 +52,7 @@ def describe_backward(config: Config, device: torch.device, world: World) -> str
     )
 
 
-class Lanes:
+class ConcurrentBackward:
     """Two threads, the caller's and one more."""
 
     def __init__(self) -> None:

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastass.adaptation import Adaptation, Terms
 from fastass.kernels.nearest import nearest_labels
+from fastass.method.adaptation import Adaptation, LossTerms
 from fastass.models.config import ModelConfig
 from fastass.models.deeplab import make_backbone
 from fastass.models.discriminators import PixelDiscriminator
@@ -25,7 +25,7 @@ from fastass.runtime.process_group import World
 IGNORED = 255
 
 
-def shares(module: Adaptation, batches: Sequence[StepBatch], world: World) -> Tensor:
+def item_weights(module: Adaptation, batches: Sequence[StepBatch], world: World) -> Tensor:
     """[len(batches), 8], of the batches' device and dtype: the share of each batch in each term.
 
     The sum over the batches of all ranks is 1, or 0 for a term that has no valid item at all.
@@ -43,7 +43,7 @@ def _counts(module: Adaptation, batch: StepBatch) -> Tensor:
     seg_s, sem_s, images_s = _stream(module, batch.source, zero)
     seg_t, sem_t, _ = _stream(module, batch.labelled, zero)
     _, _, images_u = _stream(module, batch.unlabelled, zero)
-    terms = Terms(
+    terms = LossTerms(
         seg_source=seg_s,
         seg_target=seg_t,
         gadv=images_s,

@@ -1,0 +1,1 @@
+"""A training run, from the checked configuration to the summary."""
