@@ -17,9 +17,9 @@ from fastass.bench.input.baselines import BaseCodeWay, in_processes
 from fastass.config.schema import Config
 from fastass.errors import UserError
 from fastass.method.adaptation import MethodSpec
-from fastass.pipelines.batch import Batch, StepBatch
-from fastass.pipelines.layouts import Dataset
-from fastass.pipelines.streams import NORMALIZATIONS
+from fastass.pipelines.datasets.layouts import Dataset
+from fastass.pipelines.loaders.batch import Batch, StepBatch
+from fastass.pipelines.loaders.spec import NORMALIZATIONS
 from fastass.runtime.device import Runtime
 from fastass.tracking.terminal import reporter
 from fastass.training.open_data import open_training_data

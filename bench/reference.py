@@ -19,7 +19,7 @@ from fastass.bench.reference_networks import Generator, GlobalDiscriminator, Sem
 from fastass.config.schema import Config
 from fastass.method.adaptation import Adaptation, LossTerms
 from fastass.models.discriminators import FeatureDiscriminator
-from fastass.pipelines.batch import StepBatch
+from fastass.pipelines.loaders.batch import StepBatch
 from fastass.training.optimizers.build import decay
 
 IGNORE, SOURCE, TARGET = 255, 0, 1

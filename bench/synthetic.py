@@ -4,7 +4,7 @@ import torch
 
 from fastass.config.schema import Config
 from fastass.method.adaptation import MethodSpec
-from fastass.pipelines.batch import Batch, StepBatch
+from fastass.pipelines.loaders.batch import Batch, StepBatch
 
 PATCH = 16  # pixels of a label's squares: labels of natural scenes are large areas
 

@@ -18,7 +18,7 @@ from fastass.errors import USER_ERRORS, UserError
 from fastass.method.adaptation import MethodSpec, method_spec
 from fastass.models.convolution import use_winograd
 from fastass.models.norm import FrozenBatchNorm2d
-from fastass.pipelines.batch import StepBatch
+from fastass.pipelines.loaders.batch import StepBatch
 from fastass.runtime.device import Runtime, setup_runtime
 from fastass.training.step import TrainStep, build
 

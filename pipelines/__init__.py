@@ -1,1 +1,1 @@
-"""Input pipelines: data set layouts, packing, decoding and augmentation, sample order."""
+"""Input pipelines: data sets, packed shards, loaders, and the built-in data set ToyCity."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fastass.pipelines.classes import COLORS
+from fastass.pipelines.datasets.classes import COLORS
 
 
 def natural(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -9,11 +9,11 @@ from typing import Any
 import dataset_files as files
 import pytest
 
+from fastass.pipelines.datasets.layouts import open_dataset
 from fastass.pipelines.errors import DataError
-from fastass.pipelines.layouts import open_dataset
-from fastass.pipelines.manifest import Manifest
-from fastass.pipelines.pack import pack
-from fastass.pipelines.shardindex import ShardIndex, index_name, shard_name
+from fastass.pipelines.packed.index import ShardIndex, index_name, shard_name
+from fastass.pipelines.packed.manifest import Manifest
+from fastass.pipelines.packed.pack import pack
 
 SIZE = (32, 20)
 

@@ -12,7 +12,7 @@ from fastass import kernels
 from fastass.config.schema import Config, DiscriminatorConfig, LossConfig
 from fastass.method.adaptation import Adaptation, MethodSpec, method_spec, objective
 from fastass.models.config import ModelConfig
-from fastass.pipelines.batch import Batch, StepBatch
+from fastass.pipelines.loaders.batch import Batch, StepBatch
 from fastass.training.step import build
 
 CLASSES, IGNORE, ABSENT = 5, 255, 3

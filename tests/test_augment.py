@@ -3,8 +3,15 @@ import pytest
 from dataset_files import blocks
 from PIL import Image
 
-from fastass.pipelines.augment import Augment, Draw, color_matrix, draw, region_box, resize_label
 from fastass.pipelines.errors import DataError
+from fastass.pipelines.loaders.augment import (
+    Augment,
+    AugmentParams,
+    color_matrix,
+    draw_params,
+    region_box,
+    resize_label,
+)
 
 
 @pytest.mark.parametrize(
@@ -21,16 +28,16 @@ from fastass.pipelines.errors import DataError
 def test_nearest_is_pillows(old: tuple[int, int], new: tuple[int, int]) -> None:
     label = np.random.default_rng(0).integers(0, 255, (old[1], old[0]), np.uint8)
     pillow = Image.fromarray(label).resize(new, Image.Resampling.NEAREST)
-    np.testing.assert_array_equal(resize_label(label, Draw(), new), np.asarray(pillow))
+    np.testing.assert_array_equal(resize_label(label, AugmentParams(), new), np.asarray(pillow))
     np.testing.assert_array_equal(
-        resize_label(label, Draw(mirror=True), new), np.asarray(pillow)[:, ::-1]
+        resize_label(label, AugmentParams(mirror=True), new), np.asarray(pillow)[:, ::-1]
     )
 
 
 def test_region_is_pillows_box() -> None:
     label = np.random.default_rng(0).integers(0, 255, (53, 97), np.uint8)
     for position in range(50):
-        drawn = draw(Augment(scale=(1.0, 2.5)), (32, 16), 0, "source", position)
+        drawn = draw_params(Augment(scale=(1.0, 2.5)), (32, 16), 0, "source", position)
         box = region_box(drawn, (97, 53))
         pillow = np.asarray(Image.fromarray(label).resize((32, 16), Image.Resampling.NEAREST, box))
         ours = resize_label(label, drawn, (32, 16))
@@ -39,15 +46,17 @@ def test_region_is_pillows_box() -> None:
 
 def test_mirror_without_a_resize() -> None:
     label = blocks(6, 8, 9)
-    np.testing.assert_array_equal(resize_label(label, Draw(mirror=True), (8, 6)), label[:, ::-1])
-    whole = Draw(mirror=True, region=(0.0, 0.0, 1.0, 1.0))
+    np.testing.assert_array_equal(
+        resize_label(label, AugmentParams(mirror=True), (8, 6)), label[:, ::-1]
+    )
+    whole = AugmentParams(mirror=True, region=(0.0, 0.0, 1.0, 1.0))
     np.testing.assert_array_equal(resize_label(label, whole, (8, 6)), label[:, ::-1])
 
 
 def test_draws_are_pure_and_in_range() -> None:
     augment = Augment(scale=(0.5, 2.0), resize=(256, 128), jitter=0.3, hue=20, blur=1.5)
-    draws = [draw(augment, (128, 64), 1, "source", p) for p in range(500)]
-    assert draws == [draw(augment, (128, 64), 1, "source", p) for p in range(500)]
+    draws = [draw_params(augment, (128, 64), 1, "source", p) for p in range(500)]
+    assert draws == [draw_params(augment, (128, 64), 1, "source", p) for p in range(500)]
     assert 0.4 < np.mean([d.mirror for d in draws]) < 0.6
     assert 0.4 < np.mean([d.sigma > 0 for d in draws]) < 0.6
     assert max(d.sigma for d in draws) < 1.5

@@ -6,13 +6,13 @@ import pytest
 
 from fastass.bench.input.baselines import BaseCodeWay, PackedByHand
 from fastass.bench.input.loaders import BASE, Rate, format_rates, measure
-from fastass.pipelines.augment import Augment
+from fastass.pipelines.datasets.layouts import open_dataset
 from fastass.pipelines.errors import DataError
-from fastass.pipelines.layouts import open_dataset
-from fastass.pipelines.pack import pack
-from fastass.pipelines.pillow import PillowFeed
-from fastass.pipelines.shards import open_packed
-from fastass.pipelines.streams import StreamSpec
+from fastass.pipelines.loaders.augment import Augment
+from fastass.pipelines.loaders.pillow import PillowLoader
+from fastass.pipelines.loaders.spec import StreamSpec
+from fastass.pipelines.packed.dataset import open_packed
+from fastass.pipelines.packed.pack import pack
 
 SIZE = (48, 32)
 
@@ -24,7 +24,7 @@ def test_baselines_make_the_same_batches(tmp_path: Path) -> None:
     packed = open_packed(tmp_path / "packed")
     for dataset, baseline in ((data, BaseCodeWay(data, SIZE)), (packed, PackedByHand(packed))):
         spec = StreamSpec(dataset, 4, SIZE, augment=Augment(mirror=False))
-        with PillowFeed({"source": spec}, 0, workers=0) as feed:
+        with PillowLoader({"source": spec}, 0, workers=0) as feed:
             batch = next(feed.batches()).source
         assert batch is not None
         assert batch.labels is not None

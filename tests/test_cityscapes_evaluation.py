@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 import fastass
 from fastass.cli.main import main
 from fastass.models import ModelConfig, build_deeplab
-from fastass.pipelines.classes import SYNTHIA_13, SYNTHIA_16
+from fastass.pipelines.datasets.classes import SYNTHIA_13, SYNTHIA_16
 
 official = pytest.importorskip(
     "cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling",

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from fastass.pipelines.class_file import read_class_file
+from fastass.pipelines.datasets.class_file import read_class_file
 from fastass.pipelines.errors import DataError
 
 

@@ -16,8 +16,8 @@ from fastass.evaluation.class_centroids import (
 )
 from fastass.models.config import ModelConfig
 from fastass.models.deeplab import build_deeplab
-from fastass.pipelines.evaluation import EvalBatch
-from fastass.pipelines.layouts import open_dataset
+from fastass.pipelines.datasets.layouts import open_dataset
+from fastass.pipelines.loaders.evaluation import EvalBatch
 from fastass.runtime.device import setup_runtime
 
 RUNTIME = setup_runtime(RuntimeConfig(device="cpu", kernels="reference"))

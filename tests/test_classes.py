@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from packed_files import fails
 
-from fastass.pipelines.classes import CITYSCAPES, GTA5, IGNORE, NAMES, SYNTHIA, ClassTable
+from fastass.pipelines.datasets.classes import CITYSCAPES, GTA5, IGNORE, NAMES, SYNTHIA, ClassTable
 
 
 @pytest.mark.parametrize("table", [CITYSCAPES, GTA5, SYNTHIA])

@@ -11,18 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
-from fastass.pipelines.augment import Augment
-from fastass.pipelines.batch import StepBatch
+from fastass.pipelines.datasets.layouts import Dataset, open_dataset
 from fastass.pipelines.errors import DataError
-from fastass.pipelines.feed import open_feed
-from fastass.pipelines.layouts import Dataset, open_dataset
-from fastass.pipelines.pack import pack
-from fastass.pipelines.pillow import PillowFeed
-from fastass.pipelines.shards import PackedDataset, open_packed
-from fastass.pipelines.streams import NORMALIZATIONS, StreamSpec
+from fastass.pipelines.loaders.augment import Augment
+from fastass.pipelines.loaders.batch import StepBatch
+from fastass.pipelines.loaders.open_loader import open_loader
+from fastass.pipelines.loaders.pillow import PillowLoader
+from fastass.pipelines.loaders.spec import NORMALIZATIONS, StreamSpec
+from fastass.pipelines.packed.dataset import PackedDataset, open_packed
+from fastass.pipelines.packed.pack import pack
 
 pytest.importorskip("nvidia.dali")
-from fastass.pipelines.dali import DaliFeed
+from fastass.pipelines.loaders.dali import DaliLoader
 
 SIZE = (48, 32)
 CUDA = pytest.param(
@@ -85,8 +85,8 @@ def test_same_batches_as_pillow(
     if device != "cpu":  # nvJPEG's inverse DCT is another one, by a level or two
         usual, most = usual + 2, most + 4
     spec = StreamSpec(request.getfixturevalue(data), 2, SIZE, normalize, how)
-    ours = steps(DaliFeed({"source": spec}, 4, device=device), 0, 6)
-    truth = steps(PillowFeed({"source": spec}, 4), 0, 6)
+    ours = steps(DaliLoader({"source": spec}, 4, device=device), 0, 6)
+    truth = steps(PillowLoader({"source": spec}, 4), 0, 6)
     above = []
     for a, b in zip(ours, truth, strict=True):
         assert a.source is not None
@@ -135,8 +135,8 @@ def test_same_pixels_as_pillow_from_every_format(tmp_path: Path, name: str, devi
     (root / "labels/0.png").rename(root / f"labels/{Path(name).stem}.png")
     FORMATS[name](files.natural(64, 96), root / "images" / name)
     spec = StreamSpec(open_dataset(root), 1, SIZE, augment=Augment(mirror=False))
-    (ours,) = steps(DaliFeed({"source": spec}, 0, device=device), 0, 1)
-    (truth,) = steps(PillowFeed({"source": spec}, 0), 0, 1)
+    (ours,) = steps(DaliLoader({"source": spec}, 0, device=device), 0, 1)
+    (truth,) = steps(PillowLoader({"source": spec}, 0), 0, 1)
     assert ours.source is not None
     assert truth.source is not None
     difference = (ours.source.images.cpu() - truth.source.images).abs()
@@ -157,8 +157,8 @@ def three(gta5: Dataset, packed: PackedDataset, batch: int = 2) -> dict[str, Str
 @pytest.mark.parametrize("start", [1, 7])
 def test_resume_is_exact(gta5: Dataset, packed: PackedDataset, device: str, start: int) -> None:
     streams = three(gta5, packed)
-    straight = steps(DaliFeed(streams, 5, device=device), 0, 10)
-    resumed = steps(DaliFeed(streams, 5, workers=1, prefetch=3, device=device), start, 10 - start)
+    straight = steps(DaliLoader(streams, 5, device=device), 0, 10)
+    resumed = steps(DaliLoader(streams, 5, workers=1, prefetch=3, device=device), start, 10 - start)
     for a, b in zip(straight[start:], resumed, strict=True):
         for one, two in zip(a, b, strict=True):
             assert one is not None
@@ -171,7 +171,7 @@ def test_resume_is_exact(gta5: Dataset, packed: PackedDataset, device: str, star
 
 def test_world_size_does_not_change_the_global_batch(packed: PackedDataset) -> None:
     def run(batch: int, rank: int, world: int) -> list[StepBatch]:
-        return steps(DaliFeed({"source": StreamSpec(packed, batch, SIZE)}, 5, rank, world), 0, 3)
+        return steps(DaliLoader({"source": StreamSpec(packed, batch, SIZE)}, 5, rank, world), 0, 3)
 
     whole = run(4, 0, 1)
     parts = [run(2, rank, 2) for rank in (0, 1)]
@@ -184,9 +184,9 @@ def test_world_size_does_not_change_the_global_batch(packed: PackedDataset) -> N
 def test_batches_stay_valid(packed: PackedDataset, device: str) -> None:
     """The memory is DALI's own: later steps must not overwrite it."""
     streams = {"source": StreamSpec(packed, 2, SIZE)}
-    kept = steps(DaliFeed(streams, 0, device=device), 0, 12)
+    kept = steps(DaliLoader(streams, 0, device=device), 0, 12)
     for step, batch in enumerate(kept):
-        (again,) = steps(DaliFeed(streams, 0, device=device), step, 1)
+        (again,) = steps(DaliLoader(streams, 0, device=device), step, 1)
         assert torch.equal(batch.source.images, again.source.images)  # type: ignore[union-attr]
 
 
@@ -195,10 +195,10 @@ def test_batches_stay_valid(packed: PackedDataset, device: str) -> None:
 def test_batches_are_ordered_with_the_stream_that_uses_them(packed: PackedDataset) -> None:
     """A batch is ready when the caller's stream reads it, and its memory is not reused before."""
     streams = {"source": StreamSpec(packed, 4, SIZE)}
-    straight = steps(DaliFeed(streams, 0, device="cuda:0"), 0, 30)
+    straight = steps(DaliLoader(streams, 0, device="cuda:0"), 0, 30)
     side = torch.cuda.Stream()
     copies = []
-    with torch.cuda.stream(side), DaliFeed(streams, 0, device="cuda:0") as feed:
+    with torch.cuda.stream(side), DaliLoader(streams, 0, device="cuda:0") as feed:
         for batch in islice(feed.batches(), 30):
             assert batch.source is not None
             torch.cuda._sleep(20_000_000)  # some 10 ms: the step that the batch waits for
@@ -212,8 +212,8 @@ def test_batches_are_ordered_with_the_stream_that_uses_them(packed: PackedDatase
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_compute_dtype(packed: PackedDataset, device: str, dtype: torch.dtype) -> None:
     streams = {"source": StreamSpec(packed, 2, SIZE, "imagenet")}
-    (got,) = steps(DaliFeed(streams, 0, dtype=dtype, device=device), 0, 1)
-    (full,) = steps(DaliFeed(streams, 0, device=device), 0, 1)
+    (got,) = steps(DaliLoader(streams, 0, dtype=dtype, device=device), 0, 1)
+    (full,) = steps(DaliLoader(streams, 0, device=device), 0, 1)
     assert got.source is not None
     assert full.source is not None
     assert got.source.images.dtype == dtype
@@ -241,9 +241,9 @@ def test_bad_file_is_named_and_can_be_skipped(
     path.write_bytes(content)
     streams = {"source": StreamSpec(broken, 1, SIZE)}
     with pytest.raises(DataError, match=f"{path.parent.name}/00003.png: damaged"):
-        steps(DaliFeed(streams, 0, device=device), 0, 5)
-    got = steps(DaliFeed(streams, 0, on_bad_sample="skip", device=device), 0, 10)
-    truth = steps(PillowFeed(streams, 0, on_bad_sample="skip"), 0, 10)
+        steps(DaliLoader(streams, 0, device=device), 0, 5)
+    got = steps(DaliLoader(streams, 0, on_bad_sample="skip", device=device), 0, 10)
+    truth = steps(PillowLoader(streams, 0, on_bad_sample="skip"), 0, 10)
     assert sum(step.skipped for step in got) == 2
     (line,) = [line for step in got for line in step.found_bad]
     assert line.startswith(str(path))
@@ -255,7 +255,7 @@ def test_bad_sample_is_reported_at_its_step(broken: Dataset) -> None:
     last = next(s for s in broken.samples if s.name == order[4])
     last.image.write_bytes(b"gone")
     seen = []
-    batches = DaliFeed({"source": StreamSpec(broken, 1, SIZE)}, 0).batches()
+    batches = DaliLoader({"source": StreamSpec(broken, 1, SIZE)}, 0).batches()
     for _ in range(4):
         seen += next(batches).source.names  # type: ignore[union-attr]
     with pytest.raises(DataError, match=f"{last.image.name}: damaged"):
@@ -264,7 +264,7 @@ def test_bad_sample_is_reported_at_its_step(broken: Dataset) -> None:
 
 
 def _pillow(data: Dataset, count: int) -> list[StepBatch]:
-    return steps(PillowFeed({"source": StreamSpec(data, 1, SIZE)}, 0), 0, count)
+    return steps(PillowLoader({"source": StreamSpec(data, 1, SIZE)}, 0), 0, count)
 
 
 def test_truncated_jpeg_is_not_accepted(tmp_path: Path) -> None:
@@ -274,7 +274,7 @@ def test_truncated_jpeg_is_not_accepted(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-300])
     streams = {"source": StreamSpec(open_dataset(root), 1, SIZE)}
     with pytest.raises(DataError, match=r"images/1.jpg: damaged image file"):
-        steps(DaliFeed(streams, 0), 0, 4)
+        steps(DaliLoader(streams, 0), 0, 4)
 
 
 def test_damaged_shard_is_named(city: Dataset, tmp_path: Path) -> None:
@@ -287,15 +287,15 @@ def test_damaged_shard_is_named(city: Dataset, tmp_path: Path) -> None:
     path.write_bytes(content)
     streams = {"source": StreamSpec(open_packed(tmp_path / "p"), 1, SIZE)}
     with pytest.raises(DataError, match=r"shard-00001.tar: record .*checksum"):
-        steps(DaliFeed(streams, 0), 0, 8)
-    got = steps(DaliFeed(streams, 0, on_bad_sample="skip"), 0, 7)
+        steps(DaliLoader(streams, 0), 0, 8)
+    got = steps(DaliLoader(streams, 0, on_bad_sample="skip"), 0, 7)
     assert sum(step.skipped for step in got) == 1
 
 
 def test_what_only_dali_refuses_is_diagnosed(
     packed: PackedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    feed = DaliFeed({"source": StreamSpec(packed, 2, SIZE)}, 0)
+    feed = DaliLoader({"source": StreamSpec(packed, 2, SIZE)}, 0)
     source = feed._readers["source"].source
     monkeypatch.setattr(source, "encoded", lambda i: np.zeros(99, np.uint8))
     with pytest.raises(DataError, match=r"DALI cannot decode one of .*aachen"):
@@ -303,6 +303,6 @@ def test_what_only_dali_refuses_is_diagnosed(
 
 
 def test_open_feed_gives_dali(packed: PackedDataset) -> None:
-    feed = open_feed("dali", {"source": StreamSpec(packed, 2, SIZE)}, 0)
-    assert isinstance(feed, DaliFeed)
+    feed = open_loader("dali", {"source": StreamSpec(packed, 2, SIZE)}, 0)
+    assert isinstance(feed, DaliLoader)
     feed.close()

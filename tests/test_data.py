@@ -10,9 +10,9 @@ import torch
 from fastass.config.schema import Config, DataConfig
 from fastass.errors import UserError
 from fastass.method.adaptation import method_spec
-from fastass.pipelines.batch import Batch, StepBatch
-from fastass.pipelines.layouts import open_dataset
-from fastass.pipelines.pack import pack
+from fastass.pipelines.datasets.layouts import open_dataset
+from fastass.pipelines.loaders.batch import Batch, StepBatch
+from fastass.pipelines.packed.pack import pack
 from fastass.tracking.terminal import reporter
 from fastass.training.data import TrainingData
 from fastass.training.open_data import open_training_data

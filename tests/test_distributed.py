@@ -23,7 +23,7 @@ from fastass.config.schema import (
 )
 from fastass.method.adaptation import method_spec
 from fastass.models.config import ModelConfig
-from fastass.pipelines.batch import Batch, StepBatch
+from fastass.pipelines.loaders.batch import Batch, StepBatch
 from fastass.runtime.device import setup_runtime
 from fastass.runtime.process_group import World, join
 from fastass.runtime.signals import Interrupted

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastass.pipelines.encode import resize_bicubic
+from fastass.pipelines.packed.encode import resize_bicubic
 
 
 @pytest.mark.parametrize("size", [(512, 256), (640, 360), (333, 470), (957, 526)])

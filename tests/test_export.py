@@ -19,7 +19,7 @@ from fastass.inference.export.folder import CARD, PLAIN
 from fastass.inference.export.graph import compare, graph_of
 from fastass.inference.segmenter import Preparation
 from fastass.models import ModelConfig, build_deeplab
-from fastass.pipelines.classes import GTA5
+from fastass.pipelines.datasets.classes import GTA5
 
 
 def randomised(network: fastass.Segmenter) -> fastass.Segmenter:

@@ -5,14 +5,14 @@ from pathlib import Path
 import dataset_files as files
 import pytest
 
-import fastass.pipelines
-from fastass.pipelines.augment import Augment
+import fastass.pipelines.loaders
+from fastass.pipelines.datasets.layouts import open_dataset
 from fastass.pipelines.errors import DataError
-from fastass.pipelines.feed import LOADERS, open_feed
-from fastass.pipelines.layouts import open_dataset
-from fastass.pipelines.pack import pack
-from fastass.pipelines.shards import open_packed
-from fastass.pipelines.streams import StreamSpec
+from fastass.pipelines.loaders.augment import Augment
+from fastass.pipelines.loaders.open_loader import LOADERS, open_loader
+from fastass.pipelines.loaders.spec import StreamSpec
+from fastass.pipelines.packed.dataset import open_packed
+from fastass.pipelines.packed.pack import pack
 
 
 def streams(root: Path) -> dict[str, StreamSpec]:
@@ -30,10 +30,10 @@ def streams(root: Path) -> dict[str, StreamSpec]:
 def test_missing_dali_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     for name in ("dali", "dali_graph"):
-        monkeypatch.delitem(sys.modules, f"fastass.pipelines.{name}", raising=False)
-        monkeypatch.delattr(fastass.pipelines, name, raising=False)
+        monkeypatch.delitem(sys.modules, f"fastass.pipelines.loaders.{name}", raising=False)
+        monkeypatch.delattr(fastass.pipelines.loaders, name, raising=False)
     with pytest.raises(DataError, match=r"pip install 'fastass\[dali\]', or use --loader pillow"):
-        open_feed("dali", streams(tmp_path), 0)
+        open_loader("dali", streams(tmp_path), 0)
 
 
 def resident() -> int:
@@ -46,7 +46,7 @@ def resident() -> int:
 def test_memory_stays_flat(loader: str, tmp_path: Path) -> None:
     if loader == "dali":
         pytest.importorskip("nvidia.dali")
-    with open_feed(loader, streams(tmp_path), 0) as feed:
+    with open_loader(loader, streams(tmp_path), 0) as feed:
         batches = feed.batches()
         for _ in islice(batches, 2000):
             pass

@@ -14,9 +14,9 @@ import fastass
 from fastass.errors import UserError
 from fastass.evaluation.evaluate import confusion_of
 from fastass.inference.views import Views, labels, probabilities, tiles
-from fastass.pipelines.evaluation import EvalFeed
-from fastass.pipelines.layouts import open_dataset
-from fastass.pipelines.read import read_image, read_label
+from fastass.pipelines.datasets.decode import read_image, read_label
+from fastass.pipelines.datasets.layouts import open_dataset
+from fastass.pipelines.loaders.evaluation import EvalLoader
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,9 @@ def test_evaluation_counts_what_prediction_gives(
     network: fastass.Segmenter, city: Path, views: Views
 ) -> None:
     data = open_dataset(city / "cityscapes", split="val")
-    feed = EvalFeed(data, views.read_at(network.prepare.size), network.prepare.normalize, workers=0)
+    feed = EvalLoader(
+        data, views.read_at(network.prepare.size), network.prepare.normalize, workers=0
+    )
     counts = confusion_of(network.generator, feed, network.runtime, views=views)
     expected = np.zeros((19, 19), np.int64)
     for sample in data.samples:

@@ -22,7 +22,7 @@ from fastass.method.adaptation import method_spec
 from fastass.models import running_statistics
 from fastass.models.batch_norm import batch_norm
 from fastass.models.config import ModelConfig
-from fastass.pipelines.batch import StepBatch
+from fastass.pipelines.loaders.batch import StepBatch
 from fastass.runtime.device import setup_runtime
 from fastass.runtime.process_group import SINGLE_PROCESS, World
 from fastass.training.concurrent_backward import ConcurrentBackward, describe_backward, unavailable

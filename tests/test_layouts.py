@@ -3,9 +3,9 @@ from pathlib import Path
 import dataset_files as files
 import pytest
 
-from fastass.pipelines.classes import SYNTHIA_16
+from fastass.pipelines.datasets.classes import SYNTHIA_16
+from fastass.pipelines.datasets.layouts import detect_layout, open_dataset, open_images
 from fastass.pipelines.errors import DataError
-from fastass.pipelines.layouts import detect_layout, open_dataset, open_images
 
 
 @pytest.mark.parametrize("layout", ["gta5", "synthia", "cityscapes", "folder"])

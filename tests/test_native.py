@@ -292,6 +292,8 @@ def test_wheel_holds_the_library_and_no_sources(tmp_path: Path) -> None:
     assert "-py3-none-" in wheel.name
     names = zipfile.ZipFile(wheel).namelist()
     assert f"fastass/kernels/{native.LIBRARY}" in names
-    assert {"fastass/pipelines/classes.py", "fastass/kernels/gpu/class_mean.py"} <= set(names)
+    assert {"fastass/pipelines/datasets/classes.py", "fastass/kernels/gpu/class_mean.py"} <= set(
+        names
+    )
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"fastass"}
     assert not [name for name in names if name.endswith((".cpp", ".h"))]

@@ -11,7 +11,7 @@ from fastass.config.schema import RuntimeConfig
 from fastass.errors import UserError
 from fastass.evaluation.adabn import reestimate
 from fastass.models import ModelConfig, build_deeplab
-from fastass.pipelines.evaluation import EvalBatch
+from fastass.pipelines.loaders.evaluation import EvalBatch
 from fastass.runtime.device import setup_runtime
 
 RUNTIME = setup_runtime(RuntimeConfig(device="cpu", kernels="reference"))

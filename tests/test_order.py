@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fastass.pipelines.order import permutation, positions, sample_at, uniforms
+from fastass.pipelines.loaders.order import permutation, positions, sample_at, uniforms
 
 
 def epoch_of(samples: list[int], size: int, epoch: int) -> list[int]:

@@ -13,12 +13,12 @@ import processes
 import pytest
 from packed_files import SIZE, content, fails, flip, index_of, packed
 
-from fastass.pipelines.classes import IGNORE
-from fastass.pipelines.layouts import Dataset, open_dataset
-from fastass.pipelines.pack import BAD_LIMIT, PackReport, pack
-from fastass.pipelines.read import read_label
-from fastass.pipelines.shards import open_packed
-from fastass.pipelines.verify import verify
+from fastass.pipelines.datasets.classes import IGNORE
+from fastass.pipelines.datasets.decode import read_label
+from fastass.pipelines.datasets.layouts import Dataset, open_dataset
+from fastass.pipelines.packed.dataset import open_packed
+from fastass.pipelines.packed.pack import BAD_LIMIT, PackReport, pack
+from fastass.pipelines.packed.verify import verify
 
 
 @pytest.fixture
@@ -240,9 +240,9 @@ from pathlib import Path
 import torch
 from packed_files import content
 from fastass.pipelines.errors import DataError
-from fastass.pipelines.layouts import open_dataset
-from fastass.pipelines.pack import pack
-from fastass.pipelines.shards import open_packed
+from fastass.pipelines.datasets.layouts import open_dataset
+from fastass.pipelines.packed.pack import pack
+from fastass.pipelines.packed.dataset import open_packed
 
 torch.set_num_threads(1)
 dataset, out = open_dataset(sys.argv[1]), Path(sys.argv[2])
@@ -296,8 +296,8 @@ def test_resumes_after_many_kills(tmp_path: Path) -> None:
 
 PARENT = """
 import sys
-from fastass.pipelines.layouts import open_dataset
-from fastass.pipelines.pack import pack
+from fastass.pipelines.datasets.layouts import open_dataset
+from fastass.pipelines.packed.pack import pack
 
 if __name__ == "__main__":
     pack(open_dataset(sys.argv[1]), sys.argv[2], (40, 30), workers=2, records_per_shard=2,

@@ -8,15 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from fastass.pipelines.augment import Augment
-from fastass.pipelines.batch import StepBatch
+from fastass.pipelines.datasets.decode import read_label
+from fastass.pipelines.datasets.layouts import Dataset, open_dataset
 from fastass.pipelines.errors import DataError
-from fastass.pipelines.feed import open_feed
-from fastass.pipelines.layouts import Dataset, open_dataset
-from fastass.pipelines.order import sample_at
-from fastass.pipelines.pillow import PillowFeed
-from fastass.pipelines.read import read_label
-from fastass.pipelines.streams import NORMALIZATIONS, StreamSpec
+from fastass.pipelines.loaders.augment import Augment
+from fastass.pipelines.loaders.batch import StepBatch
+from fastass.pipelines.loaders.open_loader import open_loader
+from fastass.pipelines.loaders.order import sample_at
+from fastass.pipelines.loaders.pillow import PillowLoader
+from fastass.pipelines.loaders.spec import NORMALIZATIONS, StreamSpec
 
 BUSY = Augment(scale=(1.0, 2.0), jitter=0.3, hue=10, blur=1.0)
 
@@ -31,7 +31,7 @@ def city(tmp_path: Path) -> Dataset:
     return open_dataset(files.cityscapes(tmp_path / "city", 7))
 
 
-def steps(feed: PillowFeed, start: int, count: int) -> list[StepBatch]:
+def steps(feed: PillowLoader, start: int, count: int) -> list[StepBatch]:
     with feed:
         return list(islice(feed.batches(start), count))
 
@@ -58,7 +58,7 @@ def three(gta5: Dataset, city: Dataset, batch: int = 2) -> dict[str, StreamSpec]
 
 def test_base_code_preprocessing(gta5: Dataset) -> None:
     """Bicubic image in BGR minus the mean, nearest label, mirrored together."""
-    feed = PillowFeed({"source": StreamSpec(gta5, 1, (24, 16))}, seed=3)
+    feed = PillowLoader({"source": StreamSpec(gta5, 1, (24, 16))}, seed=3)
     mirrored = 0
     for step, got in enumerate(steps(feed, 0, 10)):
         assert got.source is not None
@@ -82,7 +82,7 @@ def test_base_code_preprocessing(gta5: Dataset) -> None:
 
 def test_imagenet_normalisation_and_memory_format(city: Dataset) -> None:
     spec = StreamSpec(city, 2, (64, 32), "imagenet", Augment(mirror=False))
-    (got,) = steps(PillowFeed({"labelled": spec}, 0), 0, 1)
+    (got,) = steps(PillowLoader({"labelled": spec}, 0), 0, 1)
     assert got.labelled is not None
     images, labels = got.labelled.images, got.labelled.labels
     assert images.shape == (2, 3, 32, 64)
@@ -101,15 +101,15 @@ def test_imagenet_normalisation_and_memory_format(city: Dataset) -> None:
 @pytest.mark.parametrize("start", [1, 7])
 def test_resume_is_exact(gta5: Dataset, city: Dataset, workers: int, start: int) -> None:
     streams = three(gta5, city)
-    straight = steps(PillowFeed(streams, 5, workers=2), 0, 10)  # crosses epochs of 5, 3 and 7
-    resumed = steps(PillowFeed(streams, 5, workers=workers, cache_bytes=0), start, 10 - start)
+    straight = steps(PillowLoader(streams, 5, workers=2), 0, 10)  # crosses epochs of 5, 3 and 7
+    resumed = steps(PillowLoader(streams, 5, workers=workers, cache_bytes=0), start, 10 - start)
     for a, b in zip(straight[start:], resumed, strict=True):
         assert_equal(a, b)
 
 
 def test_world_size_does_not_change_the_global_batch(gta5: Dataset, city: Dataset) -> None:
-    whole = steps(PillowFeed(three(gta5, city, 4), 5, workers=0), 0, 4)
-    ranks = [steps(PillowFeed(three(gta5, city, 2), 5, r, 2, workers=0), 0, 4) for r in (0, 1)]
+    whole = steps(PillowLoader(three(gta5, city, 4), 5, workers=0), 0, 4)
+    ranks = [steps(PillowLoader(three(gta5, city, 2), 5, r, 2, workers=0), 0, 4) for r in (0, 1)]
     for step in range(4):
         for name in ("source", "labelled", "unlabelled"):
             parts = torch.cat([getattr(rank[step], name).images for rank in ranks])
@@ -117,18 +117,18 @@ def test_world_size_does_not_change_the_global_batch(gta5: Dataset, city: Datase
 
 
 def test_unlabelled_stream_has_no_labels(gta5: Dataset, city: Dataset) -> None:
-    (got,) = steps(PillowFeed(three(gta5, city), 0), 0, 1)
+    (got,) = steps(PillowLoader(three(gta5, city), 0), 0, 1)
     assert got.unlabelled is not None
     assert got.unlabelled.labels is None
 
 
 def test_small_sets_are_decoded_once(city: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = StreamSpec(city, 2, (32, 16), indices=(0, 3))
-    feed = PillowFeed({"labelled": spec}, 0)
+    feed = PillowLoader({"labelled": spec}, 0)
     first = steps(feed, 0, 4)
     for sample in city.samples:
         sample.image.unlink()
-    with PillowFeed({"labelled": spec}, 0, workers=0) as cold, pytest.raises(DataError):
+    with PillowLoader({"labelled": spec}, 0, workers=0) as cold, pytest.raises(DataError):
         next(cold.batches())
     warm = feed._readers["labelled"]
     assert {i for i in (0, 3) if warm.decode(i)} == {0, 3}
@@ -140,7 +140,7 @@ def test_bad_sample_stops_with_its_name(gta5: Dataset, workers: int) -> None:
     path = gta5.samples[2].label
     assert path is not None
     path.write_bytes(path.read_bytes()[:50])
-    feed = PillowFeed({"source": StreamSpec(gta5, 2, (24, 16))}, 0, workers=workers)
+    feed = PillowLoader({"source": StreamSpec(gta5, 2, (24, 16))}, 0, workers=workers)
     with pytest.raises(DataError, match=r"labels/00003.png: damaged"):
         steps(feed, 0, 5)
 
@@ -151,7 +151,7 @@ def test_bad_sample_is_replaced_and_counted(gta5: Dataset) -> None:
     def run(workers: int) -> Iterator[StepBatch]:
         spec = StreamSpec(gta5, 2, (24, 16), augment=BUSY)
         return iter(
-            steps(PillowFeed({"source": spec}, 0, workers=workers, on_bad_sample="skip"), 0, 5)
+            steps(PillowLoader({"source": spec}, 0, workers=workers, on_bad_sample="skip"), 0, 5)
         )
 
     names: list[str] = []
@@ -171,7 +171,7 @@ def test_bad_sample_is_replaced_and_counted(gta5: Dataset) -> None:
 def test_a_damaged_first_file_is_skipped_with_random_scale(gta5: Dataset) -> None:
     gta5.samples[0].image.write_bytes(b"")
     streams = {"source": StreamSpec(gta5, 5, (24, 16), augment=BUSY)}
-    (got,) = steps(PillowFeed(streams, 0, on_bad_sample="skip"), 0, 1)
+    (got,) = steps(PillowLoader(streams, 0, on_bad_sample="skip"), 0, 1)
     assert got.skipped == 1
 
 
@@ -180,14 +180,14 @@ def test_no_good_sample_at_all(gta5: Dataset) -> None:
         sample.image.write_bytes(b"")
     spec = StreamSpec(gta5, 1, (24, 16))
     with pytest.raises(DataError, match=r"no good sample; .*damaged"):
-        steps(PillowFeed({"source": spec}, 0, on_bad_sample="skip"), 0, 1)
+        steps(PillowLoader({"source": spec}, 0, on_bad_sample="skip"), 0, 1)
 
 
 def test_closing_ends_the_threads(gta5: Dataset) -> None:
     import threading
 
     before = threading.active_count()
-    with PillowFeed({"source": StreamSpec(gta5, 2, (24, 16))}, 0, workers=3) as feed:
+    with PillowLoader({"source": StreamSpec(gta5, 2, (24, 16))}, 0, workers=3) as feed:
         next(feed.batches())
         assert threading.active_count() > before
     assert threading.active_count() == before
@@ -203,11 +203,11 @@ def test_bad_specs(gta5: Dataset, city: Dataset) -> None:
     with pytest.raises(DataError, match="no samples"):
         StreamSpec(gta5, 1, (24, 16), indices=())
     with pytest.raises(ValueError, match="streams must be among"):
-        PillowFeed({"target": StreamSpec(gta5, 1, (24, 16))}, 0)
+        PillowLoader({"target": StreamSpec(gta5, 1, (24, 16))}, 0)
     with pytest.raises(ValueError, match="rank 2"):
-        PillowFeed({"source": StreamSpec(gta5, 1, (24, 16))}, 0, 2, 2)
+        PillowLoader({"source": StreamSpec(gta5, 1, (24, 16))}, 0, 2, 2)
     with pytest.raises(ValueError, match="loader 'gpu' is unknown"):
-        open_feed("gpu", {"source": StreamSpec(gta5, 1, (24, 16))}, 0)
+        open_loader("gpu", {"source": StreamSpec(gta5, 1, (24, 16))}, 0)
 
 
 def test_labels_are_needed_where_asked_for(gta5: Dataset) -> None:

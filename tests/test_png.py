@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from dataset_files import png_bytes
 
-from fastass.pipelines.png import check_png, decode_rgb16
+from fastass.pipelines.datasets.png import check_png, decode_rgb16
 
 
 def rgb16() -> np.ndarray:

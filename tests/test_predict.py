@@ -14,7 +14,7 @@ from fastass.cli.main import main
 from fastass.errors import UserError
 from fastass.inference.predict import label_ids
 from fastass.inference.stage_timer import WARM_UP, StageClock
-from fastass.pipelines.classes import CITYSCAPES, GTA5, ClassTable
+from fastass.pipelines.datasets.classes import CITYSCAPES, GTA5, ClassTable
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastass.pipelines.classes import IGNORE, NAMES, SYNTHIA_16
+from fastass.pipelines.datasets.classes import IGNORE, NAMES, SYNTHIA_16
+from fastass.pipelines.datasets.decode import read_image, read_label
+from fastass.pipelines.datasets.layouts import Dataset, open_dataset
 from fastass.pipelines.errors import DataError
-from fastass.pipelines.layouts import Dataset, open_dataset
-from fastass.pipelines.read import read_image, read_label
 
 
 def first(root: Path) -> tuple[Dataset, np.ndarray, np.ndarray]:

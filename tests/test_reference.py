@@ -10,7 +10,7 @@ from fastass.bench.reference import ReferencePath
 from fastass.config.schema import Config, DiscriminatorConfig, OptimConfig
 from fastass.method.adaptation import method_spec
 from fastass.models.config import ModelConfig
-from fastass.pipelines.batch import Batch, StepBatch
+from fastass.pipelines.loaders.batch import Batch, StepBatch
 from fastass.runtime.device import Runtime
 from fastass.training.optimizers.build import decay, set_rates
 from fastass.training.step import TrainStep, build

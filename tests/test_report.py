@@ -16,7 +16,7 @@ from fastass.cli.main import main
 from fastass.config.presets import preset
 from fastass.config.text import override, to_yaml
 from fastass.inference.visualize import save_example
-from fastass.pipelines.classes import CITYSCAPES
+from fastass.pipelines.datasets.classes import CITYSCAPES
 from fastass.report import compare, curves
 from fastass.report.plane import plane
 from fastass.report.run_record import read_run

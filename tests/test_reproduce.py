@@ -14,7 +14,7 @@ from fastass.cli.main import main
 from fastass.config import paper
 from fastass.config.presets import PRESETS
 from fastass.errors import UserError
-from fastass.pipelines.classes import CITYSCAPES, SYNTHIA_13
+from fastass.pipelines.datasets.classes import CITYSCAPES, SYNTHIA_13
 from fastass.reproduce import scheduler
 from fastass.reproduce.chart import Line, line_chart
 from fastass.reproduce.grids import GRIDS, TOYCITY_COUNTS, grid

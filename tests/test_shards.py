@@ -12,11 +12,11 @@ import pytest
 from packed_files import SIZE, fails, flip, index_of, packed, replace_index
 from PIL import Image
 
-from fastass.pipelines.classes import IGNORE, NAMES, SYNTHIA_16
-from fastass.pipelines.layouts import open_dataset
-from fastass.pipelines.pack import pack
-from fastass.pipelines.read import read_image, read_label
-from fastass.pipelines.shards import is_packed, open_packed
+from fastass.pipelines.datasets.classes import IGNORE, NAMES, SYNTHIA_16
+from fastass.pipelines.datasets.decode import read_image, read_label
+from fastass.pipelines.datasets.layouts import open_dataset
+from fastass.pipelines.packed.dataset import is_packed, open_packed
+from fastass.pipelines.packed.pack import pack
 
 
 @pytest.mark.parametrize("label", ["raw", "png"])

@@ -18,7 +18,7 @@ from fastass.errors import UserError
 from fastass.method.adaptation import method_spec
 from fastass.models.config import ModelConfig
 from fastass.models.deeplab import build_deeplab
-from fastass.pipelines.batch import Batch, StepBatch
+from fastass.pipelines.loaders.batch import Batch, StepBatch
 from fastass.runtime.device import describe_tf32, set_tf32, setup_runtime
 from fastass.training.step import TrainStep, build
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from packed_files import packed
 
-from fastass.pipelines.tarwriter import member_header, padding, record_key
+from fastass.pipelines.packed.shard_writer import member_header, padding, record_key
 
 
 @pytest.mark.parametrize(

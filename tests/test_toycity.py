@@ -10,10 +10,10 @@ import processes
 import pytest
 from PIL import Image
 
-from fastass.pipelines.classes import CITYSCAPES, GTA5, IGNORE, NAMES
+from fastass.pipelines.datasets.classes import CITYSCAPES, GTA5, IGNORE, NAMES
+from fastass.pipelines.datasets.decode import read_image, read_label
+from fastass.pipelines.datasets.layouts import open_dataset
 from fastass.pipelines.errors import DataError
-from fastass.pipelines.layouts import open_dataset
-from fastass.pipelines.read import read_image, read_label
 from fastass.pipelines.toycity import class_shares, dataset, generate, is_complete
 from fastass.pipelines.toycity.write import CITIES, Job, draw
 

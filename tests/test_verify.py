@@ -11,8 +11,8 @@ import pytest
 from packed_files import fails, flip, index_of, packed, replace_index
 
 from fastass.pipelines.errors import DataError
-from fastass.pipelines.shardindex import Record
-from fastass.pipelines.verify import verify
+from fastass.pipelines.packed.index import Record
+from fastass.pipelines.packed.verify import verify
 
 SHARD = "shard-00001.tar"
 
@@ -182,7 +182,7 @@ def test_class_pixels(root: Path) -> None:
 
 
 def test_counts_of_the_manifest(root: Path) -> None:
-    from fastass.pipelines.manifest import Manifest
+    from fastass.pipelines.packed.manifest import Manifest
 
     path = root / "manifest.json"
     manifest = Manifest.decode(path.read_bytes(), path)

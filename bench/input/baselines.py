@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from fastass.pipelines import layouts
-from fastass.pipelines.classes import IGNORE
-from fastass.pipelines.shards import PackedDataset
-from fastass.pipelines.streams import NORMALIZATIONS
+from fastass.pipelines.datasets import layouts
+from fastass.pipelines.datasets.classes import IGNORE
+from fastass.pipelines.loaders.spec import NORMALIZATIONS
+from fastass.pipelines.packed.dataset import PackedDataset
 
 _ENDLESS = 1 << 40
 

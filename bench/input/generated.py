@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from fastass.bench.input.loaders import format_rates, measure
-from fastass.pipelines.layouts import open_dataset
-from fastass.pipelines.pack import pack
-from fastass.pipelines.shards import open_packed
+from fastass.pipelines.datasets.layouts import open_dataset
+from fastass.pipelines.packed.dataset import open_packed
+from fastass.pipelines.packed.pack import pack
 
 SIZES = {  # full size, training size
     "gta5": ((1914, 1052), (1280, 720)),

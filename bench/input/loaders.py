@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 from fastass.bench.input.baselines import BaseCodeWay, PackedByHand, in_processes
+from fastass.pipelines.datasets.layouts import Dataset
 from fastass.pipelines.errors import DataError
-from fastass.pipelines.feed import LOADERS, open_feed
-from fastass.pipelines.layouts import Dataset
-from fastass.pipelines.pillow import PillowFeed
-from fastass.pipelines.shards import PackedDataset
-from fastass.pipelines.streams import Feed, StreamSpec
+from fastass.pipelines.loaders.open_loader import LOADERS, open_loader
+from fastass.pipelines.loaders.pillow import PillowLoader
+from fastass.pipelines.loaders.spec import Loader, StreamSpec
+from fastass.pipelines.packed.dataset import PackedDataset
 
 BASE = "base code (files, Pillow, 2 processes)"
 BY_HAND = "by hand (packed, Pillow, processes)"
@@ -123,11 +123,11 @@ def _contenders(
             continue
         streams = {"source": StreamSpec(data, batch, size)}
         for loader in loaders:
-            feed: Feed
+            feed: Loader
             if loader == "pillow":  # without its cache: a real set does not fit
-                feed = PillowFeed(streams, 0, workers=workers, cache_bytes=0)
+                feed = PillowLoader(streams, 0, workers=workers, cache_bytes=0)
             else:
-                feed = open_feed(loader, streams, 0, workers=workers, device=device)
+                feed = open_loader(loader, streams, 0, workers=workers, device=device)
             feeds.enter_context(feed)
             name = f"fastass {loader}, {kind}"
             found.append(_Contender(name, feed.batches(), time.process_time, weight, [], []))

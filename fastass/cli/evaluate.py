@@ -10,7 +10,7 @@ from fastass.errors import UserError
 from fastass.evaluation.adabn import reestimate
 from fastass.evaluation.evaluate import evaluate
 from fastass.inference.segmenter import Segmenter
-from fastass.pipelines.evaluation import EvalFeed
+from fastass.pipelines.loaders.evaluation import EvalLoader
 from fastass.runtime.atomic_write import write_whole
 from fastass.tracking.terminal import reporter
 from fastass.training.open_data import open_any
@@ -45,7 +45,7 @@ def run(args: Namespace) -> None:
             f"the network ({', '.join(network.classes.names[:3])}, …)"
         )
     size = views.read_at(network.prepare.size)
-    feed = EvalFeed(data, size, network.prepare.normalize)
+    feed = EvalLoader(data, size, network.prepare.normalize)
     if args.norm_from is not None:
         _reestimate(args, network, size)
     with reporter() as report:
@@ -70,7 +70,7 @@ def _reestimate(args: Namespace, network: Segmenter, size: tuple[int, int]) -> N
     """`--norm-from`: statistics of about 64 images of the train split; labels are not read."""
     images = open_any(args.norm_from, args.layout, "train", labels="optional")
     world = max(1, len(images) // NORM_IMAGES)
-    feed = EvalFeed(
+    feed = EvalLoader(
         images, size, network.prepare.normalize, NORM_BATCH, world=world, with_labels=False
     )
     reestimate(network.generator, feed, network.runtime)

@@ -6,10 +6,10 @@ from pathlib import Path
 from fastass.cli.command import Command
 from fastass.config.text import parse
 from fastass.errors import UserError
-from fastass.pipelines.layouts import open_dataset
-from fastass.pipelines.pack import pack
-from fastass.pipelines.verify import verify
-from fastass.pipelines.workerprocess import cores
+from fastass.pipelines.datasets.layouts import open_dataset
+from fastass.pipelines.packed.pack import pack
+from fastass.pipelines.packed.verify import verify
+from fastass.pipelines.process_pool import cores
 from fastass.tracking.terminal import reporter
 
 

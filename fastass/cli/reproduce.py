@@ -7,7 +7,7 @@ from fastass.cli.command import Command
 from fastass.config.presets import preset
 from fastass.config.schema import LAMBDA_SADV
 from fastass.errors import TrainingFailure, UserError
-from fastass.pipelines.classes import SYNTHIA_13, SYNTHIA_16
+from fastass.pipelines.datasets.classes import SYNTHIA_13, SYNTHIA_16
 from fastass.pipelines.toycity import generate
 from fastass.reproduce.grids import CLAIMS, GRIDS, Cell, Grid, grid, start_name
 from fastass.reproduce.output_files import write, write_claims

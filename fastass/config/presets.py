@@ -12,7 +12,7 @@ from fastass.config.schema import Config, DataConfig, DiscriminatorConfig, Optim
 from fastass.config.text import neighbours
 from fastass.errors import UserError
 from fastass.models.config import ModelConfig
-from fastass.pipelines.classes import SYNTHIA_13, SYNTHIA_16
+from fastass.pipelines.datasets.classes import SYNTHIA_13, SYNTHIA_16
 
 
 @dataclass(frozen=True)

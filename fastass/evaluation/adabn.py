@@ -12,7 +12,7 @@ from torch import nn
 
 from fastass.errors import UserError
 from fastass.models.deeplab import DeepLab
-from fastass.pipelines.evaluation import EvalBatch
+from fastass.pipelines.loaders.evaluation import EvalBatch
 from fastass.runtime.device import Runtime
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from fastass import kernels
 from fastass.models.deeplab import DeepLab
-from fastass.pipelines.evaluation import EvalBatch, EvalFeed
-from fastass.pipelines.layouts import Dataset
-from fastass.pipelines.shards import PackedDataset
-from fastass.pipelines.streams import OnBadSample
+from fastass.pipelines.datasets.layouts import Dataset
+from fastass.pipelines.loaders.evaluation import EvalBatch, EvalLoader
+from fastass.pipelines.loaders.spec import OnBadSample
+from fastass.pipelines.packed.dataset import PackedDataset
 from fastass.runtime.device import Runtime
 
 IMAGES = 64  # of each domain: enough for a mean, and seconds on a GPU at full size
@@ -35,13 +35,13 @@ def spread_feed(
     workers: int,
     images: int = IMAGES,
     on_bad_sample: OnBadSample = "stop",
-) -> EvalFeed:
+) -> EvalLoader:
     """About `images` samples (never fewer where there are as many), evenly spread over the set.
 
     on_bad_sample: `skip` leaves bad ones out.
     """
     stride = max(1, len(dataset) // images)
-    return EvalFeed(
+    return EvalLoader(
         dataset, size, normalize, world=stride, workers=workers, on_bad_sample=on_bad_sample
     )
 

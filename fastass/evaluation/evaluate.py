@@ -11,8 +11,8 @@ from fastass import kernels
 from fastass.evaluation.iou import mean_iou, per_class_iou
 from fastass.inference.views import SINGLE, Views, evaluating, probabilities
 from fastass.models.deeplab import DeepLab
-from fastass.pipelines.classes import ClassTable
-from fastass.pipelines.evaluation import EvalBatch
+from fastass.pipelines.datasets.classes import ClassTable
+from fastass.pipelines.loaders.evaluation import EvalBatch
 from fastass.runtime.device import Runtime
 from fastass.runtime.process_group import SINGLE_PROCESS, World
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastass.errors import DataError, UserError
-from fastass.pipelines.layouts import open_images
-from fastass.pipelines.read import read_image
+from fastass.pipelines.datasets.decode import read_image
+from fastass.pipelines.datasets.layouts import open_images
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 

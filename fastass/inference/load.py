@@ -16,8 +16,8 @@ from fastass.errors import UserError
 from fastass.inference.segmenter import Preparation, Segmenter
 from fastass.models.config import ModelConfig
 from fastass.models.deeplab import build_deeplab
-from fastass.pipelines.classes import ClassTable
-from fastass.pipelines.streams import NORMALIZATIONS
+from fastass.pipelines.datasets.classes import ClassTable
+from fastass.pipelines.loaders.spec import NORMALIZATIONS
 from fastass.runtime.device import Runtime, setup_runtime
 
 FOLDER = "config.json"

@@ -16,7 +16,7 @@ from fastass.inference.stage_timer import StageClock
 from fastass.inference.views import Views, labels
 from fastass.inference.visualize import colorize, overlay, save_train_ids
 from fastass.models.deeplab import DeepLab
-from fastass.pipelines.classes import CITYSCAPES, ClassTable
+from fastass.pipelines.datasets.classes import CITYSCAPES, ClassTable
 from fastass.runtime.atomic_write import writing
 from fastass.runtime.device import Runtime
 

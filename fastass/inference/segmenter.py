@@ -13,11 +13,11 @@ from fastass.errors import UserError
 from fastass.inference.views import Views, labels, probabilities
 from fastass.inference.visualize import colorize
 from fastass.models.deeplab import DeepLab
-from fastass.pipelines.augment import Draw
-from fastass.pipelines.classes import ClassTable
-from fastass.pipelines.pillow import augment_image, normalize
-from fastass.pipelines.read import open_image, read_file
-from fastass.pipelines.streams import NORMALIZATIONS
+from fastass.pipelines.datasets.classes import ClassTable
+from fastass.pipelines.datasets.decode import open_image, read_file
+from fastass.pipelines.loaders.augment import AugmentParams
+from fastass.pipelines.loaders.pillow import augment_image, normalize
+from fastass.pipelines.loaders.spec import NORMALIZATIONS
 from fastass.runtime.device import Runtime
 
 AnyImage = str | Path | Image.Image | np.ndarray
@@ -35,7 +35,7 @@ class Preparation:
         """RGB uint8 [H,W,3] → float32 [1,3,h,w], channels-last, resized to `size` (W,H)."""
         width, height = size or self.size
         pixels = np.empty((height, width, 3), np.float32)
-        resized = augment_image(Image.fromarray(image), Draw(), (width, height))
+        resized = augment_image(Image.fromarray(image), AugmentParams(), (width, height))
         normalize(resized, NORMALIZATIONS[self.normalize], pixels)
         return torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
 

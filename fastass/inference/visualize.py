@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fastass.pipelines.classes import IGNORE, ClassTable
+from fastass.pipelines.datasets.classes import IGNORE, ClassTable
 
 
 def colorize(labels: np.ndarray, classes: ClassTable) -> np.ndarray:

@@ -26,7 +26,7 @@ from fastass.models.discriminators import (
     GlobalDiscriminator,
     PixelDiscriminator,
 )
-from fastass.pipelines.batch import Batch, StepBatch
+from fastass.pipelines.loaders.batch import Batch, StepBatch
 
 
 class LossTerms(NamedTuple):

@@ -19,7 +19,7 @@ from fastass.method.adaptation import Adaptation, LossTerms
 from fastass.models.config import ModelConfig
 from fastass.models.deeplab import make_backbone
 from fastass.models.discriminators import PixelDiscriminator
-from fastass.pipelines.batch import Batch, StepBatch
+from fastass.pipelines.loaders.batch import Batch, StepBatch
 from fastass.runtime.process_group import World
 
 IGNORED = 255

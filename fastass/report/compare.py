@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from fastass.config import paper
 from fastass.config.presets import PRESETS
-from fastass.pipelines.classes import NAMES, SYNTHIA_13
+from fastass.pipelines.datasets.classes import NAMES, SYNTHIA_13
 from fastass.report.run_record import flat
 
 

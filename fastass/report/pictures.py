@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from fastass.checkpoint.run_directory import EXAMPLES, SHEET
-from fastass.pipelines.classes import IGNORE
+from fastass.pipelines.datasets.classes import IGNORE
 from fastass.report.run_record import RunRecord
 
 WRONG = (193, 39, 0)  # dark against the lightened photograph, in grey tones too

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fastass.checkpoint.run_directory import CLASS_MEANS
-from fastass.pipelines.classes import CITYSCAPES, SYNTHIA_13
+from fastass.pipelines.datasets.classes import CITYSCAPES, SYNTHIA_13
 from fastass.reproduce import claims
 from fastass.reproduce.centroid_plot import mean_map
 from fastass.reproduce.chart import line_chart

@@ -8,15 +8,15 @@ import torch
 
 from fastass.config.schema import Config
 from fastass.method.adaptation import MethodSpec
-from fastass.pipelines.augment import Augment
-from fastass.pipelines.batch import StepBatch
-from fastass.pipelines.classes import ClassTable
-from fastass.pipelines.evaluation import EvalBatch, EvalFeed
-from fastass.pipelines.feed import open_feed
-from fastass.pipelines.layouts import Dataset
-from fastass.pipelines.shards import PackedDataset
-from fastass.pipelines.source import open_source
-from fastass.pipelines.streams import StreamSpec
+from fastass.pipelines.datasets.classes import ClassTable
+from fastass.pipelines.datasets.layouts import Dataset
+from fastass.pipelines.loaders.augment import Augment
+from fastass.pipelines.loaders.batch import StepBatch
+from fastass.pipelines.loaders.evaluation import EvalBatch, EvalLoader
+from fastass.pipelines.loaders.open_loader import open_loader
+from fastass.pipelines.loaders.sample_reader import open_reader
+from fastass.pipelines.loaders.spec import StreamSpec
+from fastass.pipelines.packed.dataset import PackedDataset
 
 AnyDataset = Dataset | PackedDataset
 
@@ -43,7 +43,7 @@ class TrainingData:
 
     @property
     def labelled_names(self) -> tuple[str, ...]:
-        names = open_source(self.target).names
+        names = open_reader(self.target).names
         return tuple(names[i] for i in self.labelled)
 
     @property
@@ -60,7 +60,7 @@ class TrainingData:
         Ranks × batch is what counts: 1 × 4, 2 × 2 and 4 × 1 see the same images, equally augmented.
         """
         c = self.config
-        with open_feed(
+        with open_loader(
             c.data.loader,
             self._streams(spec),
             seed=c.seed,
@@ -79,7 +79,7 @@ class TrainingData:
         """
         d = self.config.data
         return iter(
-            EvalFeed(
+            EvalLoader(
                 self.val,
                 d.target_size,
                 d.normalize,
@@ -91,7 +91,7 @@ class TrainingData:
 
     def val_examples(self, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """`count` validation images uint8 [H,W,3] and labels [H,W], spread over the set."""
-        source = open_source(self.val)
+        source = open_reader(self.val)
         for i in np.linspace(0, len(source) - 1, min(count, len(source))).astype(int):
             image = source.image(int(i))
             yield np.asarray(image), source.label(int(i), image.size)

@@ -14,7 +14,7 @@ from fastass.errors import TrainingFailure
 from fastass.evaluation.evaluate import Scores, evaluate
 from fastass.evaluation.model_selection import selection
 from fastass.method.adaptation import Adaptation, MethodSpec
-from fastass.pipelines.batch import StepBatch
+from fastass.pipelines.loaders.batch import StepBatch
 from fastass.runtime.ddp import average_statistics
 from fastass.runtime.device import Runtime
 from fastass.runtime.process_group import SINGLE_PROCESS, AsyncMax, World

@@ -7,9 +7,9 @@ import numpy as np
 
 from fastass.config.schema import Config
 from fastass.errors import UserError
-from fastass.pipelines.layouts import Dataset, open_dataset
-from fastass.pipelines.shards import PackedDataset, is_packed, open_packed
-from fastass.pipelines.source import open_source
+from fastass.pipelines.datasets.layouts import Dataset, open_dataset
+from fastass.pipelines.loaders.sample_reader import open_reader
+from fastass.pipelines.packed.dataset import PackedDataset, is_packed, open_packed
 from fastass.pipelines.toycity import generate, is_complete
 from fastass.tracking.progress import Reporter
 from fastass.training.data import AnyDataset, TrainingData
@@ -72,7 +72,7 @@ def select_labelled(target: AnyDataset, config: Config) -> tuple[int, ...]:
     So fewer labels are a subset of more. Raises UserError for a number larger than the set, an
     unknown name, an image without a label.
     """
-    names = open_source(target).names
+    names = open_reader(target).names
     if config.labelled_list is not None:
         chosen = _listed(Path(config.labelled_list), {name: i for i, name in enumerate(names)})
     elif config.labelled > len(names):

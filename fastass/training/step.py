@@ -21,7 +21,7 @@ from fastass.models.discriminators import (
     GlobalDiscriminator,
     PixelDiscriminator,
 )
-from fastass.pipelines.batch import StepBatch
+from fastass.pipelines.loaders.batch import StepBatch
 from fastass.runtime.ddp import wrap
 from fastass.runtime.device import Runtime
 from fastass.runtime.malloc import Allocator

@@ -11,7 +11,7 @@ from fastass.checkpoint.run_directory import RunDirectory, has_checkpoint
 from fastass.config.schema import Config
 from fastass.config.text import to_yaml
 from fastass.errors import TrainingFailure, UserError
-from fastass.pipelines.classes import ClassTable
+from fastass.pipelines.datasets.classes import ClassTable
 from fastass.runtime.process_group import World
 from fastass.tracking.progress import Reporter
 from fastass.training.meters import Meters

@@ -12,6 +12,6 @@ The source is rendered (clean, saturated) in the GTA5 or SYNTHIA layout; the tar
     png, write, dataset, shares         files, layouts, the whole set, its class statistics
 """
 
+from fastass.pipelines.toycity.class_frequencies import class_shares as class_shares
 from fastass.pipelines.toycity.dataset import generate as generate
 from fastass.pipelines.toycity.dataset import is_complete as is_complete
-from fastass.pipelines.toycity.shares import class_shares as class_shares

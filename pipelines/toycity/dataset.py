@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fastass.pipelines.errors import DataError
+from fastass.pipelines.process_pool import worker_pool
 from fastass.pipelines.toycity.write import Job, files, write
-from fastass.pipelines.workerprocess import worker_pool
 
 VERSION = 4  # raise it when the same seed draws other pictures
 MANIFEST = "toycity.json"

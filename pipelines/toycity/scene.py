@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 
-from fastass.pipelines.toycity.canvas import Canvas, View
-from fastass.pipelines.toycity.look import Look
-from fastass.pipelines.toycity.plots import Plot, draw_lawn, draw_plot, skyline
-from fastass.pipelines.toycity.street import FAR, Street, draw_ground
+from fastass.pipelines.toycity.objects.plots import Plot, draw_lawn, draw_plot, skyline
+from fastass.pipelines.toycity.objects.street import FAR, Street, draw_ground
+from fastass.pipelines.toycity.objects.traffic import Traffic
+from fastass.pipelines.toycity.rendering.canvas import Canvas, View
+from fastass.pipelines.toycity.rendering.materials import Look
 from fastass.pipelines.toycity.towns import Statistics
-from fastass.pipelines.toycity.traffic import Traffic
 
 RARE = ("tram", "bus", "truck", "motorcycle", "rider")  # visits in turn, one every other image
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fastass.pipelines.classes import GTA5, IGNORE, SYNTHIA
-from fastass.pipelines.toycity import camera, png
-from fastass.pipelines.toycity.look import PHOTOGRAPHED, RENDERED, Look
-from fastass.pipelines.toycity.render import Picture, render
+from fastass.pipelines.datasets.classes import GTA5, IGNORE, SYNTHIA
+from fastass.pipelines.toycity.rendering import camera, png_files
+from fastass.pipelines.toycity.rendering.materials import PHOTOGRAPHED, RENDERED, Look
+from fastass.pipelines.toycity.rendering.render import Picture, render
 from fastass.pipelines.toycity.scene import build
 from fastass.pipelines.toycity.towns import GAME, TOWN
 
@@ -86,19 +86,19 @@ def write(job: Job) -> None:
     """Draw a job and write its two files; their folders exist."""
     image, picture = draw(job)
     image_path, label_path = files(job)
-    png.write_rgb(image_path, image)
+    png_files.write_rgb(image_path, image)
     label = picture.label
     if job.layout == "gta5":
-        png.write_palette(label_path, label)
+        png_files.write_palette(label_path, label)
     elif job.layout == "synthia":
         planes = np.zeros((*label.shape, 3), np.uint16)
         planes[..., 0] = _synthia_ids()[label]
         planes[..., 1] = picture.instance
-        png.write_rgb16(label_path, planes)
+        png_files.write_rgb16(label_path, planes)
     else:
         label = np.where(label == LICENSE_PLATE, CAR, label).astype(np.uint8)
         edge = max(1, label.shape[1] // 400)
         inside = label[edge:-edge, edge:-edge].copy()
         label[:] = OUT_OF_ROI
         label[edge:-edge, edge:-edge] = inside
-        png.write_grey(label_path, label)
+        png_files.write_grey(label_path, label)

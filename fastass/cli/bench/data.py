@@ -9,8 +9,8 @@ from fastass.bench.input.loaders import format_rates, measure
 from fastass.cli.command import Command
 from fastass.config.text import parse
 from fastass.errors import UserError
-from fastass.pipelines.layouts import open_dataset
-from fastass.pipelines.shards import open_packed
+from fastass.pipelines.datasets.layouts import open_dataset
+from fastass.pipelines.packed.dataset import open_packed
 from fastass.tracking.terminal import reporter
 
 

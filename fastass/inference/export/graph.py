@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fastass.errors import ExportFailure
 from fastass.inference.segmenter import Segmenter
 from fastass.models.deeplab import DeepLab
-from fastass.pipelines.streams import NORMALIZATIONS
+from fastass.pipelines.loaders.spec import NORMALIZATIONS
 
 INPUT = "image: uint8 [batch, 3, height, width], RGB levels 0-255, any size"
 OUTPUT = "scores: float32 [batch, classes, height, width], logits; the largest is the class"

@@ -1,0 +1,122 @@
+"""The pixels of a sample: images as RGB, labels as train ids, both checked.
+
+Files are read whole, PNG checksums are verified, and whatever is wrong becomes one DataError line
+that names the file.
+"""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from fastass.pipelines.datasets.layouts import Dataset, Sample
+from fastass.pipelines.datasets.png import GREY, PALETTE, RGB, SIGNATURE, check_png, decode_rgb16
+from fastass.pipelines.errors import DataError
+
+# What Pillow raises for damaged files: OSError (truncated), SyntaxError (broken PNG), and others.
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
+
+
+def read_image(sample: Sample) -> np.ndarray:
+    """The image as uint8 [H,W,3], RGB. Raises DataError for a missing or damaged file."""
+    return np.asarray(open_image(read_file(sample.image), str(sample.image)))
+
+
+def read_label(dataset: Dataset, sample: Sample, size: tuple[int, int] | None = None) -> np.ndarray:
+    """The label as train ids, uint8 [H,W]. size: (W,H) of its image; None: from the file's header.
+
+    Raises DataError: no label, damaged file, a colour image, a value outside the class table, or
+    another size than the image's.
+    """
+    if sample.label is None:
+        raise DataError(f"{sample.image}: image without label")
+    where = str(sample.label)
+    raw = decode_label(read_file(sample.label), where, rgb16=dataset.rgb16)
+    _check_size(size or image_size(sample.image), (raw.shape[1], raw.shape[0]), sample)
+    return dataset.classes.encode(raw, where)
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file, or DataError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def open_image(data: bytes | memoryview, where: str) -> Image.Image:
+    """Decodes an image file → RGB. Raises DataError naming `where`."""
+    try:
+        if data[:8] == SIGNATURE:
+            check_png(data)
+        image = Image.open(io.BytesIO(data))
+        return _rgb(image)
+    except UnidentifiedImageError:
+        what = "not of a format that Pillow knows" if len(data) else "the file is empty"
+        raise DataError(f"{where}: damaged image file: {what}") from None
+    except _DAMAGE as error:
+        raise _damaged(where, error) from error
+
+
+def decode_label(data: bytes, where: str, *, rgb16: bool = False) -> np.ndarray:
+    """Decodes a label PNG → raw ids, uint8 or uint16 [H,W], never the grey of a palette's colours.
+
+    rgb16: the file is a 16-bit RGB PNG, its first channel holds the ids. Raises DataError.
+    """
+    try:
+        info = check_png(data)
+        if rgb16 and (info.colour, info.depth) == (RGB, 16):
+            return decode_rgb16(data, info)[..., 0]
+        if info.colour not in (GREY, PALETTE):
+            wanted = "16-bit, class id in the first channel" if rgb16 else "palette or grey, of ids"
+            raise DataError(
+                f"{where}: a {info.depth}-bit RGB colour image, not a label; "
+                f"this layout's labels are PNGs ({wanted})"
+            )
+        if info.colour == GREY and info.depth < 8:  # Pillow would stretch these to 0…255
+            raise DataError(
+                f"{where}: {info.depth}-bit grey; store label ids in 8 or 16 bits, or as a palette"
+            )
+        image = Image.open(io.BytesIO(data))
+        raw = np.asarray(image)
+        return raw if raw.dtype == np.uint8 else raw.astype(np.uint16)
+    except DataError:
+        raise
+    except _DAMAGE as error:
+        raise _damaged(where, error) from error
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(width, height) from the file's header."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except _DAMAGE as error:
+        raise _damaged(str(path), error) from error
+
+
+def _check_size(image: tuple[int, int], label: tuple[int, int], sample: Sample) -> None:
+    """Raises DataError where an image and its label differ in size (a few of GTA5's do)."""
+    if image != label:
+        raise DataError(
+            f"{sample.image}: image is {image[0]}x{image[1]} but its label {sample.label} is "
+            f"{label[0]}x{label[1]}; remove the pair, or make them fit"
+        )
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I;16", "I"):  # 16-bit grey: Pillow would cut it off at 255
+        levels = (np.asarray(image).astype(np.uint32) + 128) // 257
+        image = Image.fromarray(levels.astype(np.uint8))
+    if image.mode != "RGB":
+        return image.convert("RGB")
+    image.load()
+    return image
+
+
+def _damaged(where: str, error: Exception) -> DataError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return DataError(f"{where}: damaged image file: {reason}")

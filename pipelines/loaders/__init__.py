@@ -1,0 +1,1 @@
+"""Loaders: which sample comes when, its augmentation, and batches by Pillow or DALI."""

@@ -1,0 +1,141 @@
+"""One way to read samples, whether they are files or packed shards."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from fastass.pipelines.datasets.classes import ClassTable
+from fastass.pipelines.datasets.decode import image_size, open_image, read_file, read_label
+from fastass.pipelines.datasets.layouts import Dataset
+from fastass.pipelines.datasets.png import SIGNATURE, check_png
+from fastass.pipelines.errors import DataError
+from fastass.pipelines.packed.dataset import PackedDataset
+
+
+class SampleReader(Protocol):
+    """Samples by number 0 … len−1. Every method raises DataError that names the sample."""
+
+    @property
+    def classes(self) -> ClassTable: ...
+    @property
+    def names(self) -> Sequence[str]: ...
+    @property
+    def has_labels(self) -> bool: ...
+    def __len__(self) -> int: ...
+
+    def size(self, i: int) -> tuple[int, int]:
+        """(W,H) of the image."""
+
+    def encoded(self, i: int) -> np.ndarray:
+        """The image file as bytes, uint8 [n], its checksum verified where it has one."""
+
+    def image(self, i: int) -> Image.Image:
+        """The decoded image, RGB."""
+
+    def label(self, i: int, size: tuple[int, int]) -> np.ndarray:
+        """Train ids uint8 [H,W], read-only; must have the size (W,H) of the image."""
+
+
+class FileReader:
+    """The samples of a data set as it was shipped."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self._verified = bytearray(len(dataset))
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def classes(self) -> ClassTable:
+        return self.dataset.classes
+
+    @cached_property
+    def names(self) -> Sequence[str]:
+        return tuple(sample.name for sample in self.dataset.samples)
+
+    @cached_property
+    def has_labels(self) -> bool:
+        return all(sample.label is not None for sample in self.dataset.samples)
+
+    def size(self, i: int) -> tuple[int, int]:
+        return image_size(self.dataset.samples[i].image)
+
+    def encoded(self, i: int) -> np.ndarray:
+        path = self.dataset.samples[i].image
+        data = read_file(path)
+        if data[:8] == SIGNATURE:
+            try:
+                check_png(data)
+            except ValueError as error:
+                raise DataError(f"{path}: damaged image file: {error}") from error
+        elif not self._verified[i]:  # JPEG has no checksum, and DALI accepts a truncated one
+            open_image(data, str(path))
+            self._verified[i] = 1
+        return np.frombuffer(data, np.uint8)
+
+    def image(self, i: int) -> Image.Image:
+        path = self.dataset.samples[i].image
+        return open_image(read_file(path), str(path))
+
+    def label(self, i: int, size: tuple[int, int]) -> np.ndarray:
+        return read_label(self.dataset, self.dataset.samples[i], size)
+
+
+class PackedReader:
+    """The records of packed shards; each record's checksums are verified when it is first read."""
+
+    def __init__(self, dataset: PackedDataset) -> None:
+        self.dataset = dataset
+        self._verified = bytearray(len(dataset))
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def classes(self) -> ClassTable:
+        return self.dataset.classes
+
+    @property
+    def names(self) -> Sequence[str]:
+        return self.dataset.names
+
+    @property
+    def has_labels(self) -> bool:
+        return self.dataset.has_labels
+
+    def size(self, i: int) -> tuple[int, int]:
+        return self.dataset.size
+
+    def encoded(self, i: int) -> np.ndarray:
+        self._verify(i)
+        return np.frombuffer(self.dataset.image_bytes(i), np.uint8)
+
+    def image(self, i: int) -> Image.Image:
+        self._verify(i)
+        return open_image(self.dataset.image_bytes(i), self.dataset.describe(i))
+
+    def label(self, i: int, size: tuple[int, int]) -> np.ndarray:
+        self._verify(i)
+        label = self.dataset.label(i)
+        if label is None:
+            raise DataError(f"{self.dataset.describe(i)}: image without label")
+        if label.shape != (size[1], size[0]):
+            raise DataError(
+                f"{self.dataset.describe(i)}: image is {size[0]}x{size[1]} but its label is "
+                f"{label.shape[1]}x{label.shape[0]}"
+            )
+        return label
+
+    def _verify(self, i: int) -> None:
+        if not self._verified[i]:
+            self.dataset.check(i)
+            self._verified[i] = 1
+
+
+def open_reader(dataset: Dataset | PackedDataset) -> SampleReader:
+    """The reader that fits a data set."""
+    return FileReader(dataset) if isinstance(dataset, Dataset) else PackedReader(dataset)

@@ -1,0 +1,113 @@
+"""What a feed reads and what it hands out; shared by all loaders.
+
+How to use a feed:
+
+    streams = {
+        "source": StreamSpec(gta5, batch=4, size=(1280, 720)),
+        "labelled": StreamSpec(cityscapes, batch=4, size=(1024, 512), indices=subset),
+        "unlabelled": StreamSpec(cityscapes, batch=4, size=(1024, 512), with_labels=False),
+    }
+    with open_loader("pillow", streams, seed=0, rank=rank, world=world) as feed:
+        for step, batch in enumerate(feed.batches(start_step=resumed), start=resumed):
+            batch.source.images, batch.source.labels, batch.labelled.images, …
+
+A stream that is left out is None in every step. `step` counts batches (micro-steps where gradients
+are accumulated), and the batch of a step depends on nothing but (seed, step, rank, world), so
+resuming needs no state. `Batch.skipped` counts the bad samples that were replaced.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from fastass.pipelines.datasets.layouts import Dataset
+from fastass.pipelines.errors import DataError
+from fastass.pipelines.loaders.augment import Augment
+from fastass.pipelines.loaders.batch import StepBatch
+from fastass.pipelines.loaders.sample_reader import open_reader
+from fastass.pipelines.packed.dataset import PackedDataset
+
+STREAMS = ("source", "labelled", "unlabelled")
+OnBadSample = Literal["stop", "skip"]
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """(level − mean) · scale for each channel; levels 0–255; `order` of the channels."""
+
+    order: Literal["RGB", "BGR"]
+    mean: tuple[float, float, float]
+    scale: tuple[float, float, float]
+
+
+NORMALIZATIONS = {
+    # The base code's: Caffe weights, BGR, levels 0–255 minus the mean of ImageNet.
+    "bgr": Normalization("BGR", (104.00698793, 116.66876762, 122.67891434), (1.0, 1.0, 1.0)),
+    # torchvision's: levels / 255, minus mean, over standard deviation.
+    "imagenet": Normalization(
+        "RGB",
+        (0.485 * 255, 0.456 * 255, 0.406 * 255),
+        (1 / (0.229 * 255), 1 / (0.224 * 255), 1 / (0.225 * 255)),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class StreamSpec:
+    """One stream of samples.
+
+    batch: per rank. size: (W,H) of images and labels. indices: which samples, default all.
+    Raises DataError for values that cannot be.
+    """
+
+    dataset: Dataset | PackedDataset
+    batch: int
+    size: tuple[int, int]
+    normalize: str = "bgr"
+    augment: Augment = field(default_factory=Augment)
+    indices: tuple[int, ...] | None = None
+    with_labels: bool = True
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or min(self.size) < 1:
+            raise DataError(f"batch {self.batch} and size {self.size} must be positive")
+        if self.normalize not in NORMALIZATIONS:
+            raise DataError(
+                f"normalize {self.normalize!r} is unknown; choose {', '.join(NORMALIZATIONS)}"
+            )
+        self.augment.check(self.size)
+        numbers = range(len(self.dataset)) if self.indices is None else self.indices
+        if not numbers:
+            raise DataError(f"{self.dataset.root}: a stream of no samples")
+        if min(numbers) < 0 or max(numbers) >= len(self.dataset):
+            raise DataError(f"{self.dataset.root}: indices outside 0…{len(self.dataset) - 1}")
+        if self.with_labels:
+            source = open_reader(self.dataset)
+            if self.indices is None and not source.has_labels:
+                raise DataError(
+                    f"{self.dataset.root}: some images have no label, this stream needs them"
+                )
+
+    def __len__(self) -> int:
+        return len(self.dataset) if self.indices is None else len(self.indices)
+
+
+class Loader(Protocol):
+    """A source of training batches."""
+
+    def batches(self, start_step: int = 0) -> Iterator[StepBatch]:
+        """Endless batches from a step on. Raises DataError for a bad sample that is not skipped."""
+
+    def close(self) -> None:
+        """Ends the threads. The iterators of `batches` must not be used any more."""
+
+    def __enter__(self) -> "Loader": ...
+    def __exit__(self, *exception: object) -> None: ...
+
+
+def check_streams(streams: Mapping[str, StreamSpec], rank: int, world: int) -> None:
+    """Raises ValueError for stream names or ranks that cannot be."""
+    if not streams or not set(streams) <= set(STREAMS):
+        raise ValueError(f"streams must be among {', '.join(STREAMS)}, got {list(streams)}")
+    if not 0 <= rank < world:
+        raise ValueError(f"rank {rank} is outside 0…{world - 1}")

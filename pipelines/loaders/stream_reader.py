@@ -1,0 +1,132 @@
+"""Reads the sample of a position: replacement of bad samples, and a cache for small sets."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+
+from fastass.pipelines.errors import DataError
+from fastass.pipelines.loaders.augment import AugmentParams, draw_params, resize_label
+from fastass.pipelines.loaders.batch import Batch
+from fastass.pipelines.loaders.order import sample_at
+from fastass.pipelines.loaders.sample_reader import open_reader
+from fastass.pipelines.loaders.spec import OnBadSample, StreamSpec
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Located:
+    """What a position stands for. replaced: its own sample was bad and this is another one.
+
+    found_bad: what is wrong with each bad sample that was met for the first time here.
+    """
+
+    name: str
+    params: AugmentParams
+    replaced: bool
+    found_bad: tuple[str, ...] = ()
+
+
+class StreamReader:
+    """Position → sample of one stream; may be called from several threads at once.
+
+    cached: keep every decoded sample (at training size where the whole image is used).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        spec: StreamSpec,
+        seed: int,
+        on_bad_sample: OnBadSample = "stop",
+        cached: bool = False,
+    ) -> None:
+        self.name = name
+        self.spec = spec
+        self.seed = seed
+        self.source = open_reader(spec.dataset)
+        self.on_bad_sample = on_bad_sample
+        self.bad: dict[int, str] = {}  # sample → reason
+        self._cache: dict[int, tuple[Image.Image, np.ndarray | None]] | None = (
+            {} if cached else None
+        )
+
+    def read(self, position: int, load: Callable[[int], T]) -> tuple[Located, T]:
+        """`load(i)` of the position's sample i, or of the next good one where bad ones are skipped.
+
+        The replacement depends on the data alone, so it is the same in every run and on every rank.
+        Raises the sample's DataError otherwise, and when no sample is good.
+        """
+        numbers = self.spec.indices
+        count = len(self.spec)
+        at = sample_at(self.seed, self.name, position, count)
+        found_bad = []
+        for offset in range(count):
+            i = (at + offset) % count
+            i = i if numbers is None else numbers[i]
+            if i in self.bad:
+                continue
+            try:
+                loaded = load(i)
+            except DataError as error:
+                if self.on_bad_sample == "stop":
+                    raise DataError(f"{error}; to go on without: --on-bad-sample skip") from error
+                reason = str(error)
+                if self.bad.setdefault(i, reason) is reason:
+                    found_bad.append(reason)
+                continue
+            located = Located(
+                self.source.names[i],
+                draw_params(self.spec.augment, self.spec.size, self.seed, self.name, position),
+                offset > 0,
+                tuple(found_bad),
+            )
+            return located, loaded
+        raise DataError(f"stream {self.name}: no good sample; {next(iter(self.bad.values()))}")
+
+    def decode(self, i: int) -> tuple[Image.Image, np.ndarray | None]:
+        """Image and label of sample i before augmentation; whole images at training size."""
+        if self._cache is not None and i in self._cache:
+            return self._cache[i]
+        spec = self.spec
+        image = self.source.image(i)
+        label = self.source.label(i, image.size) if spec.with_labels else None
+        if spec.augment.scale is None:
+            if image.size != spec.size:
+                image = image.resize(spec.size, Image.Resampling.BICUBIC)
+            if label is not None:
+                label = resize_label(label, AugmentParams(), spec.size)
+        if self._cache is not None:
+            self._cache[i] = (image, label)
+        return image, label
+
+
+def as_batch(
+    images: torch.Tensor, labels: torch.Tensor | None, samples: Sequence[Located]
+) -> Batch:
+    """A batch of images [B,3,H,W] and labels [B,H,W] with what is known of its samples."""
+    return Batch(
+        images,
+        labels,
+        tuple(sample.name for sample in samples),
+        sum(sample.replaced for sample in samples),
+        tuple(line for sample in samples for line in sample.found_bad),
+    )
+
+
+def decoded_bytes(spec: StreamSpec) -> int:
+    """Memory of all decoded samples of a stream: Pillow keeps 4 bytes a pixel, the label is one."""
+    size = spec.size
+    if spec.augment.scale is not None:
+        source = open_reader(spec.dataset)
+        first = 0 if spec.indices is None else spec.indices[0]
+        try:
+            size = source.size(first)
+        except DataError:  # damaged: reported, or skipped, when its turn comes
+            return sys.maxsize
+    return len(spec) * size[0] * size[1] * 5

@@ -1,0 +1,141 @@
+"""`shard-00000.json`: where every record lies in its shard, and the form of all JSON files.
+
+The on-disk format is described in `fastass.pipelines.packed.dataset`.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from fastass.pipelines.errors import DataError
+
+FORMAT = "fastass-packed"
+VERSION = 1
+AGAIN = "run the same `fastass pack` command again"
+
+T = TypeVar("T")
+
+
+class Member(NamedTuple):
+    """One file inside a shard: where its bytes lie in the tar, and their CRC-32."""
+
+    offset: int
+    size: int
+    crc32: int
+
+
+class Record(NamedTuple):
+    """One sample inside a shard. `name` is the sample's, `key` its tar members' common stem."""
+
+    key: str
+    name: str
+    image: Member
+    label: Member | None
+    meta: Member
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """In the order in which they lie in the tar."""
+        return tuple(m for m in (self.image, self.label, self.meta) if m is not None)
+
+
+class BadSample(NamedTuple):
+    """A sample that could not be packed."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """`shard-00000.json`: the records of one shard and what their labels hold.
+
+    size: bytes of the tar. settings: SHA-256 of the settings. source: SHA-256 of the names of its
+    samples and the sizes of their files.
+    class_pixels: pixels of every train id; ignored_pixels: those of `IGNORE`.
+    """
+
+    shard: str
+    size: int
+    settings: str
+    source: str
+    class_pixels: tuple[int, ...]
+    ignored_pixels: int
+    bad: tuple[BadSample, ...]
+    records: tuple[Record, ...]
+
+    def encode(self) -> bytes:
+        """JSON, one record a line, with the SHA-256 of everything else in it."""
+        head = {"format": FORMAT, "version": VERSION} | asdict(self)
+        head["sha256"] = digest(head)
+        del head["records"]
+        lines = ",\n".join(json.dumps(record) for record in self.records)
+        return f'{json.dumps(head)[:-1]}, "records": [\n{lines}\n]}}\n'.encode()
+
+    @classmethod
+    def decode(cls, data: bytes, path: Path, shard: str) -> "ShardIndex":
+        """Raises DataError for damage, another version and the index of another shard."""
+
+        def build(tree: dict[str, Any]) -> ShardIndex:
+            return cls(
+                shard=str(tree["shard"]),
+                size=int(tree["size"]),
+                settings=str(tree["settings"]),
+                source=str(tree["source"]),
+                class_pixels=tuple(map(int, tree["class_pixels"])),
+                ignored_pixels=int(tree["ignored_pixels"]),
+                bad=tuple(BadSample(*bad) for bad in tree["bad"]),
+                records=tuple(_record(*row) for row in tree["records"]),
+            )
+
+        index = decode(data, path, build)
+        if index.shard != shard:
+            raise DataError(
+                f"{path}: is the index of {index.shard}, not of {shard}; {AGAIN} to rewrite it"
+            )
+        for record in index.records:
+            if any(m.offset < 0 or m.offset + m.size > index.size for m in record.members):
+                raise DataError(f"{path}: record {record.key} lies outside {shard}")
+        return index
+
+
+def shard_name(number: int) -> str:
+    return f"shard-{number:05d}.tar"
+
+
+def index_name(number: int) -> str:
+    return f"shard-{number:05d}.json"
+
+
+def digest(value: object) -> str:
+    """SHA-256 of a JSON value's canonical text."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _record(key: str, name: str, image: list[int], label: Any, meta: list[int]) -> Record:
+    return Record(key, name, Member(*image), Member(*label) if label else None, Member(*meta))
+
+
+def decode(data: bytes, path: Path, build: Callable[[dict[str, Any]], T]) -> T:
+    """`build` of a JSON file; DataError for damage and for another version."""
+    try:
+        tree = json.loads(data)
+        if tree["format"] != FORMAT:
+            raise ValueError(f"its format is {tree['format']!r}")
+        version = tree["version"]
+        if version == VERSION:
+            if tree.pop("sha256") != digest(tree):
+                raise ValueError("its own checksum does not fit")
+            return build(tree)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise DataError(
+            f"{path}: is damaged or no file of a packed data set ({reason}); {AGAIN} to rewrite it"
+        ) from None
+    raise DataError(
+        f"{path}: has format version {version}, and this fastass reads version {VERSION}: "
+        "pack the data set again, or use the fastass that wrote it"
+    )

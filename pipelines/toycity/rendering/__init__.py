@@ -1,0 +1,1 @@
+"""From fragments to pictures: drawing surface, materials, camera, PNG files."""
