@@ -9,7 +9,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # A folder changes when a file is added, which an editable install must learn.
-SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/native/*) \
+SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(shell find kernels -name "*.cpp" -o -name "*.h") \
 	$(shell find fastass kernels pipelines -type d -not -name __pycache__)
 
 .PHONY: train test slow docs gpu install clean

@@ -49,7 +49,7 @@ import fastass  # noqa: F401  before torch: it sets how torch's idle threads wai
 import torch
 from torch import Tensor
 
-from fastass.kernels import native
+from fastass.kernels import native_library
 
 INPUT_SETS = 2
 COPY_BYTES = 256 << 20
@@ -91,7 +91,7 @@ def allocator(request: pytest.FixtureRequest) -> str:
     """The same allocator settings for all sides."""
     choice: str = request.config.getoption("--allocator")
     if choice == "tuned":
-        native.tune_allocator(reuse=True)
+        native_library.tune_allocator(reuse=True)
     return choice
 
 
@@ -281,7 +281,7 @@ def _instruction_sets(device: torch.device) -> str:
     """Ours, and that of torch's own CPU kernels."""
     if device.type == "cuda":
         return ""
-    return f"{native.isa()}, torch {torch.backends.cpu.get_cpu_capability()}"
+    return f"{native_library.isa()}, torch {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _device_name(device: torch.device) -> str:

@@ -17,9 +17,9 @@ import fastass  # noqa: F401  before torch: it sets how torch's idle threads wai
 import torch
 from torch import nn
 
-from fastass.kernels import native
-from fastass.models.convolution import conv2d, gradients, use_winograd
-from fastass.models.halving import halve, halve_backward
+from fastass.kernels import native_library
+from fastass.kernels.convolution.conv2d import conv2d, gradients, use_winograd
+from fastass.kernels.convolution.winograd.conv4x4_stride2 import halve, halve_backward
 
 
 class Layer(NamedTuple):
@@ -111,8 +111,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=9, help="of one layer (9)")
     seconds = parser.parse_args().seconds
     torch.set_num_threads(1)
-    native.tune_allocator(reuse=True)
-    print(f"torch {torch.__version__}, {native.isa()}; CPU ms\n")
+    native_library.tune_allocator(reuse=True)
+    print(f"torch {torch.__version__}, {native_library.isa()}; CPU ms\n")
     print("| " + " | ".join(["layer", "channels, map, dilation", *PARTS, "all"]) + " |")
     print("|---" * (len(PARTS) + 3) + "|")
     for name, layer in LAYERS.items():

@@ -3,18 +3,17 @@
 The size is that of training: one 1280×720 image (eight on a GPU), ResNet features, 19 classes.
 """
 
-import importlib
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from fastass.kernels.class_mean import op
 from fastass.kernels.nearest import nearest_labels
 
 from .conftest import Contest, Side
 
-op = importlib.import_module("fastass.kernels.class_mean")
 N, C, SIZE, LABEL_SIZE = 2048, 19, (91, 161), (720, 1280)
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fastass.bench.convolutions import LAYERS
-from fastass.kernels.convolution3x3 import output_tile, saving
-from fastass.models.convolution import conv2d, use_winograd
+from fastass.kernels.convolution.conv2d import conv2d, use_winograd
+from fastass.kernels.convolution.winograd.conv3x3 import output_tile, saving
 
 from .conftest import Contest, Side
 

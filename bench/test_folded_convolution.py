@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastass.models.folded import folded_conv2d
+from fastass.kernels.convolution.conv_frozen_bn import folded_conv2d
 
 from .conftest import Contest, Side
 

@@ -4,17 +4,17 @@
 pixels about 15 % are ignored.
 """
 
-import importlib
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from fastass.kernels.pixel_discriminator_loss import op
+
 from .conftest import Contest, Side
 from .test_class_mean import LABEL_SIZE, SIZE, C, N, street_labels
 
-op = importlib.import_module("fastass.kernels.pixel_discriminator_loss")
 M = 1024
 
 

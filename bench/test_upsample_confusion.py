@@ -7,17 +7,17 @@ Both layouts, `channels-first` (torch's default) and `channels-last` (the engine
 torch is far slower in the first; its conversion to the other layout is one of the alternatives.
 """
 
-import importlib
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
+from fastass.kernels.upsample import confusion as op
+
 from .conftest import OPERATIONS, Contest
 from .test_class_mean import street_labels
 
-op = importlib.import_module("fastass.kernels.upsample_confusion")
 C, SIZE, LABEL_SIZE = 19, (128, 256), (1024, 2048)
 
 

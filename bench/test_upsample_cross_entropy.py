@@ -4,17 +4,17 @@ The size is that of training: two 1280×720 images (eight on a GPU), 19 classes,
 from pixel to pixel (real ones are smoother), labels in regions with about 15 % ignored.
 """
 
-import importlib
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from fastass.kernels.upsample import cross_entropy as op
+
 from .conftest import EXPONENTIALS, Contest, Side
 from .test_class_mean import street_labels
 
-op = importlib.import_module("fastass.kernels.upsample_cross_entropy")
 C, SIZE, LABEL_SIZE = 19, (91, 161), (720, 1280)
 
 

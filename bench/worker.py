@@ -15,8 +15,8 @@ from fastass.bench.reference import ReferencePath
 from fastass.bench.synthetic import random_batch
 from fastass.config.schema import Config
 from fastass.errors import USER_ERRORS, UserError
+from fastass.kernels.convolution.conv2d import use_winograd
 from fastass.method.adaptation import MethodSpec, method_spec
-from fastass.models.convolution import use_winograd
 from fastass.models.norm import FrozenBatchNorm2d
 from fastass.pipelines.loaders.batch import StepBatch
 from fastass.runtime.device import Runtime, setup_runtime

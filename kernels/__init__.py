@@ -4,14 +4,14 @@
 auto; `available` says what this machine can run.
 """
 
-from fastass.kernels.class_mean import class_mean
-from fastass.kernels.convolution3x3 import convolution3x3, convolution3x3_gradients
-from fastass.kernels.convolution_epilogue import convolution_epilogue_
+from fastass.kernels.class_mean.op import class_mean
+from fastass.kernels.convolution.epilogue import convolution_epilogue_
+from fastass.kernels.convolution.winograd.conv3x3 import convolution3x3, convolution3x3_gradients
 from fastass.kernels.dispatch import available, choice, resolve, use
-from fastass.kernels.pixel_discriminator_loss import pixel_discriminator_loss
-from fastass.kernels.upsample_confusion import upsample_confusion
-from fastass.kernels.upsample_cross_entropy import upsample_cross_entropy
-from fastass.kernels.upsample_softmax import upsample_softmax
+from fastass.kernels.pixel_discriminator_loss.op import pixel_discriminator_loss
+from fastass.kernels.upsample.confusion import upsample_confusion
+from fastass.kernels.upsample.cross_entropy import upsample_cross_entropy
+from fastass.kernels.upsample.softmax import upsample_softmax
 
 __all__ = [
     "available",

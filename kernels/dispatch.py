@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from fastass.kernels import native
+from fastass.kernels import native_library
 
 CHOICES = ("auto", "reference", "native", "triton")
 
@@ -45,7 +45,7 @@ def available() -> dict[str, str | None]:
 
 def _unavailable(choice: str) -> str | None:
     if choice == "native":
-        return native.unavailable()
+        return native_library.unavailable()
     return _triton_unavailable() if choice == "triton" else None
 
 

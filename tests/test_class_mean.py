@@ -1,7 +1,5 @@
 """class_mean: every implementation against the float64 loop, values and gradients."""
 
-import importlib
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,10 +7,9 @@ from interpreter import interpreted
 from torch import Tensor
 
 from fastass import kernels
-from fastass.kernels import native
+from fastass.kernels import native_library
+from fastass.kernels.class_mean import op
 from fastass.kernels.nearest import nearest_index, nearest_labels
-
-op = importlib.import_module("fastass.kernels.class_mean")  # the operator shadows its module's name
 
 SHAPES = [  # B, N, h, w, H, W, C
     (1, 64, 91, 161, 720, 1280, 19),
@@ -79,7 +76,7 @@ def test_error_is_at_most_twice_that_of_plain_torch(
     assert error(gradient, true_gradient) <= 2 * error(plain_gradient, true_gradient) + unit
 
 
-@pytest.mark.parametrize("instruction_set", native.INSTRUCTION_SETS)
+@pytest.mark.parametrize("instruction_set", native_library.INSTRUCTION_SETS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 def test_instruction_sets_dtypes_and_layouts(
@@ -88,7 +85,10 @@ def test_instruction_sets_dtypes_and_layouts(
     layout: torch.memory_format,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if native.INSTRUCTION_SETS.index(instruction_set) > native.library().fastass_best_isa():
+    if (
+        native_library.INSTRUCTION_SETS.index(instruction_set)
+        > native_library.library().fastass_best_isa()
+    ):
         pytest.skip(f"this processor has no {instruction_set}")
     monkeypatch.setenv("FASTASS_CPU_ISA", instruction_set)
     features, labels = inputs((2, 37, 29, 23, 100, 160, 7), dtype)

@@ -3,17 +3,14 @@
 pytest tests/test_convolution3x3.py -k at_most_twice -rP     prints the errors
 """
 
-import importlib
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fastass import kernels
-from fastass.kernels import native
-
-op = importlib.import_module("fastass.kernels.convolution3x3")  # the operator shadows its module
+from fastass.kernels import native_library
+from fastass.kernels.convolution.winograd import conv3x3 as op
 
 CL = torch.channels_last
 SHAPES = [  # B, I, O, h, w, dilation
@@ -63,10 +60,10 @@ def error(actual: Tensor, truth: Tensor) -> float:
     return float((actual.double() - truth).norm() / truth.norm())
 
 
-@pytest.fixture(params=native.INSTRUCTION_SETS)
+@pytest.fixture(params=native_library.INSTRUCTION_SETS)
 def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     name: str = request.param
-    if native.INSTRUCTION_SETS.index(name) > native.library().fastass_best_isa():
+    if native_library.INSTRUCTION_SETS.index(name) > native_library.library().fastass_best_isa():
         pytest.skip(f"this processor has no {name}")
     monkeypatch.setenv("FASTASS_CPU_ISA", name)
     return name

@@ -1,6 +1,5 @@
 """convolution_epilogue_: every implementation against float64, in the memory of its input."""
 
-import importlib
 import itertools
 
 import pytest
@@ -9,8 +8,8 @@ from interpreter import interpreted
 from torch import Tensor
 
 from fastass import kernels
+from fastass.kernels.convolution import epilogue as op
 
-op = importlib.import_module("fastass.kernels.convolution_epilogue")
 LAYOUTS = (torch.channels_last, torch.contiguous_format)
 PARTS = list(itertools.product((True, False), repeat=3))  # bias, residual, ReLU
 

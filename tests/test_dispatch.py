@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastass import kernels
-from fastass.kernels import dispatch, native
+from fastass.kernels import dispatch, native_library
 
 CPU, CUDA, OTHER = torch.device("cpu"), torch.device("cuda"), torch.device("meta")
 
@@ -61,16 +61,16 @@ def test_triton_that_cannot_be_imported_is_refused(monkeypatch: pytest.MonkeyPat
 
 
 def test_missing_library_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "candidates", list)
-    native.library.cache_clear()
+    monkeypatch.setattr(native_library, "candidates", list)
+    native_library.library.cache_clear()
     try:
         with pytest.raises(RuntimeError, match=r"kernels=native cannot run here.*pip install -e"):
             kernels.use("native")
         # auto stays auto on the CPU: the first call says what is missing, nothing runs instead
         assert dispatch.resolve(CPU) == "native"
         scores, labels = torch.zeros(1, 2, 3, 3), torch.zeros(1, 9, 9, dtype=torch.uint8)
-        monkeypatch.setattr(native, "_routine", native._routine.__wrapped__)
+        monkeypatch.setattr(native_library, "_routine", native_library._routine.__wrapped__)
         with pytest.raises(RuntimeError, match="is missing from fastass/kernels"):
             kernels.upsample_confusion(scores, labels, align_corners=True)
     finally:
-        native.library.cache_clear()
+        native_library.library.cache_clear()

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from fastass.kernels import gate
+from fastass.kernels.aot import compile_check
 
 triton = pytest.importorskip("triton")
 
@@ -16,40 +16,40 @@ def test_every_launch_passes() -> None:
     """In a process of its own: an interpreting session must not change the kernels."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     ran = subprocess.run(
-        [sys.executable, "-m", "fastass.kernels.gate", "--json"],
+        [sys.executable, "-m", "fastass.kernels.aot.compile_check", "--json"],
         env=environment,
         capture_output=True,
         text=True,
     )
     assert ran.returncode in (0, 1), ran.stderr
-    reports = [gate.Report(**row) for row in json.loads(ran.stdout)]
+    reports = [compile_check.Report(**row) for row in json.loads(ran.stdout)]
     assert {report.sm for report in reports} == {80, 90, 100}
-    assert len(reports) == 3 * len(gate.launches())
+    assert len(reports) == 3 * len(compile_check.launches())
     failed = [report for report in reports if report.verdict != "ok"]
-    assert not failed, "\n" + gate.table(failed)
+    assert not failed, "\n" + compile_check.table(failed)
 
 
 def test_verdicts() -> None:
     code = "LDG.E.128 R4, [R2.64] ; HMMA.16816.F32 R4 ; STL [R1], R2 ; LDL R3, [R1] ; LDG.E R1"
-    assert gate.verdict(dot=True, wide=True, code=code) == (2, 1, 1, "spills")
+    assert compile_check.verdict(dot=True, wide=True, code=code) == (2, 1, 1, "spills")
     clean = "LDGSTS.E.BYPASS.128 [R1] ; HGMMA.64x64x16.F32.BF16 R24 ; LDGDEPBAR"
-    assert gate.verdict(dot=True, wide=True, code=clean) == (0, 1, 1, "ok")
-    assert gate.verdict(dot=True, wide=True, code="FFMA R1 ; LDG.E.64 R1")[3] == (
+    assert compile_check.verdict(dot=True, wide=True, code=clean) == (0, 1, 1, "ok")
+    assert compile_check.verdict(dot=True, wide=True, code="FFMA R1 ; LDG.E.64 R1")[3] == (
         "dot without matrix instructions, no 16-byte loads"
     )
-    assert gate.verdict(dot=False, wide=False, code="FFMA R1")[3] == "ok"
+    assert compile_check.verdict(dot=False, wide=False, code="FFMA R1")[3] == "ok"
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_compiler_that_dies_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(gate, "compile_one", lambda *task: os._exit(9))
-    reports = gate.run(["class_mean"], [90])
-    assert len(reports) == len(gate.launches(["class_mean"]))
+    monkeypatch.setattr(compile_check, "compile_one", lambda *task: os._exit(9))
+    reports = compile_check.run(["class_mean.gpu"], [90])
+    assert len(reports) == len(compile_check.launches(["class_mean.gpu"]))
     assert {r.verdict for r in reports} == {"does not compile: the compiler died (exit code 9)"}
 
 
 def test_interpreting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     with pytest.raises(RuntimeError, match="unset TRITON_INTERPRET"):
-        gate.run(["class_mean"])
+        compile_check.run(["class_mean.gpu"])

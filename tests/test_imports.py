@@ -17,7 +17,7 @@ RANKS = [
     {"models"},
     {"config"},
     {"runtime"},
-    {"method", "checkpoint", "ema"},
+    {"method", "checkpoint"},
     {"inference", "tracking"},
     {"evaluation"},
     {"training", "report", "reproduce"},

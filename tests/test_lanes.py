@@ -18,9 +18,9 @@ from fastass.config.schema import (
     OptimConfig,
     RuntimeConfig,
 )
+from fastass.kernels.convolution import running_statistics
+from fastass.kernels.convolution.batch_norm import batch_norm
 from fastass.method.adaptation import method_spec
-from fastass.models import running_statistics
-from fastass.models.batch_norm import batch_norm
 from fastass.models.config import ModelConfig
 from fastass.pipelines.loaders.batch import StepBatch
 from fastass.runtime.device import setup_runtime

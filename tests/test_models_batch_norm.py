@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastass.kernels import dispatch, native
-from fastass.models import batch_norm as module
-from fastass.models.batch_norm import batch_norm
+from fastass.kernels import dispatch, native_library
+from fastass.kernels.convolution import batch_norm as module
+from fastass.kernels.convolution.batch_norm import batch_norm
 
 SIZES = [(4, 16, 37, 65), (2, 19, 7, 9), (4, 96, 5, 9), (1, 5, 1, 3), (1, 40, 65, 33)]
 
@@ -80,9 +80,9 @@ def test_against_float64(size: tuple[int, ...], residual: bool, relu: bool) -> N
         assert (ours[name].double() - truth).abs().max().item() <= allowed, name
 
 
-@pytest.mark.parametrize("isa", native.INSTRUCTION_SETS)
+@pytest.mark.parametrize("isa", native_library.INSTRUCTION_SETS)
 def test_every_instruction_set(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if native.INSTRUCTION_SETS.index(isa) > native.library().fastass_best_isa():
+    if native_library.INSTRUCTION_SETS.index(isa) > native_library.library().fastass_best_isa():
         pytest.skip(f"this processor lacks {isa}")
     monkeypatch.setenv("FASTASS_CPU_ISA", isa)
     tensors = inputs((2, 19, 7, 9))

@@ -9,8 +9,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastass import kernels
-from fastass.models import convolution
-from fastass.models.convolution import conv2d, gradients, prefers_products
+from fastass.kernels.convolution.conv2d import (
+    conv2d,
+    gradients,
+    prefers_products,
+    use_winograd,
+)
 from fastass.models.deeplab import Classifier
 
 CL = torch.channels_last
@@ -134,11 +138,11 @@ def test_which_convolutions_save_multiplications() -> None:
     assert not runs_winograd(x.contiguous(), usual)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not runs_winograd(x, usual)
-    convolution.use_winograd(False)
+    use_winograd(False)
     try:
         assert not runs_winograd(x, usual)
     finally:
-        convolution.use_winograd(True)
+        use_winograd(True)
     kernels.use("reference")
     try:
         assert not runs_winograd(x, usual)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastass.models.folded import folded_conv2d
+from fastass.kernels.convolution.conv_frozen_bn import folded_conv2d
 
 CL = torch.channels_last
 

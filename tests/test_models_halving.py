@@ -9,11 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastass import kernels
-from fastass.kernels import native
-from fastass.models import halving
-from fastass.models.convolution import use_winograd
+from fastass.kernels import native_library
+from fastass.kernels.convolution.conv2d import use_winograd
+from fastass.kernels.convolution.winograd import conv4x4_stride2
+from fastass.kernels.convolution.winograd.conv4x4_stride2 import (
+    NEGATIVE_SLOPE,
+    halve,
+    halve_backward,
+)
 from fastass.models.discriminators import GlobalDiscriminator
-from fastass.models.halving import NEGATIVE_SLOPE, halve, halve_backward
 
 CL = torch.channels_last
 SHAPES = [  # B, C, O, H, W; the first four are ToyCity's layers
@@ -64,7 +68,7 @@ def error(actual: Tensor, truth: Tensor) -> float:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_error_is_at_most_twice_that_of_plain_torch(shape: tuple[int, ...]) -> None:
     given = inputs(shape)
-    assert halving._fits(*given[:2])
+    assert conv4x4_stride2._fits(*given[:2])
     truth, theirs = plain(*given, torch.float64), plain(*given, torch.float32)
     for name, actual, other, expected in zip(
         ("y", "x", "weight", "bias"), ours(*given), theirs, truth, strict=True
@@ -78,12 +82,12 @@ def test_error_is_at_most_twice_that_of_plain_torch(shape: tuple[int, ...]) -> N
 
 
 @pytest.mark.usefixtures("poisoned")
-@pytest.mark.parametrize("name", native.INSTRUCTION_SETS)
+@pytest.mark.parametrize("name", native_library.INSTRUCTION_SETS)
 @pytest.mark.parametrize("shape", SHAPES[4:], ids=str)
 def test_every_instruction_set(
     shape: tuple[int, ...], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if native.INSTRUCTION_SETS.index(name) > native.library().fastass_best_isa():
+    if native_library.INSTRUCTION_SETS.index(name) > native_library.library().fastass_best_isa():
         pytest.skip(f"this processor has no {name}")
     monkeypatch.setenv("FASTASS_CPU_ISA", name)
     given = inputs(shape)
@@ -127,19 +131,21 @@ def test_a_value_that_is_not_finite_stays() -> None:
 
 def test_where_it_runs() -> None:
     x, layer, _ = inputs((1, 16, 16, 12, 12))
-    assert halving._fits(x, layer)
-    assert not halving._fits(x.contiguous(), layer)
-    assert not halving._fits(x.double(), layer)
-    assert not halving._fits(torch.zeros(1, 128, 8, 8).to(memory_format=CL), nn.Conv2d(128, 256, 4))
-    assert not halving._fits(x, nn.Conv2d(16, 1, 4, 2, 1))
+    assert conv4x4_stride2._fits(x, layer)
+    assert not conv4x4_stride2._fits(x.contiguous(), layer)
+    assert not conv4x4_stride2._fits(x.double(), layer)
+    assert not conv4x4_stride2._fits(
+        torch.zeros(1, 128, 8, 8).to(memory_format=CL), nn.Conv2d(128, 256, 4)
+    )
+    assert not conv4x4_stride2._fits(x, nn.Conv2d(16, 1, 4, 2, 1))
     use_winograd(False)
     try:
-        assert not halving._fits(x, layer)
+        assert not conv4x4_stride2._fits(x, layer)
     finally:
         use_winograd(True)
     kernels.use("reference")
     try:
-        assert not halving._fits(x, layer)
+        assert not conv4x4_stride2._fits(x, layer)
     finally:
         kernels.use("auto")
 

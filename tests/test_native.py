@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastass.kernels import native
+from fastass.kernels import native_library
 from fastass.runtime.malloc import Allocator
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,15 +27,18 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
 
 def test_best_instruction_set_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FASTASS_CPU_ISA", raising=False)
-    assert native.isa() == native.INSTRUCTION_SETS[native.library().fastass_best_isa()]
+    assert (
+        native_library.isa()
+        == native_library.INSTRUCTION_SETS[native_library.library().fastass_best_isa()]
+    )
 
 
 def test_forced_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTASS_CPU_ISA", "base")
-    assert native.isa() == "base"
+    assert native_library.isa() == "base"
     monkeypatch.setenv("FASTASS_CPU_ISA", "sse9")
     with pytest.raises(RuntimeError, match="FASTASS_CPU_ISA: got 'sse9', expected one of"):
-        native.isa()
+        native_library.isa()
 
 
 def test_instruction_set_that_the_processor_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,25 +47,25 @@ def test_instruction_set_that_the_processor_lacks(monkeypatch: pytest.MonkeyPatc
         def fastass_best_isa() -> int:
             return 0
 
-    monkeypatch.setattr(native, "library", Old)
+    monkeypatch.setattr(native_library, "library", Old)
     monkeypatch.setenv("FASTASS_CPU_ISA", "avx2")
     with pytest.raises(RuntimeError, match="this processor has base at best"):
-        native.isa()
+        native_library.isa()
 
 
 def test_every_signature_exists_for_every_instruction_set() -> None:
-    built = ("base", "avx2", "avx512") if native.library().fastass_best_isa() else ("base",)
-    for name in native.SIGNATURES:
+    built = ("base", "avx2", "avx512") if native_library.library().fastass_best_isa() else ("base",)
+    for name in native_library.SIGNATURES:
         for instruction_set in built:
-            assert hasattr(native.library(), f"fastass_{name}_{instruction_set}")
+            assert hasattr(native_library.library(), f"fastass_{name}_{instruction_set}")
 
 
 @pytest.mark.parametrize("content", [None, b"not a library"])
 def test_library_that_is_not_there_or_broken(content: bytes | None, tmp_path: Path) -> None:
-    path = tmp_path / native.LIBRARY
+    path = tmp_path / native_library.LIBRARY
     if content is not None:
         path.write_bytes(content)
-    code = "from fastass.kernels import native; print(native.unavailable())"
+    code = "from fastass.kernels import native_library; print(native_library.unavailable())"
     said = run_python(code, FASTASS_NATIVE_LIBRARY=str(path)).stdout
     assert ("is missing from" if content is None else "cannot be loaded") in said
     assert "pip install -e ." in said
@@ -70,7 +73,7 @@ def test_library_that_is_not_there_or_broken(content: bytes | None, tmp_path: Pa
 
 
 def test_library_of_other_sources() -> None:
-    code = "from fastass.kernels import native; native.ABI += 1; print(native.unavailable())"
+    code = "from fastass.kernels import native_library as n; n.ABI += 1; print(n.unavailable())"
     assert "was built from other sources" in run_python(code).stdout
 
 
@@ -122,8 +125,8 @@ def test_threads_of_python_run_it_side_by_side() -> None:
 
 FAULTS = """
 import resource, sys, torch
-from fastass.kernels import native
-if sys.argv[-1] == "tuned" and not native.tune_allocator(reuse=True):
+from fastass.kernels import native_library
+if sys.argv[-1] == "tuned" and not native_library.tune_allocator(reuse=True):
     print("no glibc"); raise SystemExit
 for step in range(24):
     if step == 20:  # the first steps touch the memory that is then kept
@@ -144,7 +147,7 @@ def test_tuned_allocator_keeps_large_blocks() -> None:
 def test_the_allocator_through_a_phase(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mapped blocks until everything that stays is there, then reuse; the same in the next."""
     calls: list[bool] = []
-    monkeypatch.setattr(native, "tune_allocator", lambda *, reuse: calls.append(reuse))
+    monkeypatch.setattr(native_library, "tune_allocator", lambda *, reuse: calls.append(reuse))
     allocator, off = Allocator(tuned=True), Allocator(tuned=False)
     for _ in range(2):
         allocator.begin()
@@ -161,7 +164,7 @@ def test_the_allocator_through_a_phase(monkeypatch: pytest.MonkeyPatch) -> None:
 FUZZ = """
 import random, sys, torch
 from fastass import kernels
-from fastass.kernels import native
+from fastass.kernels import native_library
 from fastass.models import batch_norm, halving
 
 def tensor(shape, dtype):
@@ -182,7 +185,8 @@ def fuzz(seconds):
     while time.time() < end:
         rounds += 1
         random.seed(rounds); torch.manual_seed(rounds)
-        os_isa = random.choice(native.INSTRUCTION_SETS[: native.library().fastass_best_isa() + 1])
+        best = native_library.library().fastass_best_isa()
+        os_isa = random.choice(native_library.INSTRUCTION_SETS[: best + 1])
         import os; os.environ["FASTASS_CPU_ISA"] = os_isa
         torch.set_num_threads(random.choice([1, 2, 5]))
         B, C = random.choice([1, 2, 3]), random.choice([1, 2, 3, 7, 8, 15, 16, 17, 19, 33, 64])
@@ -244,7 +248,7 @@ def fuzz(seconds):
 if MODE == "stray":  # must be caught: labels shorter than the sizes say
     scores, counts = torch.randn(1, 3, 4, 4), torch.empty(3, 3, dtype=torch.int64)
     labels = torch.zeros(1, 9, 8, dtype=torch.uint8)
-    native.call("upsample_confusion", scores, 0, *scores.stride(), labels, counts,
+    native_library.call("upsample_confusion", scores, 0, *scores.stride(), labels, counts,
                 1, 3, 4, 4, 9, 9, 1, 255, 1)
     print("not caught")
 else:
@@ -271,7 +275,7 @@ def test_no_routine_reads_or_writes_out_of_bounds(tmp_path: Path) -> None:
         "LD_PRELOAD": " ".join(preloaded),
         "ASAN_OPTIONS": "detect_leaks=0",
         "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
-        "FASTASS_NATIVE_LIBRARY": str(tmp_path / native.LIBRARY),
+        "FASTASS_NATIVE_LIBRARY": str(tmp_path / native_library.LIBRARY),
     }
     stray = run_python('MODE = "stray"\n' + FUZZ, **environment)
     assert "heap-buffer-overflow" in stray.stderr, stray.stdout + stray.stderr
@@ -291,8 +295,8 @@ def test_wheel_holds_the_library_and_no_sources(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     assert "-py3-none-" in wheel.name
     names = zipfile.ZipFile(wheel).namelist()
-    assert f"fastass/kernels/{native.LIBRARY}" in names
-    assert {"fastass/pipelines/datasets/classes.py", "fastass/kernels/gpu/class_mean.py"} <= set(
+    assert f"fastass/kernels/{native_library.LIBRARY}" in names
+    assert {"fastass/pipelines/datasets/classes.py", "fastass/kernels/class_mean/gpu.py"} <= set(
         names
     )
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"fastass"}

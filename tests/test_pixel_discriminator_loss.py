@@ -1,6 +1,5 @@
 """pixel_discriminator_loss: every implementation against two plain float64 forwards."""
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,9 @@ from interpreter import interpreted
 from torch import Tensor, nn
 
 from fastass import kernels
-from fastass.kernels import native
-from fastass.kernels.cpu import pixel_discriminator_loss as cpu
-
-op = importlib.import_module("fastass.kernels.pixel_discriminator_loss")
+from fastass.kernels import native_library
+from fastass.kernels.pixel_discriminator_loss import cpu as cpu
+from fastass.kernels.pixel_discriminator_loss import op
 
 SHAPES = [  # B, N, h, w, H, W, M, C
     (1, 64, 91, 161, 720, 1280, 48, 19),
@@ -109,12 +107,15 @@ def test_reduced_precision(dtype: torch.dtype, domain: int, adversarial: bool) -
         assert error(a, t) <= 2 * error(b, t) + 1e-7
 
 
-@pytest.mark.parametrize("instruction_set", native.INSTRUCTION_SETS)
+@pytest.mark.parametrize("instruction_set", native_library.INSTRUCTION_SETS)
 @pytest.mark.parametrize(("domain", "adversarial"), MODES)
 def test_instruction_sets(
     instruction_set: str, domain: int, adversarial: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if native.INSTRUCTION_SETS.index(instruction_set) > native.library().fastass_best_isa():
+    if (
+        native_library.INSTRUCTION_SETS.index(instruction_set)
+        > native_library.library().fastass_best_isa()
+    ):
         pytest.skip(f"this processor has no {instruction_set}")
     monkeypatch.setenv("FASTASS_CPU_ISA", instruction_set)
     for shape in SHAPES[2:]:

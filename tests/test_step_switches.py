@@ -10,12 +10,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fastass import ema, kernels
+from fastass import kernels
 from fastass.bench.memory import SavedTensors
 from fastass.checkpoint import files as checkpoint
 from fastass.config.schema import Config, DiscriminatorConfig, OptimConfig, RuntimeConfig
 from fastass.errors import UserError
 from fastass.method.adaptation import method_spec
+from fastass.models import ema
 from fastass.models.config import ModelConfig
 from fastass.models.deeplab import build_deeplab
 from fastass.pipelines.loaders.batch import Batch, StepBatch

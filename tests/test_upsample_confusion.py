@@ -6,8 +6,8 @@ from interpreter import interpreted
 from torch import Tensor
 
 from fastass import kernels
-from fastass.kernels import native
-from fastass.kernels.upsample_confusion import reference, upsample_confusion
+from fastass.kernels import native_library
+from fastass.kernels.upsample.confusion import reference, upsample_confusion
 
 SHAPES = [  # B, C, h, w, H, W
     (1, 19, 91, 161, 720, 1280),
@@ -46,12 +46,15 @@ def test_native_counts_as_float64_does(shape: tuple[int, ...], align_corners: bo
     assert misplaced(counts, truth) <= labels.numel() // 200_000
 
 
-@pytest.mark.parametrize("instruction_set", native.INSTRUCTION_SETS)
+@pytest.mark.parametrize("instruction_set", native_library.INSTRUCTION_SETS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_instruction_sets_and_dtypes(
     instruction_set: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if native.INSTRUCTION_SETS.index(instruction_set) > native.library().fastass_best_isa():
+    if (
+        native_library.INSTRUCTION_SETS.index(instruction_set)
+        > native_library.library().fastass_best_isa()
+    ):
         pytest.skip(f"this processor has no {instruction_set}")
     monkeypatch.setenv("FASTASS_CPU_ISA", instruction_set)
     scores, labels = inputs((2, 19, 13, 21, 100, 160), dtype)
@@ -59,12 +62,15 @@ def test_instruction_sets_and_dtypes(
     assert misplaced(counts, reference(scores.double(), labels, align_corners=False)) <= 1
 
 
-@pytest.mark.parametrize("instruction_set", native.INSTRUCTION_SETS)
+@pytest.mark.parametrize("instruction_set", native_library.INSTRUCTION_SETS)
 def test_classes_that_cannot_win_are_left_out_rightly(
     instruction_set: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Regions with one possible winner, borders with few; NaN disturbs only the cells beside it."""
-    if native.INSTRUCTION_SETS.index(instruction_set) > native.library().fastass_best_isa():
+    if (
+        native_library.INSTRUCTION_SETS.index(instruction_set)
+        > native_library.library().fastass_best_isa()
+    ):
         pytest.skip(f"this processor has no {instruction_set}")
     monkeypatch.setenv("FASTASS_CPU_ISA", instruction_set)
     generator = torch.Generator().manual_seed(0)
@@ -162,9 +168,7 @@ def test_operator_is_registered() -> None:
 
 INTERPRETED = """
 import torch
-from fastass.kernels import upsample_confusion as _  # the operator shadows its module's name
-import sys
-op = sys.modules["fastass.kernels.upsample_confusion"]
+from fastass.kernels.upsample import confusion as op
 for align in (False, True):
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         torch.manual_seed(0)

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fastass.models import DeepLab, ModelConfig, build_deeplab
-from fastass.models.weights import WeightsError, init_weights, load_weights
+from fastass.models.weights.init import WeightsError, init_weights, load_weights
 
 State = dict[str, Tensor]
 DEPTHS = {"resnet101": (3, 4, 23, 3), "resnet50": (3, 4, 6, 3), "resnet18": (2, 2, 2, 2)}

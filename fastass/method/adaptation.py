@@ -103,7 +103,7 @@ class Adaptation(nn.Module):
         self.generator = generator
         self.global_discriminators = nn.ModuleList(global_discriminators)
         self.semantic_discriminator = semantic_discriminator
-        self.average: DeepLab | None = None  # of the generator's weights: see fastass.ema
+        self.average: DeepLab | None = None  # of the generator's weights: see fastass.models.ema
         self.weights = weights
         self.align_corners = generator.config.align_corners
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastass.kernels.convolution.conv2d import conv2d, prefers_products
 from fastass.models.config import ModelConfig
-from fastass.models.convolution import conv2d, prefers_products
 from fastass.models.resnet import BasicBlock, Bottleneck, ResNet
 from fastass.models.tiny import TinyResNet
 from fastass.models.vgg import VGG16

@@ -12,8 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from fastass.models.convolution import conv2d
-from fastass.models.halving import NEGATIVE_SLOPE, halve, halve_backward
+from fastass.kernels.convolution.conv2d import conv2d
+from fastass.kernels.convolution.winograd.conv4x4_stride2 import (
+    NEGATIVE_SLOPE,
+    halve,
+    halve_backward,
+)
 
 
 class GlobalDiscriminator(nn.Module):

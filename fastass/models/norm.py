@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from fastass.models.batch_norm import batch_norm
+from fastass.kernels.convolution.batch_norm import batch_norm
+from fastass.kernels.convolution.conv2d import conv2d
+from fastass.kernels.convolution.conv_frozen_bn import folded_conv2d
+from fastass.kernels.convolution.recompute import Again
 from fastass.models.config import NormKind
-from fastass.models.convolution import conv2d
-from fastass.models.folded import folded_conv2d
-from fastass.models.sums import Again
 
 
 class FrozenBatchNorm2d(nn.Module):

@@ -7,10 +7,10 @@ are torchvision's.
 
 from torch import Tensor, nn
 
-from fastass.models.checkpointing import run_blocks
+from fastass.kernels.convolution.recompute import Again
+from fastass.models.activation_checkpointing import run_blocks
 from fastass.models.config import Checkpointing, NormKind
 from fastass.models.norm import conv_norm, make_norm
-from fastass.models.sums import Again
 
 
 class Block(nn.Module):

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from fastass.models.checkpointing import run_blocks
+from fastass.models.activation_checkpointing import run_blocks
 from fastass.models.config import Checkpointing, NormKind
 from fastass.models.norm import conv_norm, make_norm
 from fastass.models.resnet import BasicBlock, make_stage

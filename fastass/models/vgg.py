@@ -4,9 +4,9 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from fastass.models.checkpointing import run_blocks
+from fastass.kernels.convolution.conv2d import conv2d
+from fastass.models.activation_checkpointing import run_blocks
 from fastass.models.config import Checkpointing
-from fastass.models.convolution import conv2d
 
 # Channels of the 3×3 convolutions; "pool" halves the resolution. Pools 4 and 5 of VGG-16 are left
 # out, and the last stage is dilated by 2 instead.

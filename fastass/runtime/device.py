@@ -7,7 +7,7 @@ import torch
 from fastass import kernels
 from fastass.config.schema import RuntimeConfig
 from fastass.errors import UserError
-from fastass.kernels import native
+from fastass.kernels import native_library
 
 # What a forward pass computes in, by the autocast dtype; None is no autocast.
 PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "fp32"}
@@ -67,7 +67,9 @@ def describe_runtime(config: RuntimeConfig) -> Runtime:
         kernels=implementation,
         tf32=describe_tf32(config.tf32, device),
         compile=config.compile_mode if config.compile else "off",
-        tuned=config.tune_allocator and device.type == "cpu" and native.unavailable() is None,
+        tuned=config.tune_allocator
+        and device.type == "cpu"
+        and native_library.unavailable() is None,
     )
 
 
@@ -77,7 +79,7 @@ def setup_runtime(config: RuntimeConfig) -> Runtime:
     kernels.use(config.kernels)
     if config.tf32 is not None and runtime.device.type == "cuda":
         set_tf32(config.tf32)
-    tuned = runtime.tuned and native.tune_allocator(reuse=True)
+    tuned = runtime.tuned and native_library.tune_allocator(reuse=True)
     return replace(runtime, tuned=tuned)
 
 

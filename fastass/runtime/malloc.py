@@ -4,7 +4,7 @@ A step allocates gigabytes in large blocks and frees them. Mapped one by one, ea
 fault for every 4 KiB, so they are kept and reused; but not before everything that stays is there.
 """
 
-from fastass.kernels import native
+from fastass.kernels import native_library
 
 
 class Allocator:
@@ -19,10 +19,10 @@ class Allocator:
         """A phase begins: in its first step gradients and optimizer state are made, which stay."""
         self._first = True
         if self._tuned:
-            native.tune_allocator(reuse=False)
+            native_library.tune_allocator(reuse=False)
 
     def stepped(self) -> None:
         """A step has ended."""
         if self._first and self._tuned:
-            native.tune_allocator(reuse=True)
+            native_library.tune_allocator(reuse=True)
         self._first = False

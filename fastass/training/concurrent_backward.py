@@ -17,8 +17,8 @@ from typing import TypeVar
 import torch
 
 from fastass.config.schema import Config
-from fastass.models import running_statistics
-from fastass.models.running_statistics import Update
+from fastass.kernels.convolution import running_statistics
+from fastass.kernels.convolution.running_statistics import Update
 from fastass.runtime.process_group import World
 
 Part = TypeVar("Part")

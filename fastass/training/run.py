@@ -19,7 +19,7 @@ from fastass.checkpoint.run_directory import (
 from fastass.config.schema import Config
 from fastass.errors import UserError
 from fastass.method.adaptation import method_spec
-from fastass.models.weights import init_weights
+from fastass.models.weights.init import init_weights
 from fastass.runtime.ddp import check_parallel
 from fastass.runtime.device import Runtime, choose_device, setup_runtime
 from fastass.runtime.process_group import World, join

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from fastass import ema
 from fastass.config.schema import Config
 from fastass.method.adaptation import Adaptation, LossTerms, MethodSpec, objective
 from fastass.method.item_weights import item_weights
+from fastass.models import ema
 from fastass.models.deeplab import DeepLab, build_deeplab
 from fastass.models.discriminators import (
     FeatureDiscriminator,

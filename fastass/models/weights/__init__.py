@@ -1,0 +1,1 @@
+"""Published weight files: reading them safely, their names, and what was loaded."""

@@ -1,0 +1,1 @@
+"""Ahead-of-time compilation of the Triton kernels for GPUs that are not there."""

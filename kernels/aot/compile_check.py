@@ -1,0 +1,218 @@
+"""Ahead-of-time gate: compiles every Triton launch for GPUs that are not there, and reads the code.
+
+    python -m fastass.kernels.aot.compile_check [--arch 80 90 100] [--jobs 2] [--json] [MODULE ...]
+
+Each module with Triton kernels lists its launches as `AOT` (see `launch_spec.Launch`). Every launch
+is compiled for every architecture, each in a process of its own (a compiler crash must not take the
+gate along), with a stub driver that stands in for the GPU. Reported from the machine code:
+registers a thread, spills, shared memory, matrix instructions, 16-byte global loads. Exit status 1
+when a launch does not compile, spills registers, has a dot without matrix instructions, or has no
+16-byte loads where they are asked for.
+"""
+
+import argparse
+import importlib
+import json
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
+from pathlib import Path
+
+MODULES = (
+    "class_mean.gpu",
+    "convolution.epilogue_gpu",
+    "pixel_discriminator_loss.gpu",
+    "upsample.softmax_gpu",
+    "upsample.confusion_gpu",
+)
+ARCHITECTURES = (80, 90, 100)
+COLUMNS = ("kernel", "sm", "registers", "spills", "shared", "matrix", "loads16", "verdict")
+
+_MATRIX = re.compile(r"\b(HMMA|HGMMA|IMMA|IGMMA|QGMMA|UTCHMMA|UTCQMMA|UTCIMMA|OMMA|QMMA)\b")
+_LOAD16 = re.compile(r"\b(?:LDG|LDGSTS)\.\S*\b128\b|\bUTMALDG\b")
+_SPILL = re.compile(r"\b(?:STL|LDL)\b")
+
+
+@dataclass(frozen=True)
+class Report:
+    """One launch on one architecture; shared memory in bytes, the rest in instructions."""
+
+    kernel: str
+    sm: int
+    registers: int = 0
+    spills: int = 0
+    shared: int = 0
+    matrix: int = 0
+    loads16: int = 0
+    verdict: str = "ok"
+
+
+class _StubDriver:
+    """As much of a driver as compiling takes. The device id is the architecture, so that Triton's
+    per-device caches of compiled kernels stay apart."""
+
+    def __init__(self, arch: int) -> None:
+        self.arch = arch
+
+    def get_current_device(self) -> int:
+        return self.arch
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> object:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", self.arch, 32)
+
+
+def launches(modules: Sequence[str] = MODULES) -> list[tuple[str, int]]:
+    """Every launch as (module, position in its AOT)."""
+    return [
+        (module, position)
+        for module in modules
+        for position in range(len(importlib.import_module(f"fastass.kernels.{module}").AOT))
+    ]
+
+
+def compile_one(module: str, position: int, arch: int) -> Report:
+    """Compiles one launch in this process and reads its machine code."""
+    import triton
+
+    launch = importlib.import_module(f"fastass.kernels.{module}").AOT[position]
+    name = f"{module}: {launch.name}"
+    triton.runtime.driver.set_active(_StubDriver(arch))
+    try:
+        compiled = launch.kernel.warmup(
+            grid=(1,),
+            num_warps=launch.num_warps,
+            num_stages=launch.num_stages,
+            **{
+                key: triton.MockTensor(value) if _is_dtype(value) else value
+                for key, value in launch.arguments.items()
+            },
+            **launch.constants,
+        )
+    except Exception as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        return Report(name, arch, verdict=f"does not compile: {type(error).__name__}: {first_line}")
+    code = _disassemble(compiled.asm["cubin"])
+    spills, matrix, loads16, words = verdict(dot=launch.dot, wide=launch.wide, code=code)
+    registers = int(re.search(r"REG:(\d+)", code)[1])  # type: ignore[index]
+    return Report(
+        name,
+        arch,
+        registers,
+        spills,
+        compiled.metadata.shared,
+        matrix,
+        loads16,
+        words,
+    )
+
+
+def verdict(*, dot: bool, wide: bool, code: str) -> tuple[int, int, int, str]:
+    """Spill instructions, matrix instructions, 16-byte loads of machine code, and what is wrong."""
+    spills, matrix, loads16 = (len(p.findall(code)) for p in (_SPILL, _MATRIX, _LOAD16))
+    problems = []
+    if spills:
+        problems.append("spills")
+    if dot and not matrix:
+        problems.append("dot without matrix instructions")
+    if wide and not loads16:
+        problems.append("no 16-byte loads")
+    return spills, matrix, loads16, ", ".join(problems) or "ok"
+
+
+def run(
+    modules: Sequence[str] = MODULES, archs: Sequence[int] = ARCHITECTURES, jobs: int = 2
+) -> list[Report]:
+    """Compiles all launches of `modules` for `archs`, `jobs` at a time, a process each."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        raise RuntimeError("the gate compiles: unset TRITON_INTERPRET")
+    tasks = [(*launch, arch) for launch in launches(modules) for arch in archs]
+    # Each compile is a fork of this process, which has imported torch and Triton and, which takes
+    # half a second, hashed Triton's own files; nothing here has started a thread.
+    importlib.import_module("triton.runtime.cache").triton_key()
+    context = multiprocessing.get_context("fork")
+    reports: list[Report | None] = [None] * len(tasks)
+    running: dict[Connection, tuple[int, ForkProcess]] = {}
+    waiting = list(enumerate(tasks))[::-1]
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            number, task = waiting.pop()
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=_child, args=(sender, *task))
+            process.start()
+            sender.close()
+            running[receiver] = number, process
+        ready = wait(list(running))
+        for receiver in [receiver for receiver in running if receiver in ready]:
+            number, process = running.pop(receiver)
+            try:
+                reports[number] = receiver.recv()
+            except EOFError:
+                process.join()
+                module, position, arch = tasks[number]
+                reason = f"does not compile: the compiler died (exit code {process.exitcode})"
+                name = importlib.import_module(f"fastass.kernels.{module}").AOT[position].name
+                reports[number] = Report(f"{module}: {name}", arch, verdict=reason)
+            process.join()
+            receiver.close()
+    return [report for report in reports if report is not None]
+
+
+def _child(sender: Connection, module: str, position: int, arch: int) -> None:
+    # The compiler prints whole modules when it fails; the report has one line.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    sender.send(compile_one(module, position, arch))
+
+
+def table(reports: Sequence[Report]) -> str:
+    """The reports as a Markdown table."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+    lines += ["| " + " | ".join(str(asdict(r)[c]) for c in COLUMNS) + " |" for r in reports]
+    return "\n".join(lines)
+
+
+def _is_dtype(value: object) -> bool:
+    import torch
+
+    return isinstance(value, torch.dtype)
+
+
+def _disassemble(cubin: bytes) -> str:
+    import triton
+
+    # Triton's wheel brings the tool, as it brings ptxas.
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [str(tool), "-sass", "-res-usage", file.name]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m fastass.kernels.aot.compile_check", description=__doc__
+    )
+    parser.add_argument("modules", nargs="*", default=MODULES, metavar="MODULE")
+    parser.add_argument("--arch", nargs="+", type=int, default=ARCHITECTURES)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    arguments = parser.parse_args(argv)
+    reports = run(arguments.modules, arguments.arch, arguments.jobs)
+    print(json.dumps([asdict(r) for r in reports]) if arguments.json else table(reports))
+    return int(any(r.verdict != "ok" for r in reports))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

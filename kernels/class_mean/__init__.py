@@ -1,0 +1,1 @@
+"""Class means of a feature map (Eq. 4)."""

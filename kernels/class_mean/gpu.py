@@ -1,0 +1,301 @@
+"""Triton kernels of the class means (Eq. 4): `fastass.kernels.class_mean.op` has the contract.
+
+The forward is onehotᵀ · F over ranges of pixels, then a sum over the ranges in order; the backward
+is a table look-up.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastass.kernels.aot.launch_spec import Launch
+from fastass.kernels.launch import cdiv, interpreting, power_of_2
+from fastass.kernels.layout import dense, empty_map
+from fastass.kernels.nearest_gpu import nearest_arguments, nearest_class
+
+PROGRAMS = 512  # about four for each multiprocessor of a large GPU: what a forward is split into
+
+
+@triton.jit
+def _forward_kernel(
+    features, labels, partials, partial_counts, channels, pixels, width, label_height, label_width,
+    scale_y, scale_x, num_classes, ignore_index, image_stride, channel_stride, pixel_stride,
+    pixels_per_part, CLASSES: tl.constexpr, CHANNELS: tl.constexpr, PIXELS: tl.constexpr,
+    SPLIT: tl.constexpr, INTERPRET: tl.constexpr,
+):  # fmt: skip
+    """Sums of one range of pixels of one image, for one block of channels: onehotᵀ · F."""
+    block, part, image = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    n = block * CHANNELS + tl.arange(0, CHANNELS)
+    c = tl.arange(0, CLASSES)
+    first = part * pixels_per_part
+    last = tl.minimum(first + pixels_per_part, pixels)
+    base = features + image.to(tl.int64) * image_stride
+    sums = tl.zeros((CLASSES, CHANNELS), tl.float32)
+    counts = tl.zeros((CLASSES,), tl.int32)
+    for start in range(first, last, PIXELS):
+        p = start + tl.arange(0, PIXELS)
+        label = nearest_class(
+            labels, image, p, p < last, width, label_height, label_width, scale_y, scale_x,
+            num_classes, ignore_index,
+        )  # fmt: skip
+        # Ignored pixels are not read.
+        value = tl.load(
+            base + p[:, None] * pixel_stride + n[None, :] * channel_stride,
+            mask=(label >= 0)[:, None] & (n < channels)[None, :],
+            other=0.0,
+        )
+        # A label that is no class turns the sums into NaN.
+        sums += tl.where(tl.sum((label == -2).to(tl.int32), 0) > 0, float("nan"), 0.0)
+        member = label[None, :] == c[:, None]
+        counts += tl.sum(member.to(tl.int32), 1)
+        if INTERPRET:
+            sums += tl.dot(member.to(tl.float32), value.to(tl.float32))
+        elif SPLIT:
+            # float32 is the sum of three bfloat16, and one-hot products are exact: float32
+            # accuracy from bfloat16 matrix instructions.
+            high = value.to(tl.bfloat16)
+            rest = value - high.to(tl.float32)
+            middle = rest.to(tl.bfloat16)
+            low = (rest - middle.to(tl.float32)).to(tl.bfloat16)
+            onehot = member.to(tl.bfloat16)
+            sums = tl.dot(onehot, high, tl.dot(onehot, middle, tl.dot(onehot, low, sums)))
+        else:
+            sums = tl.dot(member.to(value.dtype), value, sums)
+    row = (image * tl.num_programs(1) + part).to(tl.int64) * num_classes + c
+    tl.store(
+        partials + row[:, None] * channels + n[None, :],
+        sums,
+        mask=(c < num_classes)[:, None] & (n < channels)[None, :],
+    )
+    tl.store(partial_counts + row, counts, mask=(c < num_classes) & (block == 0))
+
+
+@triton.jit
+def _reduce_kernel(
+    partials, partial_counts, means, counts, channels, parts, num_classes, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """Mean of one class of one image, for one block of channels, over the parts in order."""
+    block, c, image = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    n = block * CHANNELS + tl.arange(0, CHANNELS)
+    total = tl.zeros((CHANNELS,), tl.float32)
+    count = 0
+    for part in range(parts):
+        row = (image * parts + part).to(tl.int64) * num_classes + c
+        total += tl.load(partials + row * channels + n, mask=n < channels, other=0.0)
+        count += tl.load(partial_counts + row)
+    row = image * num_classes + c
+    tl.store(means + row * channels + n, total / tl.maximum(count, 1), mask=n < channels)
+    tl.store(counts + row, count, mask=block == 0)
+
+
+@triton.jit
+def _backward_kernel(
+    gradient, counts, labels, out, channels, pixels, width, label_height, label_width, scale_y,
+    scale_x, num_classes, ignore_index, image_stride, channel_stride, pixel_stride,
+    CHANNELS: tl.constexpr, PIXELS: tl.constexpr,
+):  # fmt: skip
+    """Each pixel takes gradient / count of its class; ignored pixels take zero."""
+    n = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    p = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
+    image = tl.program_id(2)
+    label = nearest_class(
+        labels, image, p, p < pixels, width, label_height, label_width, scale_y, scale_x,
+        num_classes, ignore_index,
+    )  # fmt: skip
+    row = image * num_classes + label
+    count = tl.load(counts + row, mask=label >= 0, other=1).to(tl.float32)
+    value = tl.load(
+        gradient + row[:, None] * channels + n[None, :],
+        mask=(label >= 0)[:, None] & (n < channels)[None, :],
+        other=0.0,
+    )
+    tl.store(
+        out
+        + image.to(tl.int64) * image_stride
+        + p[:, None] * pixel_stride
+        + n[None, :] * channel_stride,
+        (value / count[:, None]).to(out.dtype.element_ty),
+        mask=(p < pixels)[:, None] & (n < channels)[None, :],
+    )
+
+
+def _forward_tiles(dtype: torch.dtype, channels_last: bool, num_classes: int) -> dict[str, int]:
+    classes = power_of_2(num_classes, 16)
+    split = dtype == torch.float32
+    return {
+        "CLASSES": classes,
+        "CHANNELS": min(128, (4096 if split else 8192) // classes),
+        # As many pixels in flight as the registers hold (the gate shows spills).
+        "PIXELS": 32 if split or not channels_last else 64,
+        "SPLIT": split,
+        "INTERPRET": interpreting(),
+    }
+
+
+def _backward_tiles(channels_last: bool) -> dict[str, int]:
+    # The contiguous direction is the long one.
+    return {"CHANNELS": 256, "PIXELS": 16} if channels_last else {"CHANNELS": 32, "PIXELS": 128}
+
+
+_REDUCE_TILES = {"CHANNELS": 256}
+_WARPS = {"forward": 4, "reduce": 4, "backward": 4}
+
+
+def _strides(channels: int, pixels: int, channels_last: bool) -> dict[str, int]:
+    return {
+        "pixels": pixels,
+        "image_stride": channels * pixels,
+        "channel_stride": 1 if channels_last else pixels,
+        "pixel_stride": channels if channels_last else 1,
+    }
+
+
+def _parts(batch: int, channels: int, pixels: int, tiles: dict[str, int]) -> tuple[int, int]:
+    """How many ranges the pixels of an image are split into, and pixels a range."""
+    programs = batch * cdiv(channels, tiles["CHANNELS"])
+    pixel_tiles = cdiv(pixels, tiles["PIXELS"])
+    per_part = cdiv(pixel_tiles, min(pixel_tiles, cdiv(PROGRAMS, programs))) * tiles["PIXELS"]
+    return cdiv(pixels, per_part), per_part
+
+
+def forward(
+    features: Tensor, labels: Tensor, num_classes: int, ignore_index: int
+) -> tuple[Tensor, Tensor]:
+    features, channels_last = dense(features)
+    labels = labels.contiguous()
+    B, N, h, w = features.shape
+    tiles = _forward_tiles(features.dtype, channels_last, num_classes)
+    parts, per_part = _parts(B, N, h * w, tiles)
+    partials = features.new_empty((B, parts, num_classes, N), dtype=torch.float32)
+    partial_counts = features.new_empty((B, parts, num_classes), dtype=torch.int32)
+    means = features.new_empty((B, num_classes, N), dtype=torch.float32)
+    counts = features.new_empty((B, num_classes), dtype=torch.int64)
+    _forward_kernel[(cdiv(N, tiles["CHANNELS"]), parts, B)](
+        features=features,
+        labels=labels,
+        partials=partials,
+        partial_counts=partial_counts,
+        channels=N,
+        pixels_per_part=per_part,
+        num_classes=num_classes,
+        ignore_index=ignore_index,
+        **nearest_arguments((h, w), (labels.shape[1], labels.shape[2])),
+        **_strides(N, h * w, channels_last),
+        **tiles,
+        num_warps=_WARPS["forward"],
+    )
+    _reduce_kernel[(cdiv(N, _REDUCE_TILES["CHANNELS"]), num_classes, B)](
+        partials=partials,
+        partial_counts=partial_counts,
+        means=means,
+        counts=counts,
+        channels=N,
+        parts=parts,
+        num_classes=num_classes,
+        **_REDUCE_TILES,
+        num_warps=_WARPS["reduce"],
+    )
+    return means, counts
+
+
+def backward(
+    gradient: Tensor,
+    counts: Tensor,
+    labels: Tensor,
+    size: list[int],
+    ignore_index: int,
+    dtype: torch.dtype,
+    channels_last: bool,
+) -> Tensor:
+    B, C, N = gradient.shape
+    h, w = size
+    out = empty_map(gradient, (B, N, h, w), dtype, channels_last)
+    labels = labels.contiguous()
+    tiles = _backward_tiles(channels_last)
+    _backward_kernel[(cdiv(N, tiles["CHANNELS"]), cdiv(h * w, tiles["PIXELS"]), B)](
+        gradient=gradient.contiguous(),
+        counts=counts,
+        labels=labels,
+        out=out,
+        channels=N,
+        num_classes=C,
+        ignore_index=ignore_index,
+        **nearest_arguments((h, w), (labels.shape[1], labels.shape[2])),
+        **_strides(N, h * w, channels_last),
+        **tiles,
+        num_warps=_WARPS["backward"],
+    )
+    return out
+
+
+def _launches() -> tuple[Launch, ...]:
+    """Everything that is launched for 1280×720 images, N = 2048: both layouts, all dtypes."""
+    N, pixels = 2048, 91 * 161
+    found = [
+        Launch(
+            "reduce",
+            _reduce_kernel,
+            {
+                "partials": torch.float32,
+                "partial_counts": torch.int32,
+                "means": torch.float32,
+                "counts": torch.int64,
+                "channels": N,
+                "parts": 33,
+                "num_classes": 19,
+            },
+            _REDUCE_TILES,
+            _WARPS["reduce"],
+        )
+    ]
+    for dtype, channels_last, C in (
+        (torch.bfloat16, True, 19),
+        (torch.float16, True, 19),
+        (torch.float32, True, 19),
+        (torch.bfloat16, True, 64),
+        (torch.float32, True, 64),
+        (torch.bfloat16, False, 19),
+    ):
+        layout = "channels last" if channels_last else "channels first"
+        name = f"{str(dtype).removeprefix('torch.')} {layout} C={C}"
+        common = {
+            "labels": torch.uint8,
+            "channels": N,
+            "num_classes": C,
+            "ignore_index": 255,
+            **nearest_arguments((91, 161), (720, 1280)),
+            **_strides(N, pixels, channels_last),
+        }
+        forward = {
+            "features": dtype,
+            "partials": torch.float32,
+            "partial_counts": torch.int32,
+            "pixels_per_part": 448,
+        }
+        backward = {"gradient": torch.float32, "counts": torch.int64, "out": dtype}
+        found += [
+            Launch(
+                f"forward {name}",
+                _forward_kernel,
+                {**forward, **common},
+                {**_forward_tiles(dtype, channels_last, C), "INTERPRET": False},
+                _WARPS["forward"],
+                dot=True,
+                wide=channels_last,
+            ),
+            Launch(
+                f"backward {name}",
+                _backward_kernel,
+                {**backward, **common},
+                _backward_tiles(channels_last),
+                _WARPS["backward"],
+                wide=channels_last,
+            ),
+        ]
+    return tuple(found)
+
+
+AOT = _launches()

@@ -1,0 +1,83 @@
+"""What follows a convolution whose norm is folded into it, in one pass over the map:
+
+    y = ReLU(x + bias + residual),  in the memory of x
+
+Shapes: x and residual [B,N,h,w] in float32, bfloat16 or float16, bias [N]; bias, residual and ReLU
+are optional. The sum is taken in float32 and rounded once. NaN stays NaN.
+Not differentiable by itself: its callers' backward needs y alone.
+
+On CUDA torch runs each part as a pass of its own, cuDNN's bias included: 7 touches of a map with a
+residual in place of 3, 4 in place of 2 without. On a CPU convolutions add the bias themselves, and
+the rest is torch's operators: a native pass would save less than 1 % of a step.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastass.kernels import dispatch
+
+# --- reference ------------------------------------------------------------------------------------
+
+
+def reference(x: Tensor, bias: Tensor | None, residual: Tensor | None, relu: bool) -> Tensor:
+    """The definition, in place, each part in the precision of x."""
+    if bias is not None:
+        x.add_(bias[:, None, None])
+    if residual is not None:
+        x.add_(residual)
+    return x.relu_() if relu else x
+
+
+# --- public ---------------------------------------------------------------------------------------
+
+
+def convolution_epilogue_(
+    x: Tensor, bias: Tensor | None, residual: Tensor | None = None, *, relu: bool
+) -> Tensor:
+    """x, which now holds ReLU(x + bias + residual).
+
+    Args:
+        x: [B,N,h,w], dense in channels-last or channels-first memory.
+        bias: [N], or None.
+        residual: like x, or None; in another layout it is copied first.
+        relu: False leaves the sum as it is.
+
+    Raises:
+        TypeError, ValueError: an argument's dtype, shape, device or layout.
+        RuntimeError: the chosen implementation does not run on x.
+    """
+    if x.dim() != 4:
+        raise ValueError(f"x: got shape {tuple(x.shape)}, expected [B, N, h, w]")
+    if bias is not None and (bias.shape != x.shape[1:2] or bias.device != x.device):
+        raise ValueError(
+            f"bias: got {tuple(bias.shape)} on {bias.device}, expected ({x.shape[1]},) on "
+            f"{x.device} as x"
+        )
+    if residual is not None:
+        if residual.shape != x.shape or residual.device != x.device:
+            raise ValueError(
+                f"residual: got {tuple(residual.shape)} on {residual.device}, expected "
+                f"{tuple(x.shape)} on {x.device} as x"
+            )
+        if residual.dtype != x.dtype:
+            raise TypeError(f"residual: got {residual.dtype}, expected {x.dtype} as x")
+    if dispatch.resolve(x.device) == "triton":
+        return _cuda(x, bias, residual, relu)
+    return reference(x, bias, residual, relu)
+
+
+def _cuda(x: Tensor, bias: Tensor | None, residual: Tensor | None, relu: bool) -> Tensor:
+    from fastass.kernels.convolution import epilogue_gpu as gpu
+
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    if not last and not x.is_contiguous():
+        raise ValueError(f"x: got strides {x.stride()}, expected a dense map")
+    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise TypeError(f"x: got {x.dtype}, expected float32, bfloat16 or float16")
+    if residual is not None:
+        layout = torch.channels_last if last else torch.contiguous_format
+        residual = residual.contiguous(memory_format=layout)
+    gpu.epilogue_(x, None if bias is None else bias.contiguous(), residual, relu, last)
+    return x

@@ -1,0 +1,1 @@
+"""Convolutions on a CPU with fewer multiplications, in the form of Winograd."""

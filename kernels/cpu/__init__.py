@@ -1,1 +1,0 @@
-"""Each operator's calls of the native library: scratch tensors, layouts, and what comes back."""
