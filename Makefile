@@ -32,7 +32,7 @@ docs: install
 	@echo "build/site/index.html: open it in a browser, or serve it: $(BIN)/mkdocs serve"
 
 gpu: install
-	$(BIN)/python -m bench.gpu --out runs/gpu
+	$(BIN)/python -m bench.all_on_gpu --out runs/gpu
 
 install: $(VENV)/.installed
 

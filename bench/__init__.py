@@ -1,1 +1,1 @@
-"""Benchmarks of the operators; `conftest` says how they measure, `table` prints the results."""
+"""Benchmarks: operators, reading, a training step, whole runs and many ranks."""

@@ -3,7 +3,7 @@
     python -m bench.convolutions [--seconds 9]
 
 CPU seconds, the least of interleaved calls, so that a machine with other work gives about the same
-numbers as a quiet one. For wall time on all cores: `pytest bench/test_convolution3x3.py`.
+numbers as a quiet one. For wall time on all cores: `pytest bench/ops/test_conv3x3.py`.
 """
 
 import argparse

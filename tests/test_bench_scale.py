@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from fastass.bench import ranks, scale
-from fastass.bench.exchange import Cluster, Link, fit, ring, tree
-from fastass.bench.timeline import (
+from fastass.bench.scaling import ranks, scale
+from fastass.bench.scaling.allreduce_model import Cluster, Link, fit, ring, tree
+from fastass.bench.scaling.timeline import (
     MIB,
     Gradient,
     Recorder,

@@ -1,4 +1,4 @@
-"""`fastass bench step`: contenders in processes, their table, what they can't do."""
+"""`fastass bench step`: candidates in processes, their table, what they can't do."""
 
 import json
 from dataclasses import replace
@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastass.bench import gpu, step
-from fastass.bench.contender import Contender
-from fastass.bench.memory import SavedTensors
+from fastass.bench import all_on_gpu
+from fastass.bench.step import compare
+from fastass.bench.step.candidate import Candidate
+from fastass.bench.step.memory import SavedTensors
 from fastass.cli.main import build_parser, main
 from fastass.config.schema import Config, DataConfig, DiscriminatorConfig, RuntimeConfig
 from fastass.models.config import ModelConfig
@@ -50,23 +51,23 @@ def test_a_contender_that_can_not_be_built_says_why() -> None:
     if torch.cuda.is_available():
         pytest.skip("apex may be here")
     with pytest.raises(Exception, match="optimizer_backend: "):
-        Contender(step.engine("apex", wrong))
+        Candidate(compare.engine("apex", wrong))
 
 
 def test_every_switch_differs_from_the_engine_and_has_a_name() -> None:
-    ours = step.engine("", config())
+    ours = compare.engine("", config())
     names = set()
-    for recipe in (*step.switches(config()), *step.compiled(config())):
+    for recipe in (*compare.switches(config()), *compare.compiled(config())):
         assert replace(recipe, name="") != ours, recipe.name
         names.add(recipe.name)
     assert len(names) >= 8
-    recipes = step.contenders(config())
-    assert [r.config.model.norm for r in recipes] == ["batch", "frozen", "frozen"]
+    configs = compare.candidates(config())
+    assert [r.config.model.norm for r in configs] == ["batch", "frozen", "frozen"]
 
 
 def test_images_of_a_step() -> None:
-    assert step.images_per_step(replace(config(), batch=2)) == 6
-    assert step.images_per_step(replace(config(), method="source_only", batch=2)) == 2
+    assert compare.images_per_step(replace(config(), batch=2)) == 6
+    assert compare.images_per_step(replace(config(), method="source_only", batch=2)) == 2
 
 
 def test_saved_tensors_counts_each_storage_once_and_forgets_it() -> None:
@@ -84,7 +85,7 @@ def test_saved_tensors_counts_each_storage_once_and_forgets_it() -> None:
 def test_the_list_for_a_gpu_has_commands_that_exist(tmp_path: Path) -> None:
     parser = build_parser()
     for device, tiny in (("cuda", False), ("cpu", True)):
-        every = gpu.parts(tmp_path, device, tiny)
+        every = all_on_gpu.parts(tmp_path, device, tiny)
         assert {"tests", "operators", "switches", "train"} <= every.keys()
         for command in every.values():
             if command[2] == "fastass":

@@ -42,7 +42,7 @@ def test_command(
 def test_memory_of_child_processes() -> None:
     code = (
         "import multiprocessing, time\n"
-        "from fastass.bench.memory import children_mib\n"
+        "from fastass.bench.step.memory import children_mib\n"
         "def hold(pipe):\n"
         "    block = b'x' * (64 << 20)\n"
         "    pipe.send(None)\n"

@@ -13,7 +13,7 @@ from ranks import free_port, run_ranks
 from torch import Tensor
 
 from fastass import kernels
-from fastass.bench.synthetic import random_batch
+from fastass.bench.step.synthetic import random_batch
 from fastass.config.schema import (
     Config,
     DataConfig,

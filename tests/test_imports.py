@@ -116,7 +116,7 @@ import sys
 import torch
 import fastass.training.loop
 from fastass.method.adaptation import method_spec
-from fastass.bench.synthetic import random_batch
+from fastass.bench.step.synthetic import random_batch
 from fastass.config.schema import Config, DataConfig, RuntimeConfig
 from fastass.training.step import TrainStep, build
 from fastass.runtime.device import setup_runtime

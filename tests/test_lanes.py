@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastass.bench.synthetic import random_batch
+from fastass.bench.step.synthetic import random_batch
 from fastass.config.schema import (
     Config,
     DataConfig,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastass import kernels
-from fastass.bench.reference import ReferencePath
+from fastass.bench.step.reference import ReferencePath
 from fastass.config.schema import Config, DiscriminatorConfig, OptimConfig
 from fastass.method.adaptation import method_spec
 from fastass.models.config import ModelConfig

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fastass import kernels
-from fastass.bench.memory import SavedTensors
+from fastass.bench.step.memory import SavedTensors
 from fastass.checkpoint import files as checkpoint
 from fastass.config.schema import Config, DiscriminatorConfig, OptimConfig, RuntimeConfig
 from fastass.errors import UserError

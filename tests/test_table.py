@@ -1,11 +1,11 @@
-"""bench.table: rows and Markdown from a pytest-benchmark result."""
+"""bench.ops.table: rows and Markdown from a pytest-benchmark result."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from bench import table
+from bench.ops import table
 
 INFO = {
     "op": "class_mean",

@@ -73,16 +73,16 @@ def measure(
     if files is None and packed is None:
         raise DataError("bench data needs a data set: as shipped, packed, or both")
     with ExitStack() as feeds:
-        contenders = _contenders(files, packed, size, batch, workers, loaders, device, feeds)
+        candidates = _contenders(files, packed, size, batch, workers, loaders, device, feeds)
         for _ in range(rounds):
-            for one in contenders:
+            for one in candidates:
                 progress(one.name)
                 _run(one, PREFETCHED, device)
                 seconds, cpu = _run(one, batches, device)
                 one.seconds.append(seconds / (batches * batch))
                 one.cpu.append(cpu / (batches * batch))
-        base = next((median(one.seconds) for one in contenders if one.name == BASE), None)
-        return [_rate(one, base) for one in contenders]
+        base = next((median(one.seconds) for one in candidates if one.name == BASE), None)
+        return [_rate(one, base) for one in candidates]
 
 
 def format_rates(rates: Sequence[Rate]) -> list[str]:

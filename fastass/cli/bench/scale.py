@@ -5,9 +5,10 @@ from argparse import ArgumentParser, Namespace
 from datetime import date
 from typing import Any
 
-from fastass.bench import scale, step
-from fastass.bench.exchange import Cluster, Link
-from fastass.bench.timeline import BUCKET, MIB, Timeline, uniform
+from fastass.bench.scaling import scale
+from fastass.bench.scaling.allreduce_model import Cluster, Link
+from fastass.bench.scaling.timeline import BUCKET, MIB, Timeline, uniform
+from fastass.bench.step import compare
 from fastass.cli.bench.step import configured, measuring_flags
 from fastass.cli.command import Command
 from fastass.cli.train import config_flags
@@ -64,7 +65,7 @@ def run(args: Namespace) -> None:
         if given is not None:
             timeline, sizes, heading = given, (), f"a step of {args.step_ms:g} ms, as given"
         else:
-            heading = step.heading(config, describe_runtime(config.runtime).line)
+            heading = compare.heading(config, describe_runtime(config.runtime).line)
             report.phase("step", 0)
             timeline = scale.measure_step(config, args.rounds, args.warmup_rounds)
         rows = scale.predict(timeline, cluster, gpus, limit=limit, compress=compress)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
-from fastass.bench import step
-from fastass.bench.worker import Recipe
+from fastass.bench.step import compare
+from fastass.bench.step.worker import CandidateConfig
 from fastass.cli.command import Command
 from fastass.cli.train import config_flags
 from fastass.config.presets import preset
@@ -44,33 +44,33 @@ def configured(args: Namespace, name: str) -> Config:
 def run(args: Namespace) -> None:
     config = configured(args, args.name or "gta5_to_cityscapes_csa_500")
     line = describe_runtime(config.runtime).line
-    others: list[Recipe] = []
+    others: list[CandidateConfig] = []
     if args.switches:
-        others += step.switches(config)
+        others += compare.switches(config)
     if args.compiled:
-        others += step.compiled(config)
+        others += compare.compiled(config)
     with reporter() as report:
 
-        def measured(recipes: Sequence[Recipe]) -> list[step.Row]:
-            return step.measure(
-                recipes, args.rounds, args.warmup_rounds, lambda what: report.phase(what, 0)
+        def measured(configs: Sequence[CandidateConfig]) -> list[compare.Row]:
+            return compare.measure(
+                configs, args.rounds, args.warmup_rounds, lambda what: report.phase(what, 0)
             )
 
-        parts = {"step": measured(step.contenders(config))}
-        print(f"{step.heading(config, line)}; {date.today()}\n\n{step.table(parts['step'])}")
-        print(f"\n{step.memory_table(parts['step'])}")
+        parts = {"step": measured(compare.candidates(config))}
+        print(f"{compare.heading(config, line)}; {date.today()}\n\n{compare.table(parts['step'])}")
+        print(f"\n{compare.memory_table(parts['step'])}")
         if others:
-            ours = step.engine("fastass", config, count_flops=True)
+            ours = compare.engine("fastass", config, count_flops=True)
             parts["switches"] = [measured([ours, other])[1] for other in others]
-            print(f"\nspeed and memory against fastass:\n\n{step.table(parts['switches'])}")
-            print(f"\n{step.memory_table(parts['switches'])}")
-    write(args.json, step.heading(config, line), parts)
+            print(f"\nspeed and memory against fastass:\n\n{compare.table(parts['switches'])}")
+            print(f"\n{compare.memory_table(parts['switches'])}")
+    write(args.json, compare.heading(config, line), parts)
 
 
-def write(path: Path | None, heading: str, parts: dict[str, list[step.Row]]) -> None:
+def write(path: Path | None, heading: str, parts: dict[str, list[compare.Row]]) -> None:
     """The result as JSON, where asked for."""
     if path is not None:
-        rows = {name: step.record(found) for name, found in parts.items()}
+        rows = {name: compare.record(found) for name, found in parts.items()}
         result = {"heading": heading, "date": str(date.today()), **rows}
         path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 

@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from datetime import date
 
-from fastass.bench import step, train
+from fastass.bench.step import compare, train
 from fastass.cli.bench.step import configured, measuring_flags, write
 from fastass.cli.command import Command
 from fastass.cli.train import config_flags
@@ -28,16 +28,16 @@ def run(args: Namespace) -> None:
     line = describe_runtime(config.runtime).line
     with reporter() as report:
         _, config = open_training_data(config, report)  # generates ToyCity once, for both
-        rows = step.measure(
-            train.contenders(config),
+        rows = compare.measure(
+            train.candidates(config),
             args.rounds,
             args.warmup_rounds,
             lambda what: report.phase(what, 0),
             steps=args.turn,
             unmeasured=args.unmeasured,
         )
-    heading = f"{step.heading(config, line)}, loader {config.data.loader}"
-    print(f"{heading}; {date.today()}\n\n{step.table(rows)}\n\n{step.memory_table(rows)}")
+    heading = f"{compare.heading(config, line)}, loader {config.data.loader}"
+    print(f"{heading}; {date.today()}\n\n{compare.table(rows)}\n\n{compare.memory_table(rows)}")
     write(args.json, heading, {"train": rows})
 
 

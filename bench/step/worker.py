@@ -1,4 +1,4 @@
-"""The process of a contender: builds it, then steps and measures on command."""
+"""The process of a candidate: builds it, then steps and measures on command."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 from torch import nn
 
-from fastass.bench import memory
-from fastass.bench.reference import ReferencePath
-from fastass.bench.synthetic import random_batch
+from fastass.bench.step import memory
+from fastass.bench.step.reference import ReferencePath
+from fastass.bench.step.synthetic import random_batch
 from fastass.config.schema import Config
 from fastass.errors import USER_ERRORS, UserError
 from fastass.kernels.convolution.conv2d import use_winograd
@@ -24,8 +24,8 @@ from fastass.training.step import TrainStep, build
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """What a contender is; it travels to the process that builds it."""
+class CandidateConfig:
+    """What a candidate is; it travels to the process that builds it."""
 
     name: str
     kind: Literal["engine", "reference"]
@@ -57,9 +57,9 @@ class UnfoldedNorm(nn.Module):
 
 
 class Worker:
-    """A built contender."""
+    """A built candidate."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: CandidateConfig) -> None:
         config = recipe.config
         self.recipe, self.config = recipe, config
         self.runtime: Runtime = setup_runtime(config.runtime)
@@ -98,7 +98,7 @@ class Worker:
             batch = random_batch(self.config, spec, self.device, channels_last)
             while True:
                 yield batch
-        from fastass.bench.loading import base_code_batches, engine_batches
+        from fastass.bench.step.batches import base_code_batches, engine_batches
 
         own = engine_batches if self.recipe.kind == "engine" else base_code_batches
         yield from own(self.config, spec, self.runtime)
@@ -181,8 +181,8 @@ def unfold(module: nn.Module) -> None:
                 setattr(parent, name, UnfoldedNorm(child))
 
 
-def serve(pipe: Connection, recipe: Recipe) -> None:
-    """Build the contender, tell about it, then answer until the other end closes."""
+def serve(pipe: Connection, recipe: CandidateConfig) -> None:
+    """Build the candidate, tell about it, then answer until the other end closes."""
     try:
         worker = Worker(recipe)
         runtime = worker.runtime

@@ -4,8 +4,9 @@
                                 + the exchange of eight counts before it
     efficiency     = step alone / step of p GPUs
 
-The exchange is modelled (`bench/exchange.py`), the step and when its gradients are complete are
-measured (`bench/timeline.py`). The same model is held against CPU ranks on this machine.
+The exchange is modelled (`bench/scaling/allreduce_model.py`); the step, and when its gradients are
+complete, are measured (`bench/scaling/timeline.py`). The same model is compared with CPU ranks on
+this machine.
 """
 
 import os
@@ -14,10 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
-from fastass.bench import ranks
-from fastass.bench.exchange import ALGORITHMS, Cluster, Link, fit, ring
-from fastass.bench.synthetic import random_batch
-from fastass.bench.timeline import (
+from fastass.bench.scaling import ranks
+from fastass.bench.scaling.allreduce_model import ALGORITHMS, Cluster, Link, fit, ring
+from fastass.bench.scaling.timeline import (
     BUCKET,
     MIB,
     Gradient,
@@ -27,6 +27,7 @@ from fastass.bench.timeline import (
     exposed,
     typical,
 )
+from fastass.bench.step.synthetic import random_batch
 from fastass.config.schema import Config
 from fastass.method.adaptation import method_spec
 from fastass.runtime.device import setup_runtime

@@ -1,4 +1,4 @@
-"""Prints benchmark results: `python -m bench.table RESULT.json [--json]`.
+"""Prints benchmark results: `python -m bench.ops.table RESULT.json [--json]`.
 
 RESULT.json is what `pytest bench/ --benchmark-json=RESULT.json` wrote. One row for each op, pass
 and implementation: the median, how many times faster than the reference and than the best of all
@@ -86,7 +86,7 @@ def _plain(value: object) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.table", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.ops.table", description=__doc__)
     parser.add_argument("result", type=Path)
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     arguments = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""Where a contender's batches come from when the data count too: our feed, or the base code's way.
+"""Where a candidate's batches come from when the data count too: our feed, or the base code's way.
 
 The base code has one `DataLoader` for each stream: PNGs as shipped, decoded at full size by Pillow,
 resized, label ids mapped one after the other, float32, collated, channels first.

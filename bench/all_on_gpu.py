@@ -2,7 +2,7 @@
 
 Tests, operators and their table, step, switches, training, scale, in this order:
 
-    python -m bench.gpu --out runs/gpu [--tiny] [--device cpu] [--only PART …]
+    python -m bench.all_on_gpu --out runs/gpu [--tiny] [--device cpu] [--only PART …]
 
 Every part is a command of its own whose output goes to OUT/<part>.txt (and .json); a part that
 fails is told and the next one runs. `--tiny` runs each part on small sizes, to try the list itself;
@@ -35,7 +35,7 @@ def parts(out: Path, device: str, tiny: bool) -> dict[str, list[str]]:
         "doctor": [*fastass, "doctor"],
         "tests": [*python, "pytest", "-q", "-m", "gpu", *(["tests/test_step_switches.py"] * tiny)],
         "operators": [*operators, f"--benchmark-json={out}/operators.json"],
-        "table": [*python, "bench.table", f"{out}/operators.json"],
+        "table": [*python, "bench.ops.table", f"{out}/operators.json"],
     }
     amp = [] if device == "cpu" else ["--amp"]
     for batch in (1,) if tiny else (1, 2, 4, 8):

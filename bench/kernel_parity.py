@@ -1,6 +1,6 @@
 """ToyCity trained with each `--kernels` that this machine can run: same losses, time and memory.
 
-    python -m bench.kernels [--steps 24] [--method ga+csa ga+fcsa] [--dir DIR] [--json]
+    python -m bench.kernel_parity [--steps 24] [--method ga+csa ga+fcsa] [--dir DIR] [--json]
 
 Each choice trains in a process of its own, one after the other, from the same seed: `fastass train
 toycity --kernels CHOICE --steps N` without the supervised start, at a tenth of its learning rate:
@@ -106,7 +106,7 @@ def table(rows: Sequence[dict]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.kernels", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.kernel_parity", description=__doc__)
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--method", nargs="+", default=METHODS)
     parser.add_argument("--dir", type=Path, help="keep the runs there")

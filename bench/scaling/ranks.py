@@ -16,8 +16,8 @@ from multiprocessing.connection import Connection
 import torch
 import torch.distributed as dist
 
-from fastass.bench.synthetic import random_batch
-from fastass.bench.timeline import Recorder, Timeline
+from fastass.bench.scaling.timeline import Recorder, Timeline
+from fastass.bench.step.synthetic import random_batch
 from fastass.config.schema import Config
 from fastass.errors import UserError
 from fastass.method.adaptation import method_spec

@@ -1,7 +1,7 @@
 """One way of training that a benchmark times: the engine under a configuration, or the reference.
 
-A contender lives in a process of its own, so that each has its own allocator settings and its own
-peak memory; `Contender` is the parent's handle. The parent lets them step in turns.
+A candidate lives in a process of its own, so that each has its own allocator settings and its own
+peak memory; `Candidate` is the parent's handle. The parent lets them step in turns.
 """
 
 import multiprocessing
@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
-from fastass.bench.worker import Recipe, serve
+from fastass.bench.step.worker import CandidateConfig, serve
 from fastass.config.schema import Config
 from fastass.errors import UserError
 
@@ -29,10 +29,10 @@ class StepTime:
         return self.wait + self.forward_backward + self.optimizer
 
 
-class Contender:
-    """A started contender. Use it as a context manager: its process ends with it."""
+class Candidate:
+    """A started candidate. Use it as a context manager: its process ends with it."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: CandidateConfig) -> None:
         """Starts the process; UserError if it can't be built on this machine."""
         self.recipe, self.name = recipe, recipe.name
         self.times: list[StepTime] = []
@@ -44,7 +44,7 @@ class Contender:
         theirs.close()
         self.facts: dict[str, Any] = self._receive()
 
-    def __enter__(self) -> "Contender":
+    def __enter__(self) -> "Candidate":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -78,14 +78,14 @@ class Contender:
         return answer
 
 
-def engine(name: str, config: Config, **options: Any) -> Recipe:
+def engine(name: str, config: Config, **options: Any) -> CandidateConfig:
     """The engine under `config`."""
-    return Recipe(name=name, kind="engine", config=config, **options)
+    return CandidateConfig(name=name, kind="engine", config=config, **options)
 
 
-def reference(name: str, config: Config, norm: str, **options: Any) -> Recipe:
+def reference(name: str, config: Config, norm: str, **options: Any) -> CandidateConfig:
     """The base code's way with `norm`: eager, fp32, NCHW, unfused."""
     model = replace(config.model, norm=norm, recompute_sums=False)  # type: ignore[arg-type]
     config = replace(config, model=model)
     config = config.with_runtime(amp=False, compile=False, kernels="reference")
-    return Recipe(name=name, kind="reference", config=config, **options)
+    return CandidateConfig(name=name, kind="reference", config=config, **options)

@@ -27,7 +27,7 @@ outputs, then gradients (torch.autograd.grad, so that `.grad` stays as it is). `
    this run: the limit is max(bytes_moved / bandwidth, flops / rate). On a GPU `cycles`, those that
    its multiprocessors take together at the least (`EXPONENTIALS`, `OPERATIONS` a cycle), count too.
 
-All of it goes into the result file's `extra_info`, which `python -m bench.table` prints.
+All of it goes into the result file's `extra_info`, which `python -m bench.ops.table` prints.
 Options: --device cpu|cuda, --rounds N, --no-compiled, --allocator tuned|default.
 On a CPU the instruction set is that of the environment: FASTASS_CPU_ISA=avx2
 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 compares all sides on AVX2 alone.

@@ -1,6 +1,6 @@
 """`fastass bench step`: one training step, the engine beside the base code's way.
 
-Every contender is a process of its own; all step in turns, so that a disturbance of the machine
+Every candidate is a process of its own; all step in turns, so that a disturbance of the machine
 meets each of them. Times are medians. The share of the peak is model FLOPs (those of the engine's
 step, the same for all) over the time and the highest rate that the device reached in this run.
 """
@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from fastass.bench.contender import Contender, StepTime, engine, reference
-from fastass.bench.rate import peak_rate
-from fastass.bench.worker import Recipe
+from fastass.bench.step.candidate import Candidate, StepTime, engine, reference
+from fastass.bench.step.peak_rate import peak_rate
+from fastass.bench.step.worker import CandidateConfig
 from fastass.config.schema import Config
 from fastass.method.adaptation import method_spec
 from fastass.runtime.device import choose_amp, choose_device
@@ -25,7 +25,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Row:
-    """A contender's result."""
+    """A candidate's result."""
 
     name: str
     images_per_second: float
@@ -41,21 +41,21 @@ class Row:
     peak_share: float
     """… as a share of the highest rate seen."""
     speedup: float
-    """Against the first contender."""
+    """Against the first candidate."""
     memory_ratio: float
-    """Peak memory against the first contender's."""
+    """Peak memory against the first candidate's."""
     tensors_mib: dict[str, float]
 
 
-def contenders(config: Config, **options: object) -> list[Recipe]:
+def candidates(config: Config, **options: object) -> list[CandidateConfig]:
     """The reference with the base code's norm and, where it differs, with the engine's; ours."""
-    recipes = [reference("base code's way, norm batch", config, "batch", **options)]
+    configs = [reference("base code's way, norm batch", config, "batch", **options)]
     if config.model.norm == "frozen" and config.model.backbone != "vgg16":  # which has no norms
-        recipes.append(reference("base code's way, norm frozen", config, "frozen", **options))
-    return [*recipes, engine("fastass", config, count_flops=True, **options)]
+        configs.append(reference("base code's way, norm frozen", config, "frozen", **options))
+    return [*configs, engine("fastass", config, count_flops=True, **options)]
 
 
-def switches(config: Config) -> Iterator[Recipe]:
+def switches(config: Config) -> Iterator[CandidateConfig]:
     """The engine with each of its optimisations turned off, or the optional ones on, alone."""
     c, o = config, config.optim
     device = choose_device(c.runtime.device)
@@ -93,7 +93,7 @@ def switches(config: Config) -> Iterator[Recipe]:
         )
 
 
-def compiled(config: Config) -> Iterator[Recipe]:
+def compiled(config: Config) -> Iterator[CandidateConfig]:
     """The engine compiled, in every mode that the device knows."""
     cuda = choose_device(config.runtime.device).type == "cuda"
     modes = ("default", "max-autotune", "reduce-overhead") if cuda else ("default",)
@@ -105,7 +105,7 @@ def compiled(config: Config) -> Iterator[Recipe]:
 
 
 def measure(
-    recipes: Sequence[Recipe],
+    configs: Sequence[CandidateConfig],
     rounds: int,
     warmup: int,
     progress: Progress,
@@ -113,31 +113,31 @@ def measure(
     steps: int = 1,
     unmeasured: int = 0,
 ) -> list[Row]:
-    """Step all recipes in turns: `warmup` rounds that do not count, then `rounds` that do.
+    """Step all configs in turns: `warmup` rounds that do not count, then `rounds` that do.
 
     A turn is `unmeasured` steps, then `steps` whose mean counts.
     """
     with ExitStack() as stack:
         running = []
-        for recipe in recipes:
+        for recipe in configs:
             progress(f"start {recipe.name}")
-            running.append(stack.enter_context(Contender(recipe)))
-        # In this process, not in a contender's, whose memory counts.
+            running.append(stack.enter_context(Candidate(recipe)))
+        # In this process, not in a candidate's, whose memory counts.
         device, precision = (
-            choose_device(recipes[-1].config.runtime.device),
+            choose_device(configs[-1].config.runtime.device),
             running[-1].facts["precision"],
         )
         rate = 0.0
         for i in range(warmup + rounds):
-            for contender in running:
-                progress(f"round {i + 1} of {warmup + rounds}: {contender.name}")
-                contender.turn(steps, unmeasured)
+            for candidate in running:
+                progress(f"round {i + 1} of {warmup + rounds}: {candidate.name}")
+                candidate.turn(steps, unmeasured)
             rate = max(rate, peak_rate(device, precision))
         peaks, tensors = [], []
-        for contender in running:
-            progress(f"memory: {contender.name}")
-            peaks.append(contender.ask("memory"))
-            tensors.append(contender.ask("tensors"))
+        for candidate in running:
+            progress(f"memory: {candidate.name}")
+            peaks.append(candidate.ask("memory"))
+            tensors.append(candidate.ask("tensors"))
         flops = next((c.ask("flops") for c in running if c.recipe.count_flops), 0.0)
         return [
             _row(c, c.times[warmup:], peak, running[0], peaks[0]["peak"], flops, rate, parts)
@@ -146,10 +146,10 @@ def measure(
 
 
 def _row(
-    contender: Contender,
+    candidate: Candidate,
     times: Sequence[StepTime],
     memory: dict[str, float],
-    first: Contender,
+    first: Candidate,
     first_peak: float,
     flops: float,
     rate: float,
@@ -161,8 +161,8 @@ def _row(
     seconds = median(t.total for t in times)
     base = median(t.total for t in first.times[-len(times) :])
     return Row(
-        name=contender.name,
-        images_per_second=images_per_step(contender.recipe.config) / seconds,
+        name=candidate.name,
+        images_per_second=images_per_step(candidate.recipe.config) / seconds,
         seconds=seconds,
         wait=median(t.wait for t in times),
         forward_backward=median(t.forward_backward for t in times),

@@ -7,12 +7,12 @@ steps; the turns are long enough for what was loaded ahead not to count.
 
 from collections.abc import Sequence
 
-from fastass.bench.contender import engine, reference
-from fastass.bench.worker import Recipe
+from fastass.bench.step.candidate import engine, reference
+from fastass.bench.step.worker import CandidateConfig
 from fastass.config.schema import Config
 
 
-def contenders(config: Config) -> Sequence[Recipe]:
+def candidates(config: Config) -> Sequence[CandidateConfig]:
     """The base code's way with its norm; the engine with the configuration given."""
     return [
         reference("base code's way", config, "batch", data="own"),

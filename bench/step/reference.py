@@ -15,7 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastass.bench.reference_networks import Generator, GlobalDiscriminator, SemanticDiscriminator
+from fastass.bench.step.reference_networks import (
+    Generator,
+    GlobalDiscriminator,
+    SemanticDiscriminator,
+)
 from fastass.config.schema import Config
 from fastass.method.adaptation import Adaptation, LossTerms
 from fastass.models.discriminators import FeatureDiscriminator

@@ -1,0 +1,1 @@
+"""Benchmarks of the operators; `conftest` says how they measure, `table` prints the results."""
