@@ -33,7 +33,7 @@ def parts(out: Path, device: str, tiny: bool) -> dict[str, list[str]]:
     operators += ["-k", "confusion", "--rounds", "1", "--no-compiled"] if tiny else []
     found = {
         "doctor": [*fastass, "doctor"],
-        "tests": [*python, "pytest", "-q", "-m", "gpu", *(["tests/test_step_switches.py"] * tiny)],
+        "tests": [*python, "pytest", "-q", "-m", "gpu", *(["tests/training/test_step.py"] * tiny)],
         "operators": [*operators, f"--benchmark-json={out}/operators.json"],
         "table": [*python, "bench.ops.table", f"{out}/operators.json"],
     }

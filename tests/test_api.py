@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SMALL
 from PIL import Image
+from tiny_runs import SMALL
 
 import fastass
 from fastass.api import configure

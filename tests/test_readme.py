@@ -39,7 +39,7 @@ def test_links_and_commands(page: Path) -> None:
     subparsers = next(a.choices for a in parser._actions if isinstance(a.choices, dict))
     for block in blocks(page):
         assert block.shell or not block.looks_like_commands or block.language == "python", (
-            f"{block.text!r}: commands are ```sh, see tests/doc_blocks.py"
+            f"{block.text!r}: commands are ```sh, see tests/support/doc_blocks.py"
         )
         for line in block.lines if block.shell else ():
             words = shlex.split(line)

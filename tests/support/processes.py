@@ -13,6 +13,8 @@ from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
+from child import environment
+
 
 def start(script: str, folder: Path, *arguments: Path) -> subprocess.Popen[str]:
     """Runs a script, which must be a file for its workers to find it, with pipes to read from."""
@@ -75,8 +77,9 @@ def alone(function: Callable[..., Any], *arguments: Any, within: Sequence[str] =
     """
     words = [function.__module__, function.__name__, json.dumps(arguments, default=str)]
     command = [*within, sys.executable, __file__, *words]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment(OMP_NUM_THREADS="1"), check=False
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import SMALL
+from tiny_runs import SMALL
 
 import fastass
 from fastass.errors import UserError

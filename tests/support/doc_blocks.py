@@ -1,14 +1,14 @@
 """The shell blocks of README.md, CONTRIBUTING.md and docs/.
 
-A block that starts with ```sh is run by `tests/test_docs.py`, unless its first line says what it
-needs that a test has not got: `# needs: GTA5, Cityscapes`. Output and files are ```text.
+A block that starts with ```sh is run by `tests/docs/test_docs.py`, unless its first line says what
+it needs that a test has not got: `# needs: GTA5, Cityscapes`. Output and files are ```text.
 """
 
 import re
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 _BLOCK = re.compile(r"^( *)```([^\n`]*)\n(.*?)^\1```", flags=re.MULTILINE | re.DOTALL)

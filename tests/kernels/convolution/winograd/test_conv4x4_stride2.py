@@ -1,6 +1,6 @@
 """D_g's layers in Winograd's form against the definition in float64.
 
-pytest tests/test_models_halving.py -k at_most_twice -rP     prints the errors
+`pytest PATH/test_conv4x4_stride2.py -k at_most_twice -rP` prints the errors.
 """
 
 import pytest

@@ -1,6 +1,6 @@
 """convolution3x3: Winograd's form against the definition in float64, values and gradients.
 
-pytest tests/test_convolution3x3.py -k at_most_twice -rP     prints the errors
+pytest tests/kernels/convolution/winograd/test_conv3x3.py -k at_most_twice -rP     prints the errors
 """
 
 import pytest

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from child import ROOT
 from processes import children, command_line
 from ranks import free_port
 
@@ -180,7 +181,7 @@ def test_a_node_that_is_cut_off_for_a_while_costs_nothing(toycity: Path, tmp_pat
     unshare = namespaces()
     with torchrun(arguments(toycity, calm)) as agent:
         assert "mIoU" in agent.communicate(timeout=120)[0]
-    script = [str(Path(__file__).with_name("two_nodes.sh")), str(run), "12", "8"]
+    script = [str(ROOT / "tests" / "support" / "two_nodes.sh"), str(run), "12", "8"]
     words = arguments(toycity, run, "--distributed-timeout", "4")[2:]
     tools = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # torchrun
     done = subprocess.run(

@@ -12,7 +12,7 @@ import torch
 from fastass.kernels import native_library
 from fastass.runtime.malloc import Allocator
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -11,6 +11,7 @@ import dataset_files as files
 import numpy as np
 import processes
 import pytest
+from child import environment
 from packed_files import SIZE, content, fails, flip, index_of, packed
 
 from fastass.pipelines.datasets.classes import IGNORE
@@ -280,8 +281,7 @@ while kills < int(sys.argv[3]):
 def pack_under_fire(tmp_path: Path, kills: int) -> None:
     source = files.gta5(tmp_path / "source", 11, (48, 28))
     command = [sys.executable, "-c", KILLER, str(source), str(tmp_path / "out"), str(kills)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
     assert done.returncode == 0, done.stderr
 
 

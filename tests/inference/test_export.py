@@ -128,7 +128,7 @@ def test_lines_of_plain_torch(folder: Path, network: fastass.Segmenter, tmp_path
     (tmp_path / "model").symlink_to(folder)
     pixels = photo(tmp_path / "photo.png")
     assert PLAIN in CARD
-    assert PLAIN in (Path(__file__).parent.parent / "docs" / "using.md").read_text("utf-8")
+    assert PLAIN in (Path(__file__).resolve().parents[2] / "docs" / "using.md").read_text("utf-8")
     code = f"{PLAIN}\nimport sys; assert 'fastass' not in sys.modules\nnp.save('labels', labels)"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     labels = np.load(tmp_path / "labels.npy")
