@@ -1,4 +1,4 @@
-"""The loaders that ours are measured against: the base code's way, and a sensible one by hand."""
+"""The loaders that ours are compared with: the AdaptSegNet baseline, and a sensible one by hand."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from fastass.pipelines.packed.dataset import PackedDataset
 _ENDLESS = 1 << 40
 
 
-class BaseCodeWay(Dataset[tuple[np.ndarray, np.ndarray]]):
+class AdaptSegNetBaseline(Dataset[tuple[np.ndarray, np.ndarray]]):
     """What AdaptSegNet does for a sample of files.
 
     Decode both at full size, resize, map the label ids one after the other, float32 BGR minus the

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fastass.bench.input.baselines import BaseCodeWay, PackedByHand, in_processes
+from fastass.bench.input.baselines import AdaptSegNetBaseline, PackedByHand, in_processes
 from fastass.pipelines.datasets.layouts import Dataset
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.loaders.open_loader import LOADERS, open_loader
@@ -21,7 +21,7 @@ from fastass.pipelines.loaders.pillow import PillowLoader
 from fastass.pipelines.loaders.spec import Loader, StreamSpec
 from fastass.pipelines.packed.dataset import PackedDataset
 
-BASE = "base code (files, Pillow, 2 processes)"
+BASELINE = "AdaptSegNet baseline (files, Pillow, 2 processes)"
 BY_HAND = "by hand (packed, Pillow, processes)"
 PREFETCHED = 10  # batches that a loader may have ready when its turn comes
 
@@ -31,7 +31,7 @@ class Rate:
     """The medians of one loader.
 
     cpu_ms: CPU time of an image and its label, all processes. bytes_per_second: of files or shards
-    read. speedup: over the base code's way; None where that was not measured.
+    read. speedup: over the AdaptSegNet baseline; None where that was not measured.
     """
 
     loader: str
@@ -81,7 +81,7 @@ def measure(
                 seconds, cpu = _run(one, batches, device)
                 one.seconds.append(seconds / (batches * batch))
                 one.cpu.append(cpu / (batches * batch))
-        base = next((median(one.seconds) for one in candidates if one.name == BASE), None)
+        base = next((median(one.seconds) for one in candidates if one.name == BASELINE), None)
         return [_rate(one, base) for one in candidates]
 
 
@@ -110,8 +110,8 @@ def _contenders(
 ) -> list[_Contender]:
     found = []
     if files is not None:
-        base = in_processes(BaseCodeWay(files, size), batch, 2)
-        found.append(_Contender(BASE, *base, _file_bytes(files), [], []))
+        base = in_processes(AdaptSegNetBaseline(files, size), batch, 2)
+        found.append(_Contender(BASELINE, *base, _file_bytes(files), [], []))
     if packed is not None and packed.size == size:
         hand = in_processes(PackedByHand(packed), batch, workers)
         found.append(_Contender(BY_HAND, *hand, _packed_bytes(packed), [], []))

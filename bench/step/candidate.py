@@ -84,7 +84,7 @@ def engine(name: str, config: Config, **options: Any) -> CandidateConfig:
 
 
 def reference(name: str, config: Config, norm: str, **options: Any) -> CandidateConfig:
-    """The base code's way with `norm`: eager, fp32, NCHW, unfused."""
+    """The AdaptSegNet baseline with `norm`: eager, fp32, NCHW, unfused."""
     model = replace(config.model, norm=norm, recompute_sums=False)  # type: ignore[arg-type]
     config = replace(config, model=model)
     config = config.with_runtime(amp=False, compile=False, kernels="reference")

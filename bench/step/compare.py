@@ -1,4 +1,4 @@
-"""`fastass bench step`: one training step, the engine beside the base code's way.
+"""`fastass bench step`: one training step, the engine beside the AdaptSegNet baseline.
 
 Every candidate is a process of its own; all step in turns, so that a disturbance of the machine
 meets each of them. Times are medians. The share of the peak is model FLOPs (those of the engine's
@@ -48,10 +48,10 @@ class Row:
 
 
 def candidates(config: Config, **options: object) -> list[CandidateConfig]:
-    """The reference with the base code's norm and, where it differs, with the engine's; ours."""
-    configs = [reference("base code's way, norm batch", config, "batch", **options)]
+    """The AdaptSegNet baseline with its norm and, where it differs, with the engine's; ours."""
+    configs = [reference("AdaptSegNet baseline, norm batch", config, "batch", **options)]
     if config.model.norm == "frozen" and config.model.backbone != "vgg16":  # which has no norms
-        configs.append(reference("base code's way, norm frozen", config, "frozen", **options))
+        configs.append(reference("AdaptSegNet baseline, norm frozen", config, "frozen", **options))
     return [*configs, engine("fastass", config, count_flops=True, **options)]
 
 

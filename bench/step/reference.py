@@ -1,6 +1,8 @@
-"""The reference path: the base code's way of one training step, plain eager fp32 NCHW.
+"""The reference path: a training step of the AdaptSegNet baseline, plain eager fp32 NCHW.
 
-Written from the paper's equations and the sequential procedure that its base code is known for:
+AdaptSegNet's training script is the public research code that the paper's method builds on. It
+trains at batch 1 in fp32. This path is written from the paper's equations and that script's
+procedure:
 
 1. the discriminators' `requires_grad` off; source and labelled target images forward and backward
    one after the other: L_seg on scores upsampled to full size, L_gadv and L_sadv;

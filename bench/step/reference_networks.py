@@ -1,4 +1,4 @@
-"""The networks of the base code's way: plain modules in NCHW; weights load from ours by name.
+"""The networks of the AdaptSegNet baseline: plain modules in NCHW; weights load from ours by name.
 
 A norm is a layer of its own that reads and writes the whole map; nothing is folded or fused.
 """

@@ -98,9 +98,9 @@ class Worker:
             batch = random_batch(self.config, spec, self.device, channels_last)
             while True:
                 yield batch
-        from fastass.bench.step.batches import base_code_batches, engine_batches
+        from fastass.bench.step.batches import baseline_batches, engine_batches
 
-        own = engine_batches if self.recipe.kind == "engine" else base_code_batches
+        own = engine_batches if self.recipe.kind == "engine" else baseline_batches
         yield from own(self.config, spec, self.runtime)
 
     def _time_optimizers(self) -> None:

@@ -56,7 +56,7 @@ class DataConfig:
     report: tuple[str, ...] = ()
     """Also report the mean over these classes."""
     normalize: Literal["bgr", "imagenet"] = "bgr"
-    """`bgr`: base code's mean, for its weights; `imagenet`: RGB mean/std, for torchvision's."""
+    """`bgr`: AdaptSegNet's mean, for its weights; `imagenet`: RGB mean/std, for torchvision's."""
     mirror: bool = True
     """Mirror at random."""
     scale: tuple[float, float] | None = None
@@ -79,7 +79,7 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """The λ of Eq. 9 and 10. Those the paper leaves unstated are the base code's."""
+    """The λ of Eq. 9 and 10. Those the paper leaves unstated are AdaptSegNet's."""
 
     seg: float = 1.0
     """λ_seg."""
@@ -116,7 +116,7 @@ class OptimConfig:
     lr: float = 2.5e-4
     """Initial rate of the segmentation network."""
     head_lr: float = 10.0
-    """Factor on the classifier's rate; the base code trains vgg16 with 1."""
+    """Factor on the classifier's rate; AdaptSegNet trains vgg16 with 1."""
     momentum: float = 0.9
     """Momentum of SGD."""
     nesterov: bool = True

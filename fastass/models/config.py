@@ -29,7 +29,7 @@ class ModelConfig:
     """Dilated branches a classifier sums. AdaptSegNet's published weights were made with 2."""
 
     align_corners: bool = True
-    """Corner rule of every bilinear upsampling; the base code's torch 0.4 knew only True."""
+    """Corner rule of every bilinear upsampling; AdaptSegNet's torch 0.4 knew only True."""
 
     norm: NormKind = "batch"
     """`batch`: running statistics update. `frozen`: statistics and affine never change, folded into

@@ -41,7 +41,7 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 def make_norm(kind: NormKind, channels: int, *, train_affine: bool) -> nn.Module:
-    """A norm layer; `train_affine=False` fixes its scale and shift, as the base code does."""
+    """A norm layer; `train_affine=False` fixes its scale and shift, as AdaptSegNet does."""
     if kind == "frozen":
         return FrozenBatchNorm2d(channels)
     norm = nn.SyncBatchNorm(channels) if kind == "sync" else nn.BatchNorm2d(channels)

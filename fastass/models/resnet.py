@@ -148,7 +148,7 @@ def make_stage(
 class ResNet(nn.Module):
     """images [B,3,H,W] → (features of stage 4, features of stage 3), both at h×w.
 
-    The affine of the norms does not train (the base code); statistics follow `norm`.
+    The affine of the norms does not train (AdaptSegNet); statistics follow `norm`.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class ResNet(nn.Module):
         self.layer4 = stage(3, 256 * e, 512, 1, 4)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                # The base code's: a stand-in that pretrained weights replace.
+                # AdaptSegNet's: a stand-in that pretrained weights replace.
                 nn.init.normal_(module.weight, std=0.01)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -44,7 +44,7 @@ class VGG16(nn.Module):
         def convolve(outputs: int, dilation: int) -> None:
             nonlocal channels
             conv = Conv2d(channels, outputs, 3, padding=dilation, dilation=dilation)
-            if outputs != 1024:  # fc6 and fc7 keep torch's initialisation, as in the base code
+            if outputs != 1024:  # fc6 and fc7 keep torch's initialisation, as in AdaptSegNet
                 nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
                 nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
             layers.extend((conv, nn.ReLU(inplace=True)))

@@ -41,7 +41,7 @@ class Normalization:
 
 
 NORMALIZATIONS = {
-    # The base code's: Caffe weights, BGR, levels 0–255 minus the mean of ImageNet.
+    # AdaptSegNet's: Caffe weights, BGR, levels 0–255 minus the mean of ImageNet.
     "bgr": Normalization("BGR", (104.00698793, 116.66876762, 122.67891434), (1.0, 1.0, 1.0)),
     # torchvision's: levels / 255, minus mean, over standard deviation.
     "imagenet": Normalization(

@@ -103,7 +103,7 @@ def semantic(adaptation: Adaptation, features: Tensor, labels: Tensor, z: int) -
 
 
 def alternating(a: Adaptation, streams: StepBatch, gan: str) -> None:
-    """The base code's order: G with the discriminators frozen, then the discriminators alone."""
+    """AdaptSegNet's order: G with the discriminators frozen, then the discriminators alone."""
     w = WEIGHTS
     discriminators = [*a.global_discriminators, a.semantic_discriminator]
     discriminators = [d for d in discriminators if d is not None]

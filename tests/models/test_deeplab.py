@@ -24,7 +24,7 @@ def convs(module: nn.Module) -> dict[str, nn.Conv2d]:
     return {n: m for n, m in module.named_modules() if isinstance(m, nn.Conv2d)}
 
 
-def test_resnet101_is_the_base_codes(resnet101: DeepLab) -> None:
+def test_resnet101_is_adaptsegnets(resnet101: DeepLab) -> None:
     backbone = resnet101.backbone
     found = convs(backbone)
     depths = [len(getattr(backbone, f"layer{i}")) for i in (1, 2, 3, 4)]
@@ -50,7 +50,7 @@ def test_classifiers_are_the_papers(resnet101: DeepLab) -> None:
         assert all(b.in_channels == inputs and b.bias is not None for b in branches)
 
 
-def test_random_start_is_the_base_codes() -> None:
+def test_random_start_is_adaptsegnets() -> None:
     torch.manual_seed(0)
     for conv in convs(DeepLab(ModelConfig(backbone="resnet18"))).values():
         assert conv.weight.std().item() == pytest.approx(0.01, rel=0.05)

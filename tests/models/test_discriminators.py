@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from fastass.models import FeatureDiscriminator, GlobalDiscriminator, PixelDiscriminator
 
 
-def test_global_is_the_base_codes() -> None:
+def test_global_is_adaptsegnets() -> None:
     d_g = GlobalDiscriminator(19)
     convs = [m for m in d_g.modules() if isinstance(m, nn.Conv2d)]
     assert [c.out_channels for c in convs] == [64, 128, 256, 512, 1]

@@ -117,7 +117,7 @@ def save(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-# The base code's forward, written from the architecture, in float64 -----------------------------
+# AdaptSegNet's forward, written from the architecture, in float64 -------------------------------
 
 
 def reference_norm(state: State, name: str, x: Tensor) -> Tensor:
@@ -205,7 +205,7 @@ def assert_close(scores: Tensor, reference: Tensor) -> None:
 @pytest.mark.parametrize(
     ("heads", "backbone", "count"), [("single", "resnet50", 273), ("multi", "resnet101", 536)]
 )
-def test_adaptsegnet_predicts_as_the_base_code(
+def test_adaptsegnet_predicts_as_its_own_code(
     heads: str, backbone: str, count: int, save: Callable[..., Path]
 ) -> None:
     state = adaptsegnet(heads, backbone)
@@ -241,7 +241,7 @@ def test_frozen_norm_predicts_the_same(save: Callable[..., Path]) -> None:
         assert_close(model(picture()).scores, reference_head(exact, "layer5", deep, 4))
 
 
-def test_adaptsegnet_vgg_predicts_as_the_base_code(save: Callable[..., Path]) -> None:
+def test_adaptsegnet_vgg_predicts_as_its_own_code(save: Callable[..., Path]) -> None:
     state = adaptsegnet_vgg()
     path = save(state)
     exact = {name: tensor.double() for name, tensor in state.items()}

@@ -51,7 +51,7 @@ def run(args: Namespace) -> None:
 
 COMMAND = Command(
     "data",
-    "images/s of the input, side by side with the base code's way",
+    "images/s of the input, side by side with the AdaptSegNet baseline",
     "fastass bench data --files GTA5 --packed packed/gta5 --size 1280x720",
     flags,
     run,

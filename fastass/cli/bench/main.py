@@ -28,7 +28,7 @@ def run(args: Namespace) -> None:
 
 COMMAND = Command(
     "bench",
-    "images/s, memory and step time, side by side with the base code's way",
+    "images/s, memory and step time, side by side with the AdaptSegNet baseline",
     data.COMMAND.example,
     flags,
     run,

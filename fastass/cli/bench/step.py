@@ -77,7 +77,7 @@ def write(path: Path | None, heading: str, parts: dict[str, list[compare.Row]]) 
 
 COMMAND = Command(
     "step",
-    "one training step: time, memory, share of the peak, beside the base code's way",
+    "one training step: time, memory, share of the peak, beside the AdaptSegNet baseline",
     "fastass bench step gta5_to_cityscapes_csa_500 --norm frozen --backward streamed --switches",
     flags,
     run,

@@ -43,7 +43,7 @@ def run(args: Namespace) -> None:
 
 COMMAND = Command(
     "train",
-    "training end to end, data included, beside the base code's way",
+    "training end to end, data included, beside the AdaptSegNet baseline",
     "fastass bench train toycity --json train.json",
     flags,
     run,

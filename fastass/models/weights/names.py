@@ -106,7 +106,7 @@ def from_vgg(state: Mapping[str, Tensor], config: ModelConfig) -> Translation:
     imagenet = "features.29.weight" not in state
     if imagenet:
         fresh = ("classifier.", "backbone.features.29.", "backbone.features.31.")
-        # The base code starts from a Caffe conversion under torchvision's names: no telling.
+        # AdaptSegNet starts from a Caffe conversion under torchvision's names: no telling.
         result = Translation("ImageNet VGG-16", None, random=fresh)
     else:
         result = Translation("AdaptSegNet, VGG-16", "bgr")

@@ -4,8 +4,8 @@ import dataset_files as files
 import numpy as np
 import pytest
 
-from fastass.bench.input.baselines import BaseCodeWay, PackedByHand
-from fastass.bench.input.loaders import BASE, Rate, format_rates, measure
+from fastass.bench.input.baselines import AdaptSegNetBaseline, PackedByHand
+from fastass.bench.input.loaders import BASELINE, Rate, format_rates, measure
 from fastass.pipelines.datasets.layouts import open_dataset
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.loaders.augment import Augment
@@ -22,7 +22,10 @@ def test_baselines_make_the_same_batches(tmp_path: Path) -> None:
     data = open_dataset(files.gta5(tmp_path / "gta5", 4, (97, 63)))
     pack(data, tmp_path / "packed", SIZE, workers=1, image="png")
     packed = open_packed(tmp_path / "packed")
-    for dataset, baseline in ((data, BaseCodeWay(data, SIZE)), (packed, PackedByHand(packed))):
+    for dataset, baseline in (
+        (data, AdaptSegNetBaseline(data, SIZE)),
+        (packed, PackedByHand(packed)),
+    ):
         spec = StreamSpec(dataset, 4, SIZE, augment=Augment(mirror=False))
         with PillowLoader({"source": spec}, 0, workers=0) as feed:
             batch = next(feed.batches()).source
@@ -42,7 +45,7 @@ def test_measure(tmp_path: Path) -> None:
         data, None, SIZE, batch=2, rounds=1, batches=3, loaders=("pillow",), progress=told.append
     )
     assert told == [rate.loader for rate in rates]
-    assert rates[0].loader == BASE
+    assert rates[0].loader == BASELINE
     assert rates[0].speedup == 1
     assert len(rates) == 2
     for rate in rates:

@@ -43,7 +43,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert row["peak_mib"] > row["tensors_mib"]["parameters"] > 0
         assert row["tensors_mib"]["activations"] > 0
     printed = capsys.readouterr().out
-    assert printed.count("| base code's way, norm batch |") == 2
+    assert printed.count("| AdaptSegNet baseline, norm batch |") == 2
 
 
 def test_a_contender_that_can_not_be_built_says_why() -> None:

@@ -24,7 +24,7 @@ def test_command(
     result = json.loads(Path("train.json").read_text())
     assert "loader pillow" in result["heading"]
     reference, ours = result["train"]
-    assert [reference["name"], ours["name"]] == ["base code's way", "fastass"]
+    assert [reference["name"], ours["name"]] == ["AdaptSegNet baseline", "fastass"]
     assert reference["speedup"] == reference["memory_ratio"] == 1
     assert ours["speedup"] == pytest.approx(reference["seconds"] / ours["seconds"])
     for row in (reference, ours):

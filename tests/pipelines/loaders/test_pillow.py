@@ -56,7 +56,7 @@ def three(gta5: Dataset, city: Dataset, batch: int = 2) -> dict[str, StreamSpec]
     }
 
 
-def test_base_code_preprocessing(gta5: Dataset) -> None:
+def test_adaptsegnet_preprocessing(gta5: Dataset) -> None:
     """Bicubic image in BGR minus the mean, nearest label, mirrored together."""
     feed = PillowLoader({"source": StreamSpec(gta5, 1, (24, 16))}, seed=3)
     mirrored = 0
