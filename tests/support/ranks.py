@@ -35,7 +35,7 @@ def run_ranks(
         found = dict(results.get() for _ in range(size))
     finally:
         for worker in workers:
-            worker.join(10)
+            worker.join(60)
             worker.kill()
     for rank, (error, _) in sorted(found.items()):
         assert error is None, f"rank {rank}: {error}"

@@ -7,11 +7,11 @@ import torch
 
 from fastass import kernels
 from fastass.bench.step.reference import ReferencePath
-from fastass.config.schema import Config, DiscriminatorConfig, OptimConfig
+from fastass.config.schema import Config, DiscriminatorConfig, OptimConfig, RuntimeConfig
 from fastass.method.adaptation import method_spec
 from fastass.models.config import ModelConfig
 from fastass.pipelines.loaders.batch import Batch, StepBatch
-from fastass.runtime.device import Runtime
+from fastass.runtime.device import setup_runtime
 from fastass.training.optimizers.build import decay, set_rates
 from fastass.training.step import TrainStep, build
 
@@ -70,7 +70,8 @@ def test_losses_and_weights_of_some_steps(
     ).resolved()
     module = build(config, method_spec(config.method, labelled=4)).double()
     reference = ReferencePath(module, config, CPU)
-    engine = TrainStep(module, config, Runtime(CPU, None, "reference", ""))
+    runtime = RuntimeConfig(device="cpu", kernels="reference", tune_allocator=False)
+    engine = TrainStep(module, config, setup_runtime(runtime))
     start = {name: value.clone() for name, value in module.state_dict().items()}
     for step in range({"tiny": STEPS, "resnet50": 2, "vgg16": 1}[backbone]):
         streams = batch(step)
