@@ -26,7 +26,7 @@ FLAGS = (
     "--workers 0 --eval-every 0 --log-every 1 --backward concurrent --plain "
     "--source-size 128x64 --target-size 128x64"
 ).split()
-CITY = {"source": 8, "target": 8, "val": 2}
+
 
 Losses = list[dict[str, float]]  # of every step: the loss terms by name
 
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     same = True
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        generate(root, **CITY, workers=1, source_size=(128, 64), target_size=(128, 64))
+        generate(root, 8, 8, val=2, workers=1, source_size=(128, 64), target_size=(128, 64))
         for method in arguments.method:
             ours, theirs = (
                 losses(python, method, arguments.steps, root, root / f"{name} {method}")
