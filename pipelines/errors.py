@@ -1,5 +1,5 @@
-"""The error that bad data raises."""
+"""The error for bad input data."""
 
 
 class DataError(ValueError):
-    """Bad input data. The message is one line for the user: what, where, and the remedy."""
+    """Bad input data. The message is one line: what is wrong, where, and what to do."""

@@ -1,7 +1,6 @@
-"""The pixels of a sample: images as RGB, labels as train ids, both checked.
+"""Decodes the files of a sample: images to RGB, labels to train ids.
 
-Files are read whole, PNG checksums are verified, and whatever is wrong becomes one DataError line
-that names the file.
+PNG checksums are verified. Anything that is wrong raises a DataError: one line that names the file.
 """
 
 import io
@@ -26,10 +25,10 @@ def read_image(sample: Sample) -> np.ndarray:
 
 
 def read_label(dataset: Dataset, sample: Sample, size: tuple[int, int] | None = None) -> np.ndarray:
-    """The label as train ids, uint8 [H,W]. size: (W,H) of its image; None: from the file's header.
+    """The label as train ids, uint8 [H,W]. size: (W,H) of its image; None: read it from the file.
 
-    Raises DataError: no label, damaged file, a colour image, a value outside the class table, or
-    another size than the image's.
+    Raises DataError if there is no label, if it is damaged or a colour image, if a value is not in
+    the class table, and if image and label differ in size.
     """
     if sample.label is None:
         raise DataError(f"{sample.image}: image without label")
@@ -48,23 +47,23 @@ def read_file(path: Path) -> bytes:
 
 
 def open_image(data: bytes | memoryview, where: str) -> Image.Image:
-    """Decodes an image file → RGB. Raises DataError naming `where`."""
+    """Decode an image file to RGB. Raises a DataError that names `where`."""
     try:
         if data[:8] == SIGNATURE:
             check_png(data)
         image = Image.open(io.BytesIO(data))
         return _rgb(image)
     except UnidentifiedImageError:
-        what = "not of a format that Pillow knows" if len(data) else "the file is empty"
+        what = "its format is unknown to Pillow" if len(data) else "the file is empty"
         raise DataError(f"{where}: damaged image file: {what}") from None
     except _DAMAGE as error:
         raise _damaged(where, error) from error
 
 
 def decode_label(data: bytes, where: str, *, rgb16: bool = False) -> np.ndarray:
-    """Decodes a label PNG → raw ids, uint8 or uint16 [H,W], never the grey of a palette's colours.
+    """Decode a label PNG to the ids in the file, uint8 or uint16 [H,W]; of a palette: the indices.
 
-    rgb16: the file is a 16-bit RGB PNG, its first channel holds the ids. Raises DataError.
+    rgb16: the file may be a 16-bit RGB PNG whose first channel has the ids. Raises DataError.
     """
     try:
         info = check_png(data)
@@ -103,12 +102,12 @@ def _check_size(image: tuple[int, int], label: tuple[int, int], sample: Sample) 
     if image != label:
         raise DataError(
             f"{sample.image}: image is {image[0]}x{image[1]} but its label {sample.label} is "
-            f"{label[0]}x{label[1]}; remove the pair, or make them fit"
+            f"{label[0]}x{label[1]}; remove both files, or make their sizes equal"
         )
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I;16", "I"):  # 16-bit grey: Pillow would cut it off at 255
+    if image.mode in ("I;16", "I"):  # 16-bit grey: Pillow would clip it at 255
         levels = (np.asarray(image).astype(np.uint32) + 128) // 257
         image = Image.fromarray(levels.astype(np.uint8))
     if image.mode != "RGB":

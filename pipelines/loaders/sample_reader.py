@@ -1,4 +1,4 @@
-"""One way to read samples, whether they are files or packed shards."""
+"""One interface to read samples, from files or from packed shards."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -16,7 +16,7 @@ from fastass.pipelines.packed.dataset import PackedDataset
 
 
 class SampleReader(Protocol):
-    """Samples by number 0 … len−1. Every method raises DataError that names the sample."""
+    """Samples by number 0 … len−1. Methods raise a DataError that names the bad sample."""
 
     @property
     def classes(self) -> ClassTable: ...
@@ -30,17 +30,17 @@ class SampleReader(Protocol):
         """(W,H) of the image."""
 
     def encoded(self, i: int) -> np.ndarray:
-        """The image file as bytes, uint8 [n], its checksum verified where it has one."""
+        """The bytes of the image file, uint8 [n]; checksums are verified where there are any."""
 
     def image(self, i: int) -> Image.Image:
         """The decoded image, RGB."""
 
     def label(self, i: int, size: tuple[int, int]) -> np.ndarray:
-        """Train ids uint8 [H,W], read-only; must have the size (W,H) of the image."""
+        """Train ids uint8 [H,W], read-only. size: (W,H) of the image, which the label must have."""
 
 
 class FileReader:
-    """The samples of a data set as it was shipped."""
+    """Reads the files of a data set as its owners ship it."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -86,7 +86,7 @@ class FileReader:
 
 
 class PackedReader:
-    """The records of packed shards; each record's checksums are verified when it is first read."""
+    """Reads packed shards; the checksums of a record are verified when it is first read."""
 
     def __init__(self, dataset: PackedDataset) -> None:
         self.dataset = dataset
@@ -137,5 +137,5 @@ class PackedReader:
 
 
 def open_reader(dataset: Dataset | PackedDataset) -> SampleReader:
-    """The reader that fits a data set."""
+    """The reader for a data set."""
     return FileReader(dataset) if isinstance(dataset, Dataset) else PackedReader(dataset)

@@ -1,4 +1,4 @@
-"""Packed data sets: WebDataset tar shards, read by memory map.
+"""Packed data sets: WebDataset tar shards, memory-mapped for reading.
 
 A packed directory holds one split of one data set, written by `fastass.pipelines.packed.pack.pack`:
 
@@ -12,9 +12,9 @@ A packed directory holds one split of one data set, written by `fastass.pipeline
     shard-00000.idx    the same offsets in the format of DALI's `wds2idx`
     packing.json       only while the directory is being written
 
-Nothing in it depends on time, host, user or number of workers: the same files, settings and
-library versions give the same bytes. The manifest is written last. The JSON files are checked
-against their digests when a directory is opened; the members by `check`, when they are read.
+The content does not depend on time, host, user or number of workers: the same files, settings and
+library versions give the same bytes. The manifest is written last. The digests of the JSON files
+are checked when a directory is opened, those of the members by `check`, when they are read.
 
     data = open_packed(directory)
     data.check(i); data.image_bytes(i); data.label(i)
@@ -41,11 +41,11 @@ from fastass.pipelines.packed.manifest import MANIFEST, UNFINISHED, Manifest
 
 @dataclass(frozen=True)
 class PackedDataset:
-    """The records of a packed directory, or some of them, by number 0 … len−1.
+    """Records of a packed directory, all or a part, by number 0 … len−1.
 
-    Picklable: a worker process maps the shards anew, when it first reads from them.
+    Picklable: a worker process maps a shard when it first reads from it.
     locations: (shard number, record) of every sample. classes: the table of `label`'s train ids.
-    lookup: stored train id → that of `classes`, where they differ (`with_classes`).
+    lookup: stored train id → train id of `classes`, if they differ (`with_classes`).
     """
 
     root: Path
@@ -77,7 +77,7 @@ class PackedDataset:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The samples' names, as in the data set before it was packed."""
+        """The names that the samples had before the data set was packed."""
         return tuple(record.name for _, record in self.locations)
 
     @cached_property
@@ -144,7 +144,7 @@ class PackedDataset:
         for what, member in (("image", record.image), ("label", record.label)):
             if member is not None and zlib.crc32(self._view(shard, member)) != member.crc32:
                 raise DataError(
-                    f"{self.describe(i)}: the {what}'s checksum does not fit: the shard is "
+                    f"{self.describe(i)}: wrong checksum of the {what}: the shard is "
                     f"damaged; {AGAIN} to rewrite it"
                 )
 
@@ -179,8 +179,9 @@ def is_packed(directory: Path | str) -> bool:
 def open_packed(directory: Path | str, split: str | None = None) -> PackedDataset:
     """The packed data set in `directory`, or, where that holds none, in `directory/split`.
 
-    Raises DataError: nothing packed there, or another split; still being written; the manifest
-    or an index damaged, of another version, or of another shard; a shard missing or cut short.
+    Raises DataError if nothing, or another split, is packed there; if it is still being written; if
+    the manifest or an index is damaged, of another version, or of another shard; and if a shard is
+    missing or truncated.
     """
     root = Path(directory)
     if split is not None and not is_packed(root) and is_packed(root / split):

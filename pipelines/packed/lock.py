@@ -16,10 +16,10 @@ from fastass.pipelines.packed.shard_writer import PART, sync_directory, write_du
 
 @contextmanager
 def claim(out: Path, settings: PackSettings) -> Iterator[Path]:
-    """Make `out` a directory that is being packed, by this process alone.
+    """Mark `out` as being packed, by this process only.
 
-    Yields the mark, `out/packing.json`, which readers refuse and which survives a kill;
-    `release` removes it. Raises DataError: `out` holds other files, was packed or
+    Yields the mark, `out/packing.json`. Readers refuse a directory with a mark; the mark survives a
+    kill, and `release` removes it. Raises DataError: `out` holds other files, was packed or
     begun with other settings, or another process packs into it now.
     """
     if out.exists() and not out.is_dir():
@@ -61,7 +61,7 @@ def release(mark: Path) -> None:
 
 
 def _check_manifest(path: Path, settings: PackSettings) -> None:
-    """Raise DataError for other settings. A damaged manifest will do where a shard's index fits."""
+    """Raise DataError for other settings. If the manifest is damaged, an index may prove them."""
     try:
         earlier = Manifest.decode(read_file(path, ""), path).settings
     except DataError:
@@ -73,14 +73,14 @@ def _check_manifest(path: Path, settings: PackSettings) -> None:
 
 def _fits(index: Path, settings: PackSettings) -> bool:
     try:
-        found = ShardIndex.decode(read_file(index, ""), index, shard_name(0))
+        content = ShardIndex.decode(read_file(index, ""), index, shard_name(0))
     except DataError:
         return False
-    return found.settings == digest(settings.to_json())
+    return content.settings == digest(settings.to_json())
 
 
 def _compare(out: Path, settings: PackSettings, earlier: PackSettings) -> None:
-    if found := earlier.differences(settings):
+    if changes := earlier.differences(settings):
         raise DataError(
-            f"{out}: was packed with {found[0]}; choose another --out, or remove this directory"
+            f"{out}: was packed with {changes[0]}; choose another --out, or remove this directory"
         )

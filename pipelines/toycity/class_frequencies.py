@@ -10,9 +10,9 @@ from fastass.pipelines.errors import DataError
 
 
 def class_shares(directory: str | Path, split: str) -> np.ndarray:
-    """Share of the labelled pixels by train id, float64 [19], of a generated ToyCity.
+    """Share of the labelled pixels per train id, float64 [19], of a generated ToyCity.
 
-    split: source (GTA5 layout), train or val. DataError if there is no label.
+    split: source (GTA5 layout), train or val. Raises DataError if there are no labels.
     """
     root = Path(directory)
     if split == "source":
@@ -27,4 +27,5 @@ def class_shares(directory: str | Path, split: str) -> np.ndarray:
         with Image.open(path) as image:
             counts += np.bincount(table.encode(np.asarray(image), str(path)).ravel(), minlength=256)
     classes = counts[:IGNORE][: len(table)]
-    return classes / max(1, classes.sum())
+    shares: np.ndarray = classes / max(1, classes.sum())
+    return shares
