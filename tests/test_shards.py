@@ -154,7 +154,9 @@ def test_check_names_shard_record_and_reason(tmp_path: Path, member: str, what: 
     root = packed(tmp_path)
     flip(root / "shard-00001.tar", getattr(index_of(root, 1).records[1], member).offset + 100, 3)
     data = open_packed(root)
-    fails(lambda: data.check(3), "shard-00001.tar", "0000003-00004", f"wrong checksum of the {what}")
+    fails(
+        lambda: data.check(3), "shard-00001.tar", "0000003-00004", f"wrong checksum of the {what}"
+    )
     for i in (0, 1, 2, 4):
         data.check(i)
 

@@ -7,6 +7,7 @@ from fastass.cli.command import Command
 from fastass.config.text import parse
 from fastass.errors import UserError
 from fastass.pipelines.datasets.layouts import open_dataset
+from fastass.pipelines.errors import DataError, printable
 from fastass.pipelines.packed.pack import pack
 from fastass.pipelines.packed.verify import verify
 from fastass.pipelines.process_pool import cores
@@ -99,12 +100,15 @@ def _pack(args: Namespace) -> None:
             progress=lambda done, total: progress.advance(done),
         )
     for bad in result.bad:
-        print(f"bad sample {bad.name}: {bad.reason}")
-    print(f"{args.out}: {result.written} packed, {result.kept} kept, {len(result.bad)} bad")
+        print(printable(f"bad sample {bad.name}: {bad.reason}"))
+    print(
+        printable(f"{args.out}")
+        + f": {result.written} packed, {result.kept} kept, {len(result.bad)} bad"
+    )
     if result.unseen:
         print(f"{result.unseen} samples were not tried")
     if not result.complete:
-        raise UserError(
+        raise DataError(
             f"{args.out}: not finished: {len(result.bad)} bad samples; repair or remove them, or "
             "pass --on-bad-sample skip, and run the same command again"
         )
@@ -115,13 +119,13 @@ def _verify(root: Path, workers: int | None) -> None:
         progress.phase("verify", 0)
         result = verify(root, workers or cores(), lambda done, total: progress.advance(done))
     for damage in result.damages:
-        print(damage)
+        print(printable(str(damage)))
     if result.damages:
-        raise UserError(
+        raise DataError(
             f"{root}: {len(result.damages)} faults; run the same `fastass pack` command again to "
             "repair them"
         )
-    print(f"{root}: sound: {result.shards} shards, {result.records} records")
+    print(printable(f"{root}") + f": sound: {result.shards} shards, {result.records} records")
 
 
 COMMAND = Command(

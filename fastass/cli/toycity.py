@@ -4,6 +4,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from fastass.cli.command import Command
+from fastass.pipelines.errors import printable
 from fastass.pipelines.toycity import generate
 from fastass.tracking.terminal import reporter
 
@@ -56,7 +57,9 @@ def run(args: Namespace) -> None:
             workers=args.workers,
             progress=lambda done, total: progress.advance(done),
         )
-    print(f"{args.directory}/{args.layout} (source), {args.directory}/cityscapes (target)")
+    print(
+        printable(f"{args.directory}/{args.layout} (source), {args.directory}/cityscapes (target)")
+    )
 
 
 COMMAND = Command(

@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from fastass.pipelines.new_file import open_new
 from fastass.pipelines.packed.index import Member, Record, ShardIndex
 from fastass.pipelines.packed.manifest import PackSettings
 
@@ -75,7 +76,7 @@ class ShardWriter:
         self.path = path
         self.records: list[Record] = []
         self._settings = settings
-        self._file: IO[bytes] = open(f"{path}{PART}", "wb")  # noqa: SIM115
+        self._file: IO[bytes] = open_new(f"{path}{PART}")
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -129,7 +130,7 @@ def dali_index(index: ShardIndex, settings: PackSettings) -> bytes:
 
 def write_durably(path: Path, data: bytes) -> None:
     """Write the whole file or nothing, even if the power fails."""
-    file = open(f"{path}{PART}", "wb")  # noqa: SIM115
+    file = open_new(f"{path}{PART}")
     file.write(data)
     publish(file, path)
 

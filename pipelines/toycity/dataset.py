@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fastass.pipelines.errors import DataError
+from fastass.pipelines.new_file import open_new
 from fastass.pipelines.process_pool import worker_pool
 from fastass.pipelines.toycity.write import Job, files, write
 
@@ -137,8 +138,10 @@ def _prepare(directory: Path, wanted: Request) -> None:
             "are missing); choose another directory or delete this one"
         )
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / UNFINISHED).touch()
+    open_new(directory / UNFINISHED).close()
     for name in ("gta5", "synthia", "cityscapes"):
+        if (directory / name).is_symlink():  # what it leads to is not ToyCity's
+            raise DataError(f"{directory / name}: is a symbolic link; remove it")
         shutil.rmtree(directory / name, ignore_errors=True)
     for folder in {file.parent for job in wanted.jobs(directory) for file in files(job)}:
         folder.mkdir(parents=True, exist_ok=True)
@@ -176,7 +179,8 @@ def generate(
         _prepare(root, wanted)
         _draw_all(wanted.jobs(root), workers, progress)
         temporary = root / (MANIFEST + ".tmp")
-        temporary.write_text(json.dumps(wanted.manifest(), indent=1) + "\n")
+        with open_new(temporary) as file:
+            file.write((json.dumps(wanted.manifest(), indent=1) + "\n").encode())
         os.replace(temporary, root / MANIFEST)
         (root / UNFINISHED).unlink()
     except OSError as error:
