@@ -56,6 +56,7 @@ def run(args: Namespace) -> None:
             shift=args.shift,
             workers=args.workers,
             progress=lambda done, total: progress.advance(done),
+            on_wait=progress.line,
         )
     print(
         printable(f"{args.directory}/{args.layout} (source), {args.directory}/cityscapes (target)")

@@ -10,7 +10,8 @@ A packed directory holds one split of one data set, written by `fastass.pipeline
                        KEY = NUMBER-NAME without dots or slashes
     shard-00000.json   index: key, name and (offset, size, CRC-32) of the members of every record
     shard-00000.idx    the same offsets in the format of DALI's `wds2idx`
-    packing.json       only while the directory is being written
+    packing.json       only until the directory is finished
+    packing.lock       only while a process packs into the directory
 
 The content does not depend on time, host, user or number of workers: the same files, settings and
 library versions give the same bytes. The manifest is written last. The digests of the JSON files

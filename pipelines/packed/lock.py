@@ -1,56 +1,39 @@
 """`packing.json`: marks a directory as being packed, with which settings, and by whom."""
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from fastass.pipelines.errors import DataError
+from fastass.pipelines.file_lock import locked
 from fastass.pipelines.packed.files import read_file
 from fastass.pipelines.packed.index import ShardIndex, digest, index_name, shard_name
 from fastass.pipelines.packed.manifest import MANIFEST, UNFINISHED, Manifest, PackSettings
 from fastass.pipelines.packed.shard_writer import PART, sync_directory, write_durably
+
+LOCK = "packing.lock"  # exists while a process packs into the directory
 
 
 @contextmanager
 def claim(out: Path, settings: PackSettings) -> Iterator[Path]:
     """Mark `out` as being packed, by this process only.
 
-    Yields the mark, `out/packing.json`. Readers refuse a directory with a mark; the mark survives a
-    kill, and `release` removes it. Raises DataError: `out` holds other files, was packed or
-    begun with other settings, or another process packs into it now.
+    The lock `out/packing.lock` is taken before anything is read or written. Yields the mark,
+    `out/packing.json`: readers refuse a directory with a mark. The mark survives a kill; `release`
+    removes it. Raises DataError if `out` holds other files, if it was packed or begun with other
+    settings, and if another process is packing into it.
     """
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    mark = out / UNFINISHED
-    if not mark.exists():
-        path = out / MANIFEST
-        if path.exists():
-            _check_manifest(path, settings)
-        elif any(entry.suffix != PART for entry in out.iterdir()):
-            raise DataError(
-                f"{out}: is not empty, and holds no packed data set; choose another --out"
-            )
-        write_durably(mark, (json.dumps(settings.to_json(), indent=1) + "\n").encode())
-    with mark.open("r+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"{out}: another process is packing into it") from None
-        if not mark.exists() or os.stat(mark).st_ino != os.fstat(file.fileno()).st_ino:
-            raise DataError(
-                f"{out}: another process has just packed into it; run the command again"
-            )
-        try:
-            earlier = PackSettings.from_json(json.load(file))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise DataError(
-                f"{mark}: is damaged; remove {out} and pack the data set again"
-            ) from None
-        _compare(out, settings, earlier)
+    with locked(out / LOCK, "packing into it"):
+        mark = out / UNFINISHED
+        if mark.exists():
+            _compare(out, settings, _read_mark(mark))
+        else:
+            _check_content(out, settings)
+            write_durably(mark, (json.dumps(settings.to_json(), indent=1) + "\n").encode())
         yield mark
 
 
@@ -58,6 +41,25 @@ def release(mark: Path) -> None:
     """Remove the mark: the directory is finished."""
     mark.unlink()
     sync_directory(mark.parent)
+
+
+def _read_mark(mark: Path) -> PackSettings:
+    data = read_file(mark, "run the command again")
+    try:
+        return PackSettings.from_json(json.loads(data))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise DataError(
+            f"{mark}: is damaged; remove {mark.parent} and pack the data set again"
+        ) from None
+
+
+def _check_content(out: Path, settings: PackSettings) -> None:
+    """Raise DataError unless `out` is empty, or finished with the same settings."""
+    manifest = out / MANIFEST
+    if manifest.exists():
+        _check_manifest(manifest, settings)
+    elif any(entry.suffix != PART and entry.name != LOCK for entry in out.iterdir()):
+        raise DataError(f"{out}: is not empty, and holds no packed data set; choose another --out")
 
 
 def _check_manifest(path: Path, settings: PackSettings) -> None:

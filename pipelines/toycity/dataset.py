@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fastass.pipelines.errors import DataError
+from fastass.pipelines.file_lock import locked
 from fastass.pipelines.new_file import open_new
 from fastass.pipelines.process_pool import worker_pool
 from fastass.pipelines.toycity.write import Job, files, write
@@ -16,6 +17,7 @@ from fastass.pipelines.toycity.write import Job, files, write
 VERSION = 4  # increase it when the same seed gives other pictures
 MANIFEST = "toycity.json"
 UNFINISHED = "toycity.unfinished"
+LOCK = "toycity.lock"
 SOURCE_SIZE = (480, 264)
 TARGET_SIZE = (512, 256)
 
@@ -125,9 +127,7 @@ def is_complete(
 
 def _prepare(directory: Path, wanted: Request) -> None:
     """Make the folders. Raises DataError if the directory holds something else."""
-    if directory.exists() and not directory.is_dir():
-        raise DataError(f"{directory}: is a file; ToyCity needs a directory")
-    present = {p.name for p in directory.iterdir()} if directory.exists() else set()
+    present = {p.name for p in directory.iterdir()} - {LOCK}
     if present and not present & {MANIFEST, UNFINISHED}:
         raise DataError(
             f"{directory}: not empty and not a ToyCity; choose another directory or empty this one"
@@ -137,7 +137,6 @@ def _prepare(directory: Path, wanted: Request) -> None:
             f"{directory}: holds another ToyCity (other counts, seed, sizes or version, or files "
             "are missing); choose another directory or delete this one"
         )
-    directory.mkdir(parents=True, exist_ok=True)
     open_new(directory / UNFINISHED).close()
     for name in ("gta5", "synthia", "cityscapes"):
         if (directory / name).is_symlink():  # what it leads to is not ToyCity's
@@ -159,6 +158,7 @@ def generate(
     source_layout: str = "gta5",
     shift: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
+    on_wait: Callable[[str], None] | None = None,
 ) -> None:
     """Write ToyCity: `source` rendered images (GTA5 or SYNTHIA layout) in DIR/gta5 or DIR/synthia,
     `target` and `val` photographed ones (Cityscapes layout) in DIR/cityscapes.
@@ -166,6 +166,8 @@ def generate(
     The same request gives the same bytes with any number of workers (processes; 1: in this one).
     A directory that already holds exactly this data set is not changed. After an interruption there
     is no manifest, and the next call starts over. progress: called with (images done, images).
+    If another process is generating into the directory, this one waits for it; on_wait is then
+    called with one line that says so.
     Raises DataError for values out of range, a directory with other contents, a failed write, and
     if the system kills a worker.
     """
@@ -175,16 +177,27 @@ def generate(
         raise DataError(f"ToyCity workers is {workers}: use 1 or more")
     if _matches(root, wanted):
         return
+    if root.exists() and not root.is_dir():
+        raise DataError(f"{root}: is a file; ToyCity needs a directory")
     try:
-        _prepare(root, wanted)
-        _draw_all(wanted.jobs(root), workers, progress)
-        temporary = root / (MANIFEST + ".tmp")
-        with open_new(temporary) as file:
-            file.write((json.dumps(wanted.manifest(), indent=1) + "\n").encode())
-        os.replace(temporary, root / MANIFEST)
-        (root / UNFINISHED).unlink()
+        root.mkdir(parents=True, exist_ok=True)
+        with locked(root / LOCK, "generating ToyCity in it", wait=True, on_wait=on_wait):
+            if not _matches(root, wanted):  # another process may just have written it
+                _generate(root, wanted, workers, progress)
     except OSError as error:
         raise DataError(f"{root}: cannot write ToyCity: {error}") from error
+
+
+def _generate(
+    root: Path, wanted: Request, workers: int, progress: Callable[[int, int], None] | None
+) -> None:
+    _prepare(root, wanted)
+    _draw_all(wanted.jobs(root), workers, progress)
+    temporary = root / (MANIFEST + ".tmp")
+    with open_new(temporary) as file:
+        file.write((json.dumps(wanted.manifest(), indent=1) + "\n").encode())
+    os.replace(temporary, root / MANIFEST)
+    (root / UNFINISHED).unlink()
 
 
 def _draw_all(jobs: list[Job], workers: int, progress: Callable[[int, int], None] | None) -> None:
