@@ -3,25 +3,33 @@
 PNG checksums are verified. Anything that is wrong raises a DataError: one line that names the file.
 """
 
-import io
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from fastass.pipelines.datasets.image_file import (
+    DAMAGE,
+    check_pixels,
+    damaged,
+    is_turned,
+    open_header,
+    orientation,
+    upright,
+)
 from fastass.pipelines.datasets.layouts import Dataset, Sample
 from fastass.pipelines.datasets.png import GREY, PALETTE, RGB, SIGNATURE, check_png, decode_rgb16
 from fastass.pipelines.errors import DataError
 
-# What Pillow raises for damaged files: OSError (truncated), SyntaxError (broken PNG), and others.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
-
 
 def read_image(sample: Sample) -> np.ndarray:
-    """The image as uint8 [H,W,3], RGB. Raises DataError for a missing or damaged file."""
-    return np.asarray(open_image(read_file(sample.image), str(sample.image)))
+    """The image as uint8 [H,W,3], RGB. Raises DataError for a missing or damaged file.
+
+    An image without label is turned upright by its EXIF orientation. Of one with a label nobody
+    knows whether the label was made before or after turning: that is a DataError too.
+    """
+    data, where = read_file(sample.image), str(sample.image)
+    return np.asarray(open_image(data, where, turn=sample.label is None))
 
 
 def read_label(dataset: Dataset, sample: Sample, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -46,18 +54,26 @@ def read_file(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def open_image(data: bytes | memoryview, where: str) -> Image.Image:
-    """Decode an image file to RGB. Raises a DataError that names `where`."""
+def open_image(data: bytes | memoryview, where: str, *, turn: bool = True) -> Image.Image:
+    """Decode an image file to RGB. Raises a DataError that names `where`.
+
+    turn: turn it upright by its EXIF orientation; False: an image that needs it is a DataError.
+    """
     try:
         if data[:8] == SIGNATURE:
             check_png(data)
-        image = Image.open(io.BytesIO(data))
-        return _rgb(image)
-    except UnidentifiedImageError:
-        what = "its format is unknown to Pillow" if len(data) else "the file is empty"
-        raise DataError(f"{where}: damaged image file: {what}") from None
-    except _DAMAGE as error:
-        raise _damaged(where, error) from error
+        image = open_header(data, where)
+        code = orientation(image)
+        if not turn and code != 1:
+            raise DataError(
+                f"{where}: has EXIF orientation {code}, and its label may be turned "
+                "or not; store the pixels upright, without the tag (mogrify -auto-orient)"
+            )
+        return _rgb(upright(image))
+    except DataError:
+        raise
+    except DAMAGE as error:
+        raise damaged(where, error) from error
 
 
 def decode_label(data: bytes, where: str, *, rgb16: bool = False) -> np.ndarray:
@@ -67,6 +83,7 @@ def decode_label(data: bytes, where: str, *, rgb16: bool = False) -> np.ndarray:
     """
     try:
         info = check_png(data)
+        check_pixels((info.width, info.height), where)
         if rgb16 and (info.colour, info.depth) == (RGB, 16):
             return decode_rgb16(data, info)[..., 0]
         if info.colour not in (GREY, PALETTE):
@@ -79,22 +96,20 @@ def decode_label(data: bytes, where: str, *, rgb16: bool = False) -> np.ndarray:
             raise DataError(
                 f"{where}: {info.depth}-bit grey; store label ids in 8 or 16 bits, or as a palette"
             )
-        image = Image.open(io.BytesIO(data))
+        image = open_header(data, where)
         raw = np.asarray(image)
         return raw if raw.dtype == np.uint8 else raw.astype(np.uint16)
     except DataError:
         raise
-    except _DAMAGE as error:
-        raise _damaged(where, error) from error
+    except DAMAGE as error:
+        raise damaged(where, error) from error
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) from the file's header."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except _DAMAGE as error:
-        raise _damaged(str(path), error) from error
+    """(width, height) of an image file, turned upright. Decodes nothing unless it is turned."""
+    data, where = read_file(path), str(path)
+    image = open_header(data, where)
+    return open_image(data, where).size if is_turned(data, image) else image.size
 
 
 def _check_size(image: tuple[int, int], label: tuple[int, int], sample: Sample) -> None:
@@ -114,8 +129,3 @@ def _rgb(image: Image.Image) -> Image.Image:
         return image.convert("RGB")
     image.load()
     return image
-
-
-def _damaged(where: str, error: Exception) -> DataError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return DataError(f"{where}: damaged image file: {reason}")

@@ -16,6 +16,7 @@ from typing import Literal
 
 from fastass.pipelines.datasets.class_file import CLASS_FILE, read_class_file
 from fastass.pipelines.datasets.classes import CITYSCAPES, GTA5, SYNTHIA, ClassTable
+from fastass.pipelines.datasets.image_file import SUFFIXES
 from fastass.pipelines.errors import DataError
 
 LAYOUTS = ("gta5", "synthia", "cityscapes", "folder")
@@ -118,17 +119,20 @@ def open_dataset(
 
 
 def open_images(path: str | Path) -> Dataset:
-    """One image file, or every image under a folder, without labels: for prediction."""
+    """One image file, or all images under a folder, without labels: for prediction.
+
+    Any format that fastass can read, not only those of data sets. Raises DataError.
+    """
     path = Path(path)
-    if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
         samples: tuple[Sample, ...] = (Sample(path.stem, path, None),)
     elif path.is_dir():
-        images = _files(path, "", IMAGE_SUFFIXES)
+        images = _files(path, "", SUFFIXES)
         samples = tuple(Sample(stem, images[stem], None) for stem in sorted(images))
     else:
         raise DataError(f"{path}: neither an image file nor a folder")
     if not samples:
-        raise DataError(f"{path}: no images ({', '.join(IMAGE_SUFFIXES)}) in it")
+        raise DataError(f"{path}: no images ({', '.join(SUFFIXES)}) in it")
     root = path if path.is_dir() else path.parent
     return Dataset("images", root, "all", CITYSCAPES, samples)
 

@@ -21,7 +21,6 @@ are checked when a directory is opened, those of the members by `check`, when th
     data.check(i); data.image_bytes(i); data.label(i)
 """
 
-import io
 import mmap
 import zlib
 from collections.abc import Iterable
@@ -31,9 +30,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from fastass.pipelines.datasets.classes import IGNORE, ClassTable
+from fastass.pipelines.datasets.image_file import DAMAGE, damaged, open_header
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.packed.files import check_size, map_shard, read_index, read_manifest
 from fastass.pipelines.packed.index import AGAIN, Member, Record, shard_name
@@ -157,13 +156,14 @@ class PackedDataset:
         return memoryview(self._maps[shard])[member.offset : member.offset + member.size]
 
     def _decode(self, data: memoryview, mode: str, what: str, i: int) -> np.ndarray:
+        where = f"{self.describe(i)}: the {what} does not decode"
         try:
-            with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-                image.load()
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(
-                f"{self.describe(i)}: the {what} does not decode: {' '.join(str(error).split())}"
-            ) from None
+            image = open_header(data, where)
+            image.load()
+        except DataError:
+            raise
+        except DAMAGE as error:
+            raise damaged(where, error) from None
         if image.size != self.size or image.mode != mode:
             raise DataError(
                 f"{self.describe(i)}: the {what} is {image.size[0]}x{image.size[1]} {image.mode}, "

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from fastass.pipelines.datasets.classes import CITYSCAPES, GTA5, IGNORE
+from fastass.pipelines.datasets.decode import decode_label, read_file
 from fastass.pipelines.errors import DataError
 
 
@@ -24,8 +24,8 @@ def class_shares(directory: str | Path, split: str) -> np.ndarray:
         raise DataError(f"{root}: no ToyCity labels for split {split!r}; generate them first")
     counts = np.zeros(256, np.int64)
     for path in paths:
-        with Image.open(path) as image:
-            counts += np.bincount(table.encode(np.asarray(image), str(path)).ravel(), minlength=256)
+        raw = decode_label(read_file(path), str(path))
+        counts += np.bincount(table.encode(raw, str(path)).ravel(), minlength=256)
     classes = counts[:IGNORE][: len(table)]
     shares: np.ndarray = classes / max(1, classes.sum())
     return shares
