@@ -1,6 +1,6 @@
-"""Class tables: raw label ids of each data set, the 19 train ids, their names and colours.
+"""Class tables: the label ids of each data set, the 19 train ids, their names and colours.
 
-Train ids are those of the Cityscapes evaluation; every pixel outside them is `IGNORE`.
+The train ids are those of the Cityscapes evaluation; all other pixels are `IGNORE`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,15 +11,15 @@ import numpy as np
 from fastass.pipelines.errors import DataError
 
 IGNORE = 255
-_UNKNOWN = 254  # marks values that a table does not know
+_UNKNOWN = 254  # marks values that are not in the table
 
 
 @dataclass(frozen=True)
 class ClassTable:
-    """How one data set writes its labels.
+    """The classes of one data set, and how its label files write them.
 
     names, colors: indexed by train id; colors are RGB, 0–255.
-    train_ids: raw label value → train id or `IGNORE`; a raw value that is not a key is an error.
+    train_ids: label value of the files → train id or `IGNORE`; any other value is an error.
     """
 
     name: str
@@ -41,7 +41,7 @@ class ClassTable:
                 table[value] = train_id
         encoded: np.ndarray = table[raw]
         if (encoded == _UNKNOWN).any():
-            # The exact check is slow, and the mark is a train id too where a table has 255 classes.
+            # np.unique is slow. And with 255 classes the mark is also a train id.
             unknown = [int(v) for v in np.unique(raw) if int(v) not in self.train_ids]
             if unknown:
                 raise DataError(
@@ -52,7 +52,7 @@ class ClassTable:
         return encoded
 
     def subset(self, names: Iterable[str]) -> "ClassTable":
-        """The table of fewer classes: their train ids are renumbered from 0, the others ignored."""
+        """A table of fewer classes: they get the train ids 0, 1, …; all others are ignored."""
         keep = tuple(names)
         missing = [name for name in keep if name not in self.names]
         if missing:

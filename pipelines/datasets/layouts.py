@@ -1,4 +1,4 @@
-"""Data sets as their owners ship them: which files belong together.
+"""Data sets as their owners ship them: finds images and the labels that belong to them.
 
     gta5        images/*.png, labels/*.png (palette PNGs whose indices are label ids)
     synthia     RGB/*.png, GT/LABELS/*.png (16-bit PNGs, class id in the first channel)
@@ -16,6 +16,7 @@ from typing import Literal
 
 from fastass.pipelines.datasets.class_file import CLASS_FILE, read_class_file
 from fastass.pipelines.datasets.classes import CITYSCAPES, GTA5, SYNTHIA, ClassTable
+from fastass.pipelines.datasets.image_file import SUFFIXES
 from fastass.pipelines.errors import DataError
 
 LAYOUTS = ("gta5", "synthia", "cityscapes", "folder")
@@ -24,7 +25,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 @dataclass(frozen=True)
 class Sample:
-    """One image and, where there is one, its label. name: unique in the data set."""
+    """One image and its label, if it has one. name: unique in the data set."""
 
     name: str
     image: Path
@@ -49,13 +50,13 @@ class Dataset:
         return len(self.samples)
 
     def with_classes(self, names: Iterable[str]) -> "Dataset":
-        """The same files with fewer classes, all others ignored (SYNTHIA trains on 16)."""
+        """The same files with fewer classes; all others are ignored (SYNTHIA trains on 16)."""
         return replace(self, classes=self.classes.subset(names))
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where a layout keeps its files, and how an image file and a label file name their sample."""
+    """The folders of a layout, and the name patterns of its image and label files."""
 
     images: str
     labels: str
@@ -118,17 +119,20 @@ def open_dataset(
 
 
 def open_images(path: str | Path) -> Dataset:
-    """One image file, or every image under a folder, without labels: for prediction."""
+    """One image file, or all images under a folder, without labels: for prediction.
+
+    Any format that fastass can read, not only those of data sets. Raises DataError.
+    """
     path = Path(path)
-    if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
         samples: tuple[Sample, ...] = (Sample(path.stem, path, None),)
     elif path.is_dir():
-        found = _files(path, "", IMAGE_SUFFIXES)
-        samples = tuple(Sample(stem, found[stem], None) for stem in sorted(found))
+        images = _files(path, "", SUFFIXES)
+        samples = tuple(Sample(stem, images[stem], None) for stem in sorted(images))
     else:
         raise DataError(f"{path}: neither an image file nor a folder")
     if not samples:
-        raise DataError(f"{path}: no images ({', '.join(IMAGE_SUFFIXES)}) in it")
+        raise DataError(f"{path}: no images ({', '.join(SUFFIXES)}) in it")
     root = path if path.is_dir() else path.parent
     return Dataset("images", root, "all", CITYSCAPES, samples)
 
@@ -153,9 +157,9 @@ def detect_layout(root: Path) -> str:
 
 def _files(folder: Path, tail: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """Relative stem without `tail` → file; skips hidden files and other suffixes."""
-    found: dict[str, Path] = {}
+    by_stem: dict[str, Path] = {}
     if not folder.is_dir():
-        return found
+        return by_stem
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in suffixes or path.name.startswith("."):
             continue
@@ -163,10 +167,10 @@ def _files(folder: Path, tail: str, suffixes: tuple[str, ...]) -> dict[str, Path
             continue
         stem = path.relative_to(folder).with_suffix("").as_posix()
         stem = stem[: len(stem) - len(tail)]
-        if stem in found:
-            raise DataError(f"{path}: same sample as {found[stem].name}; keep one of them")
-        found[stem] = path
-    return found
+        if stem in by_stem:
+            raise DataError(f"{path}: same sample as {by_stem[stem].name}; keep one of them")
+        by_stem[stem] = path
+    return by_stem
 
 
 def _pair(

@@ -1,4 +1,4 @@
-"""The files of a packed directory, read and compared with what the manifest says of them.
+"""Reads the files of a packed directory and compares them with its manifest.
 
 The on-disk format is described in `fastass.pipelines.packed.dataset`.
 """
@@ -16,7 +16,8 @@ def read_manifest(root: Path) -> Manifest:
     """The manifest of a finished directory; raises DataError otherwise."""
     if (root / UNFINISHED).exists():
         raise DataError(
-            f"{root}: is still being packed, or packing was interrupted: {AGAIN} to finish it"
+            f"{root}: is not finished: it is still being packed, or packing was interrupted; "
+            f"{AGAIN} to finish it"
         )
     path = root / MANIFEST
     return Manifest.decode(read_file(path, f"{root} holds no packed data set"), path)
@@ -29,8 +30,8 @@ def read_index(root: Path, number: int, manifest: Manifest) -> ShardIndex:
     index = ShardIndex.decode(data, path, shard_name(number))
     if sha256(data).hexdigest() != manifest.shards[number].sha256:
         raise DataError(
-            f"{path}: its checksum is not the manifest's: the index is damaged, or of another "
-            f"packed data set; {AGAIN} to rewrite it"
+            f"{path}: its checksum differs from the manifest's: the index is damaged, or belongs "
+            f"to another packed data set; {AGAIN} to rewrite it"
         )
     return index
 
@@ -48,13 +49,13 @@ def read_file(path: Path, missing: str) -> bytes:
 def check_size(path: Path, size: int) -> None:
     """Raise DataError unless the file exists and has `size` bytes."""
     try:
-        found = path.stat().st_size
+        actual = path.stat().st_size
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; {AGAIN} to rewrite the shard") from None
-    if found != size:
-        state = "cut short" if found < size else "changed"
+    if actual != size:
+        state = "truncated" if actual < size else "changed"
         raise DataError(
-            f"{path}: has {found} bytes, not {size}: the shard is {state}; {AGAIN} to rewrite it"
+            f"{path}: has {actual} bytes, not {size}: the shard is {state}; {AGAIN} to rewrite it"
         )
 
 
@@ -65,4 +66,4 @@ def map_shard(path: Path, size: int) -> mmap.mmap:
         with path.open("rb") as file:
             return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
     except OSError as error:
-        raise DataError(f"{path}: can't be mapped: {error.strerror}") from None
+        raise DataError(f"{path}: cannot be memory-mapped: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""`shard-00000.json`: where every record lies in its shard, and the form of all JSON files.
+"""`shard-00000.json`: where each record is in its shard; how JSON files are checked.
 
 The on-disk format is described in `fastass.pipelines.packed.dataset`.
 """
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Member(NamedTuple):
-    """One file inside a shard: where its bytes lie in the tar, and their CRC-32."""
+    """One file inside a shard: the position of its bytes in the tar, and their CRC-32."""
 
     offset: int
     size: int
@@ -28,7 +28,7 @@ class Member(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One sample inside a shard. `name` is the sample's, `key` its tar members' common stem."""
+    """One sample inside a shard. name: of the sample; key: common stem of its tar members."""
 
     key: str
     name: str
@@ -38,7 +38,7 @@ class Record(NamedTuple):
 
     @property
     def members(self) -> tuple[Member, ...]:
-        """In the order in which they lie in the tar."""
+        """In the order of the tar."""
         return tuple(m for m in (self.image, self.label, self.meta) if m is not None)
 
 
@@ -51,11 +51,11 @@ class BadSample(NamedTuple):
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """`shard-00000.json`: the records of one shard and what their labels hold.
+    """`shard-00000.json`: the records of one shard and the class pixels of their labels.
 
     size: bytes of the tar. settings: SHA-256 of the settings. source: SHA-256 of the names of its
     samples and the sizes of their files.
-    class_pixels: pixels of every train id; ignored_pixels: those of `IGNORE`.
+    class_pixels: pixels per train id; ignored_pixels: pixels of `IGNORE`.
     """
 
     shard: str
@@ -68,7 +68,7 @@ class ShardIndex:
     records: tuple[Record, ...]
 
     def encode(self) -> bytes:
-        """JSON, one record a line, with the SHA-256 of everything else in it."""
+        """JSON, one record per line, with the SHA-256 of everything else in it."""
         head = {"format": FORMAT, "version": VERSION} | asdict(self)
         head["sha256"] = digest(head)
         del head["records"]
@@ -98,7 +98,7 @@ class ShardIndex:
             )
         for record in index.records:
             if any(m.offset < 0 or m.offset + m.size > index.size for m in record.members):
-                raise DataError(f"{path}: record {record.key} lies outside {shard}")
+                raise DataError(f"{path}: record {record.key} is outside {shard}")
         return index
 
 
@@ -128,12 +128,13 @@ def decode(data: bytes, path: Path, build: Callable[[dict[str, Any]], T]) -> T:
         version = tree["version"]
         if version == VERSION:
             if tree.pop("sha256") != digest(tree):
-                raise ValueError("its own checksum does not fit")
+                raise ValueError("wrong checksum")
             return build(tree)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise DataError(
-            f"{path}: is damaged or no file of a packed data set ({reason}); {AGAIN} to rewrite it"
+            f"{path}: is damaged, or not a file of a packed data set ({reason}); "
+            f"{AGAIN} to rewrite it"
         ) from None
     raise DataError(
         f"{path}: has format version {version}, and this fastass reads version {VERSION}: "

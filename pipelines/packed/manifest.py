@@ -1,4 +1,4 @@
-"""`manifest.json`: the settings of a packed directory and what its shards hold.
+"""`manifest.json`: the settings of a packed directory and a summary of its shards.
 
 The on-disk format is described in `fastass.pipelines.packed.dataset`.
 """
@@ -21,9 +21,9 @@ UNFINISHED = "packing.json"  # present from the first byte written until the man
 
 @dataclass(frozen=True)
 class PackSettings:
-    """Everything that decides the bytes of a packed directory, besides the samples.
+    """Everything, besides the samples, that determines the bytes of a packed directory.
 
-    size: (W,H) of every image and label. label: None where the data set has no labels.
+    size: (W,H) of all images and labels. label: None if the data set has no labels.
     encoder: the encoder's parameters and the versions of the libraries that resize and encode.
     """
 
@@ -55,17 +55,17 @@ class PackSettings:
         return cls(**{**tree, "classes": classes, "size": (width, height)})
 
     def differences(self, other: "PackSettings") -> list[str]:
-        """One "field: mine, not theirs" for every field that differs."""
+        """One text "field mine, not theirs" per field that differs."""
         mine, theirs = self.to_json(), other.to_json()
-        found = [f.name for f in fields(self) if mine[f.name] != theirs[f.name]]
+        changed = [f.name for f in fields(self) if mine[f.name] != theirs[f.name]]
         return [
             "other classes" if name == "classes" else f"{name} {mine[name]}, not {theirs[name]}"
-            for name in found
+            for name in changed
         ]
 
 
 class ShardEntry(NamedTuple):
-    """What the manifest says of one shard. size: bytes of the tar. sha256: of the shard's index."""
+    """The manifest's entry for one shard. size: bytes of the tar. sha256: of the shard's index."""
 
     records: int
     size: int
@@ -74,7 +74,7 @@ class ShardEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class Manifest:
-    """`manifest.json`: written last, so a directory that has it (and no `packing.json`) is whole.
+    """`manifest.json`, written last: a directory with it and without `packing.json` is finished.
 
     shards: shard i is `shard_name(i)`. class_pixels, ignored_pixels, bad: over all shards.
     """

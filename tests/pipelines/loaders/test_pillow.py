@@ -31,9 +31,9 @@ def city(tmp_path: Path) -> Dataset:
     return open_dataset(files.cityscapes(tmp_path / "city", 7))
 
 
-def steps(feed: PillowLoader, start: int, count: int) -> list[StepBatch]:
-    with feed:
-        return list(islice(feed.batches(start), count))
+def steps(loader: PillowLoader, start: int, count: int) -> list[StepBatch]:
+    with loader:
+        return list(islice(loader.batches(start), count))
 
 
 def assert_equal(a: StepBatch, b: StepBatch) -> None:
@@ -56,11 +56,11 @@ def three(gta5: Dataset, city: Dataset, batch: int = 2) -> dict[str, StreamSpec]
     }
 
 
-def test_adaptsegnet_preprocessing(gta5: Dataset) -> None:
+def test_preprocessing_of_the_adaptsegnet_baseline(gta5: Dataset) -> None:
     """Bicubic image in BGR minus the mean, nearest label, mirrored together."""
-    feed = PillowLoader({"source": StreamSpec(gta5, 1, (24, 16))}, seed=3)
+    loader = PillowLoader({"source": StreamSpec(gta5, 1, (24, 16))}, seed=3)
     mirrored = 0
-    for step, got in enumerate(steps(feed, 0, 10)):
+    for step, got in enumerate(steps(loader, 0, 10)):
         assert got.source is not None
         assert got.labelled is None
         sample = gta5.samples[sample_at(3, "source", step, 5)]
@@ -124,13 +124,13 @@ def test_unlabelled_stream_has_no_labels(gta5: Dataset, city: Dataset) -> None:
 
 def test_small_sets_are_decoded_once(city: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = StreamSpec(city, 2, (32, 16), indices=(0, 3))
-    feed = PillowLoader({"labelled": spec}, 0)
-    first = steps(feed, 0, 4)
+    loader = PillowLoader({"labelled": spec}, 0)
+    first = steps(loader, 0, 4)
     for sample in city.samples:
         sample.image.unlink()
     with PillowLoader({"labelled": spec}, 0, workers=0) as cold, pytest.raises(DataError):
         next(cold.batches())
-    warm = feed._readers["labelled"]
+    warm = loader._readers["labelled"]
     assert {i for i in (0, 3) if warm.decode(i)} == {0, 3}
     assert first[0].labelled is not None
 
@@ -140,9 +140,9 @@ def test_bad_sample_stops_with_its_name(gta5: Dataset, workers: int) -> None:
     path = gta5.samples[2].label
     assert path is not None
     path.write_bytes(path.read_bytes()[:50])
-    feed = PillowLoader({"source": StreamSpec(gta5, 2, (24, 16))}, 0, workers=workers)
+    loader = PillowLoader({"source": StreamSpec(gta5, 2, (24, 16))}, 0, workers=workers)
     with pytest.raises(DataError, match=r"labels/00003.png: damaged"):
-        steps(feed, 0, 5)
+        steps(loader, 0, 5)
 
 
 def test_bad_sample_is_replaced_and_counted(gta5: Dataset) -> None:
@@ -187,8 +187,8 @@ def test_closing_ends_the_threads(gta5: Dataset) -> None:
     import threading
 
     before = threading.active_count()
-    with PillowLoader({"source": StreamSpec(gta5, 2, (24, 16))}, 0, workers=3) as feed:
-        next(feed.batches())
+    with PillowLoader({"source": StreamSpec(gta5, 2, (24, 16))}, 0, workers=3) as loader:
+        next(loader.batches())
         assert threading.active_count() > before
     assert threading.active_count() == before
 

@@ -1,4 +1,3 @@
-import fcntl
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from packed_files import SIZE, content, fails, flip, index_of, packed
 from fastass.pipelines.datasets.classes import IGNORE
 from fastass.pipelines.datasets.decode import read_label
 from fastass.pipelines.datasets.layouts import Dataset, open_dataset
+from fastass.pipelines.file_lock import locked
 from fastass.pipelines.packed.dataset import open_packed
 from fastass.pipelines.packed.pack import BAD_LIMIT, PackReport, pack
 from fastass.pipelines.packed.verify import verify
@@ -225,9 +225,8 @@ def test_directory_packed_otherwise(tmp_path: Path, dataset: Dataset) -> None:
 def test_two_processes_do_not_pack_into_one_directory(tmp_path: Path, dataset: Dataset) -> None:
     dataset.samples[0].image.write_bytes(b"")
     assert not run(dataset, tmp_path).complete
-    with (tmp_path / "out" / "packing.json").open("r+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        fails(lambda: run(dataset, tmp_path), "another process")
+    with locked(tmp_path / "out" / "packing.lock", ""):
+        fails(lambda: run(dataset, tmp_path), f"process {os.getpid()} on", "is packing into it")
     (tmp_path / "out" / "packing.json").write_text("{")
     fails(lambda: run(dataset, tmp_path), "packing.json", "damaged")
 
@@ -241,8 +240,10 @@ from pathlib import Path
 import torch
 from packed_files import content
 from fastass.pipelines.errors import DataError
+from fastass.pipelines.file_lock import locked
 from fastass.pipelines.datasets.layouts import open_dataset
 from fastass.pipelines.packed.pack import pack
+from fastass.pipelines.file_lock import locked
 from fastass.pipelines.packed.dataset import open_packed
 
 torch.set_num_threads(1)
