@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Literal
@@ -15,7 +15,7 @@ from fastass.bench.step.reference import ReferencePath
 from fastass.bench.step.synthetic import random_batch
 from fastass.config.schema import Config
 from fastass.errors import USER_ERRORS, UserError
-from fastass.kernels.convolution.conv2d import use_winograd
+from fastass.kernels import without_winograd
 from fastass.method.adaptation import MethodSpec, method_spec
 from fastass.models.norm import FrozenBatchNorm2d
 from fastass.pipelines.loaders.batch import StepBatch
@@ -80,13 +80,13 @@ class Worker:
                 unfold(module)
             if not recipe.channels_last:
                 module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-            use_winograd(recipe.winograd)
             engine = self.engine = TrainStep(module, config, self.runtime)
             self.networks = module
             optimizers = list(engine.optimizers.values())
 
             def run(streams: StepBatch) -> object:
-                return engine.step([streams], adapt=True)
+                with nullcontext() if recipe.winograd else without_winograd():
+                    return engine.step([streams], adapt=True)
 
         self.optimizers, self.run = optimizers, run
         self._time_optimizers()
@@ -153,10 +153,9 @@ class Worker:
         """Those of the model in one more step. Ask last: the counting holds memory."""
         from torch.utils.flop_counter import FlopCounterMode
 
-        use_winograd(False)  # multiplications that it saves are FLOPs of the model all the same
-        with self._in_one_thread(), FlopCounterMode(display=False) as counter:
+        # The multiplications that Winograd's form saves are FLOPs of the model all the same.
+        with self._in_one_thread(), without_winograd(), FlopCounterMode(display=False) as counter:
             self.run(next(self.batches))
-        use_winograd(self.recipe.winograd)
         return float(counter.get_total_flops())
 
     @contextmanager

@@ -8,6 +8,7 @@ over the maps forward and two backward, where torch takes three and five, and sl
 Elsewhere it is torch's operators one after the other. Saved for backward: x, y and two vectors.
 """
 
+from collections.abc import Callable
 from typing import Any, TypeGuard
 
 import torch
@@ -17,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from fastass.kernels import dispatch
 from fastass.kernels.convolution import batch_norm_cpu as cpu
-from fastass.kernels.convolution.conv2d import prefers_products
+from fastass.kernels.convolution.cpu_forms import has_cpu_forms
 from fastass.kernels.convolution.running_statistics import destination, is_deferred
 
 
@@ -32,8 +33,7 @@ def batch_norm(
         return F.relu(y, inplace=True) if relu else y
     assert isinstance(norm, nn.BatchNorm2d)
     statistics = (*destination(norm), norm.eps)
-    out: Tensor = _BatchNorm.apply(x, residual, norm.weight, norm.bias, *statistics, relu)
-    return out
+    return _native(x, residual, norm.weight, norm.bias, *statistics, relu)
 
 
 def _deferring(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
@@ -59,9 +59,9 @@ def _fits(x: Tensor, residual: Tensor | None, norm: nn.Module) -> bool:
     return (
         _has_running(norm)
         and norm.affine
-        and prefers_products(x)
+        and has_cpu_forms(x)
         and x.numel() > x.shape[1]  # of one value torch says that it has no variance
-        and (residual is None or (residual.shape == x.shape and prefers_products(residual)))
+        and (residual is None or (residual.shape == x.shape and has_cpu_forms(residual)))
         and dispatch.resolve(x.device) == "native"
     )
 
@@ -112,3 +112,6 @@ class _BatchNorm(torch.autograd.Function):
             of_bias if to_bias else None,
             *(None,) * 5,
         )
+
+
+_native: Callable[..., Tensor] = _BatchNorm.apply

@@ -106,7 +106,8 @@ def from_vgg(state: Mapping[str, Tensor], config: ModelConfig) -> Translation:
     imagenet = "features.29.weight" not in state
     if imagenet:
         fresh = ("classifier.", "backbone.features.29.", "backbone.features.31.")
-        # AdaptSegNet starts from a Caffe conversion under torchvision's names: no telling.
+        # The AdaptSegNet baseline starts from a Caffe conversion under the same names, so the file
+        # does not tell which normalisation it needs.
         result = Translation("ImageNet VGG-16", None, random=fresh)
     else:
         result = Translation("AdaptSegNet, VGG-16", "bgr")

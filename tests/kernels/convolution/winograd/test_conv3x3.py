@@ -1,4 +1,4 @@
-"""convolution3x3: Winograd's form against the definition in float64, values and gradients.
+"""conv3x3: Winograd's form against the definition in float64, values and gradients.
 
 pytest tests/kernels/convolution/winograd/test_conv3x3.py -k at_most_twice -rP     prints the errors
 """
@@ -45,7 +45,7 @@ def inputs(shape: tuple[int, ...]) -> tuple[Tensor, ...]:
 def ours(x: Tensor, weight: Tensor, bias: Tensor | None, g: Tensor, d: int) -> list[Tensor]:
     """y and the three gradients."""
     given = [t.detach().requires_grad_() for t in (x, weight, bias) if t is not None]
-    y = kernels.convolution3x3(*given, dilation=d)
+    y = kernels.conv3x3(*given, dilation=d)
     return [y.detach(), *torch.autograd.grad(y, given, g)]
 
 
@@ -132,7 +132,7 @@ def test_only_the_gradients_that_are_wanted() -> None:
     full = ours(x, weight, bias, g, 1)[1:]
     for i in range(3):
         wanted = tuple(j == i for j in range(3))
-        found = kernels.convolution3x3_gradients(g, x, weight, dilation=1, wanted=wanted)
+        found = kernels.conv3x3_gradients(g, x, weight, dilation=1, wanted=wanted)
         assert torch.equal(found[i], full[i])
         assert all(t is None for j, t in enumerate(found) if j != i)
 
@@ -141,7 +141,7 @@ def test_nothing_but_the_inputs_is_kept() -> None:
     x, weight, bias, _ = inputs((1, 32, 32, 9, 7, 1))
     kept: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        kernels.convolution3x3(x, weight.requires_grad_(), bias)
+        kernels.conv3x3(x, weight.requires_grad_(), bias)
     assert {t.data_ptr() for t in kept} == {x.data_ptr(), weight.data_ptr()}
 
 
@@ -150,7 +150,7 @@ def test_reference_is_plain_torch() -> None:
     kernels.use("reference")
     try:
         results = ours(x, weight, bias, g, 2)
-        found = kernels.convolution3x3_gradients(g, x, weight, dilation=2, wanted=(True,) * 3)
+        found = kernels.conv3x3_gradients(g, x, weight, dilation=2, wanted=(True,) * 3)
     finally:
         kernels.use("auto")
     for a, b in zip(results, plain(x, weight, bias, g, 2), strict=True):
@@ -196,15 +196,13 @@ def test_the_tile_that_rounding_allows() -> None:
 def test_wrong_arguments(change: dict[str, object], error: type[Exception], message: str) -> None:
     right = {"x": torch.zeros(1, 32, 4, 4), "weight": torch.zeros(32, 32, 3, 3), "bias": None}
     with pytest.raises(error, match=message):
-        kernels.convolution3x3(**{**right, **change})
+        kernels.conv3x3(**{**right, **change})
 
 
 def test_wrong_gradient() -> None:
     x, weight, _, g = inputs((1, 32, 64, 4, 4, 1))
     with pytest.raises(ValueError, match=r"gradient: got \(1, 64, 4, 3\)"):
-        kernels.convolution3x3_gradients(
-            g[..., 1:], x, weight, dilation=1, wanted=(True, True, True)
-        )
+        kernels.conv3x3_gradients(g[..., 1:], x, weight, dilation=1, wanted=(True, True, True))
 
 
 def test_operators_are_registered() -> None:
@@ -212,6 +210,6 @@ def test_operators_are_registered() -> None:
     ops = torch.ops.fastass
     for layout in (torch.contiguous_format, CL):
         w = weight.contiguous(memory_format=layout)
-        torch.library.opcheck(ops.convolution3x3, (x, w, bias, 1, False, 2))
-        torch.library.opcheck(ops.convolution3x3, (g, w, None, 1, True, 4))
-        torch.library.opcheck(ops.convolution3x3_weight, (g, x, w, 1))
+        torch.library.opcheck(ops.conv3x3, (x, w, bias, 1, False, 2))
+        torch.library.opcheck(ops.conv3x3, (g, w, None, 1, True, 4))
+        torch.library.opcheck(ops.conv3x3_weight, (g, x, w, 1))
