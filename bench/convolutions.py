@@ -11,15 +11,17 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-import fastass  # noqa: F401  before torch: it sets how torch's idle threads wait, as in training
+from fastass.runtime.openmp import wait_passively
+
+wait_passively()  # before torch is loaded: its idle threads wait as they do in training
 
 # isort: split
-import torch
-from torch import nn
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
 
-from fastass.kernels import native_library
-from fastass.kernels.convolution.conv2d import conv2d, gradients, use_winograd
-from fastass.kernels.convolution.winograd.conv4x4_stride2 import halve, halve_backward
+from fastass.kernels import native_library  # noqa: E402
+from fastass.kernels.convolution.conv2d import conv2d, gradients, use_winograd  # noqa: E402
+from fastass.kernels.convolution.winograd.conv4x4_stride2 import halve, halve_backward  # noqa: E402
 
 
 class Layer(NamedTuple):
