@@ -7,14 +7,16 @@ import pytest
 
 import fastass
 
-fastass.wait_passively()  # before any test imports torch
-
 # Values of a run of a second or two, by the names of `fastass.train`.
 SMALL = {
     "method": "ga+csa", "labelled": 1, "steps": 2, "start_steps": 1, "batch": 2, "workers": 0,
     "model_width": 16, "discriminator_width": 4, "hidden": 8, "eval_every": 0,
     "source_size": (64, 32), "target_size": (64, 32),
 }  # fmt: skip
+
+
+def pytest_configure() -> None:
+    fastass.wait_passively()  # before any test imports torch
 
 
 @pytest.fixture
