@@ -43,13 +43,15 @@ from typing import Any, Protocol
 
 import pytest
 
-import fastass  # noqa: F401  before torch: it sets how torch's idle threads wait, as in training
+from fastass.runtime.openmp import wait_passively
+
+wait_passively()  # before torch is loaded: its idle threads wait as they do in training
 
 # isort: split
-import torch
-from torch import Tensor
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
 
-from fastass.kernels import native_library
+from fastass.kernels import native_library  # noqa: E402
 
 INPUT_SETS = 2
 COPY_BYTES = 256 << 20

@@ -23,7 +23,8 @@ from fastass.bench.step.reference_networks import (
     SemanticDiscriminator,
 )
 from fastass.config.schema import Config
-from fastass.method.adaptation import Adaptation, LossTerms
+from fastass.method.adaptation import Adaptation
+from fastass.method.terms import LossTerms
 from fastass.models.discriminators import FeatureDiscriminator
 from fastass.pipelines.loaders.batch import StepBatch
 from fastass.training.optimizers.build import decay
@@ -99,10 +100,12 @@ class ReferencePath:
 
     def step(self, batch: StepBatch, step: int = 0) -> LossTerms:
         """One optimizer step on one batch; → its terms, detached. step: for the decay of rates."""
+        c = self.config
+        factor = decay(step, c.optim, start_steps=c.start_steps, steps=c.steps)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
             for group in optimizer.param_groups:
-                group["lr"] = group["base_lr"] * decay(step, self.config)
+                group["lr"] = group["base_lr"] * factor
         terms = self.backward(batch)
         self.update()
         return terms

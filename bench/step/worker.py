@@ -165,11 +165,11 @@ class Worker:
         if engine is None:
             yield
             return
-        lanes, engine.lanes = engine.lanes, None
+        threads, engine.concurrent_backward = engine.concurrent_backward, None
         try:
             yield
         finally:
-            engine.lanes = lanes
+            engine.concurrent_backward = threads
 
 
 def unfold(module: nn.Module) -> None:

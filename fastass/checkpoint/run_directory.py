@@ -20,7 +20,7 @@ from typing import Any
 
 from fastass.checkpoint.files import list_checkpoints
 from fastass.config.schema import Config
-from fastass.config.text import from_yaml, leaves, to_yaml
+from fastass.config.text import from_yaml, leaves, to_yaml, value_at
 from fastass.errors import UserError
 from fastass.runtime.atomic_write import write_whole, writing
 
@@ -210,14 +210,6 @@ def check_same(
                 f"{path}: can't resume with {leaf.path} = {new!r}, the run has {old!r}; "
                 f"drop {leaf.flag} or choose another --out"
             )
-
-
-def value_at(config: Config, path: str) -> Any:
-    """The value at a dotted path."""
-    value: Any = config
-    for part in path.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def versions() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The parser of every command: help that starts with an example, errors of one line."""
+"""The parser of every command: its help starts with an example, its errors are one line."""
 
 import argparse
 from typing import Any, NoReturn
@@ -8,7 +8,7 @@ from fastass.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """Description (the example) first, a usage line that fits, one line for a wrong word."""
+    """Prints the description with the example first, and a short usage line."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see `{self.prog} --help`")
@@ -16,9 +16,9 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
             return
-        near = neighbours(str(value), [str(choice) for choice in action.choices])
+        proposal = neighbours(str(value), [str(choice) for choice in action.choices])
         name = "/".join(action.option_strings) or action.metavar or action.dest
-        raise UserError(f"{name}: unknown value {value!r}; {near}")
+        raise UserError(f"{name}: unknown value {value!r}; {proposal}")
 
     def format_help(self) -> str:
         formatter = self._get_formatter()
@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
         return formatter.format_help()
 
     def _brief_usage(self) -> str:
-        """What must be given; `train` alone has ninety flags more."""
+        """Only what must be given: `train` has ninety more flags."""
         words = [self.prog.replace("%", "%%")]
         for action in self._actions:
             name = str(action.metavar or action.dest.upper())

@@ -16,16 +16,27 @@ def flags(parser: ArgumentParser) -> None:
     execution_flags(parser)
     add = parser.add_argument
     add("images", type=Path, metavar="IMAGES", help="an image, a folder of images, or a video")
-    add("--out", type=Path, required=True, metavar="DIR", help="for the results")
-    add("--format", default="trainIds,overlay", metavar="F,F",
-        help=f"what is written: {', '.join(FORMATS)} (trainIds,overlay); labelIds is what the "
-        "Cityscapes server takes")  # fmt: skip
+    add("--out", type=Path, required=True, metavar="DIR", help="directory for the results")
+    add(
+        "--format",
+        default="trainIds,overlay",
+        metavar="F,F",
+        help=f"formats to write: {', '.join(FORMATS)} (trainIds,overlay); the Cityscapes server "
+        "takes labelIds",
+    )
     view_flags(parser)
-    add("--size", metavar="WxH", help="read images at this size (training's; with --tile: theirs)")
-    add("--tile", metavar="WxH", help="read large images in tiles of this size")
-    add("--overlap", type=int, default=0, metavar="N", help="pixels that tiles share (0)")
-    add("--fps", action="store_true",
-        help=f"measure images/s, stage by stage, over {MEASURED} images or more")  # fmt: skip
+    add(
+        "--size",
+        metavar="WxH",
+        help="resize images to this size first (the training size; with --tile their own size)",
+    )
+    add("--tile", metavar="WxH", help="split large images into tiles of this size")
+    add("--overlap", type=int, default=0, metavar="N", help="pixels by which tiles overlap (0)")
+    add(
+        "--fps",
+        action="store_true",
+        help=f"measure images/s of each stage over at least {MEASURED} images",
+    )
 
 
 def run(args: Namespace) -> None:
@@ -35,10 +46,10 @@ def run(args: Namespace) -> None:
     segmenter = load_segmenter(args)
     clock = StageClock(segmenter.runtime.device) if args.fps else None
     total = frames.count(args.images)
-    with reporter() as report:
-        report.phase("predict", total if clock is None else max(total, WARM_UP + MEASURED))
+    with reporter() as progress:
+        progress.phase("predict", total if clock is None else max(total, WARM_UP + MEASURED))
         write = Writer(args.out, formats, segmenter.classes)
-        count = predict_files(segmenter, args.images, write, views, size, clock, report.advance)
+        count = predict_files(segmenter, args.images, write, views, size, clock, progress.advance)
     written = ", ".join(f"{args.out}/*_{form}.png" for form in formats)
     print(f"{count} image{'s' if count != 1 else ''}: {written}")
     if clock is not None:
@@ -48,7 +59,7 @@ def run(args: Namespace) -> None:
 
 COMMAND = Command(
     "predict",
-    "train ids, overlays or Cityscapes submissions of images, folders and videos",
+    "label images, folders and videos: train ids, overlays or Cityscapes submissions",
     "fastass predict runs/a photo.jpg --out predictions",
     flags,
     run,

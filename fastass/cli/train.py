@@ -5,29 +5,44 @@ from argparse import ArgumentParser, BooleanOptionalAction, Namespace, _Argument
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
-from fastass.api import train
 from fastass.cli.command import Command
+from fastass.config.configure import configure
 from fastass.config.presets import PRESETS
 from fastass.config.text import Leaf, flag_of, from_yaml, settable
 from fastass.errors import UserError
+from fastass.tracking.terminal import reporter
+from fastass.training.run import saved_config, train
 
 
 def flags(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "name", nargs="?", metavar="PRESET", choices=tuple(PRESETS),
-        help="see `fastass presets` (toycity)",
-    )  # fmt: skip
-    parser.add_argument("--config", type=Path, metavar="FILE", help="a saved config.yaml")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="run directory (runs/PRESET)")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out, if any")
-    parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
-    parser.add_argument("--stop-at", type=int, metavar="STEP", help="save and stop at this step")
-    parser.add_argument("--plain", action="store_true", help="lines instead of a live bar")
+    add = parser.add_argument
+    add(
+        "name",
+        nargs="?",
+        metavar="PRESET",
+        choices=tuple(PRESETS),
+        help="configuration to start from; `fastass presets` lists them (toycity)",
+    )
+    add(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="start from a saved config.yaml instead of a preset",
+    )
+    add("--out", type=Path, metavar="DIR", help="run directory (runs/PRESET)")
+    add(
+        "--resume",
+        action="store_true",
+        help="continue an interrupted run in --out, or start one if there is none",
+    )
+    add("--overwrite", action="store_true", help="replace the run in --out")
+    add("--stop-at", type=int, metavar="STEP", help="save and stop at this step")
+    add("--plain", action="store_true", help="print lines instead of a live view")
     config_flags(parser)
 
 
 def config_flags(parser: ArgumentParser) -> None:
-    """A flag for every value of the configuration; the last word alone does where it is unique."""
+    """A flag for every value of the configuration; its last word alone works where it is unique."""
     groups: dict[str, _ArgumentGroup] = {}
     for leaf, names in settable().items():
         section = leaf.path.partition(".")[0] if "." in leaf.path else "run"
@@ -54,15 +69,19 @@ def _add(group: _ArgumentGroup, leaf: Leaf, names: list[str]) -> None:
 def run(args: Namespace) -> None:
     if args.name and args.config:
         raise UserError("give a preset or --config, not both")
-    given = {leaf.path: getattr(args, leaf.path) for leaf in settable()}
-    train(
+    values = {leaf.path: getattr(args, leaf.path) for leaf in settable()}
+    config = configure(
         from_yaml(args.config, _note) if args.config is not None else args.name,
-        out=args.out,
+        {path: value for path, value in values.items() if value is not None},
+        saved=saved_config(args.out, args.resume),
+    )
+    train(
+        config,
+        args.out,
+        reporter(args.plain),
         resume=args.resume,
         overwrite=args.overwrite,
         stop_at=args.stop_at,
-        plain=args.plain,
-        **{path: value for path, value in given.items() if value is not None},
     )
 
 
@@ -72,7 +91,7 @@ def _note(line: str) -> None:
 
 COMMAND = Command(
     "train",
-    "adapt a DeepLab from a source to a target domain",
+    "train a network on the source and adapt it to the target",
     "fastass train toycity --method ga+fcsa --labelled 20 --steps 50 --out runs/a",
     flags,
     run,

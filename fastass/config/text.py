@@ -1,8 +1,9 @@
-"""Configurations as text: flags, YAML, and the errors that a wrong key or value gets."""
+"""Configurations as text: flags, YAML, and errors for wrong keys and values."""
 
 import ast
 import dataclasses
 import difflib
+import functools
 import inspect
 import itertools
 import types
@@ -17,18 +18,19 @@ import yaml
 from fastass.config.schema import Config
 from fastass.errors import UserError
 
-# Names of earlier versions, and where the values are now.
+# Keys of earlier versions, and the paths of the values today.
 RENAMED = {
     name: f"runtime.{name}"
     for name in ("device", "kernels", "amp", "tf32", "compile", "compile_mode", "tune_allocator")
 }
 
-DERIVED = {"preset", "model.num_classes", "distributed.world"}  # by preset, data and torchrun
+# Not for the user to set: they follow from the preset, the data and torchrun.
+DERIVED = {"preset", "model.num_classes", "distributed.world"}
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """One value of the tree: its dotted path, its type and its help."""
+    """One value of the tree: its dotted path, its type and its help text."""
 
     path: str
     type: Any
@@ -56,14 +58,26 @@ def leaves(cls: type = Config, prefix: str = "") -> Iterator[Leaf]:
 
 
 def settable() -> dict[Leaf, tuple[str, ...]]:
-    """The values that a user may set, each with its names: its path, and the last word of it where
-    no other path ends in the same."""
-    every = [leaf for leaf in leaves() if leaf.path not in DERIVED]
-    last = [leaf.path.split(".")[-1] for leaf in every]
+    """The values that a user may set, each with its names: its path, and the last word of the path
+    where no other path ends in the same word."""
+    settable_leaves = [leaf for leaf in leaves() if leaf.path not in DERIVED]
+    last_words = [leaf.path.split(".")[-1] for leaf in settable_leaves]
     return {
-        leaf: (leaf.path, word) if "." in leaf.path and last.count(word) == 1 else (leaf.path,)
-        for leaf, word in zip(every, last, strict=True)
+        leaf: (
+            (leaf.path, word) if "." in leaf.path and last_words.count(word) == 1 else (leaf.path,)
+        )
+        for leaf, word in zip(settable_leaves, last_words, strict=True)
     }
+
+
+def value_at(config: Config, path: str) -> Any:
+    """The value at a dotted path."""
+    return functools.reduce(getattr, path.split("."), config)
+
+
+def as_text(config: Config) -> dict[str, str]:
+    """Every value as text, by its dotted path."""
+    return {leaf.path: str(value_at(config, leaf.path)) for leaf in leaves()}
 
 
 def _field_docs(cls: type) -> dict[str, str]:
@@ -87,13 +101,16 @@ def _is_text(node: ast.stmt) -> bool:
 
 
 def neighbours(word: str, known: list[str]) -> str:
-    """ "; did you mean …" for an unknown word, or the whole list when nothing is near."""
-    near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
-    return f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(known)}"
+    """ "did you mean …?" for an unknown word, or the whole list if no known word is similar."""
+    similar = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    return f"did you mean {', '.join(similar)}?" if similar else f"known: {', '.join(known)}"
 
 
 def parse(text: Any, hint: Any, where: str) -> Any:
-    """A flag's text or a YAML value as the type `hint`; UserError names `where` and the value."""
+    """A flag's text or a YAML value as a value of type `hint`.
+
+    UserError for a value that does not fit; `where` names the flag or the key in it.
+    """
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         if text is None or text in ("", "none", "None"):
@@ -146,7 +163,10 @@ def _parse_scalar(text: Any, hint: Any, where: str) -> Any:
 
 
 def override(config: Config, values: Mapping[str, Any], where: str = "") -> Config:
-    """`config` with the values at dotted paths replaced; texts are parsed to the field's type."""
+    """`config` with the values at dotted paths replaced; texts are parsed to the field's type.
+
+    UserError for an unknown path or a value that does not fit; it begins with `where`.
+    """
     known = {leaf.path: leaf for leaf in leaves()}
     for path, value in values.items():
         if path not in known:
@@ -162,7 +182,7 @@ def _set(node: Any, path: list[str], value: Any) -> Any:
 
 
 def to_yaml(config: Config) -> str:
-    """The whole tree, readable; `from_yaml` gives the same configuration back."""
+    """The whole tree as YAML; `from_yaml` reads the same configuration back."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -177,7 +197,8 @@ def to_yaml(config: Config) -> str:
 def from_yaml(path: Path | str, note: Callable[[str], None] = lambda line: None) -> Config:
     """Read a saved configuration. Unknown keys and wrong types raise UserError.
 
-    note: gets one line that names the keys of an earlier version, and their names today.
+    note: called with one line if the file has keys of an earlier version; it names their
+    replacements.
     """
     path = Path(path)
     try:
@@ -197,8 +218,8 @@ def from_yaml(path: Path | str, note: Callable[[str], None] = lambda line: None)
                 yield f"{prefix}{key}", value
 
     values = dict(flat(tree))
-    old = [name for name in values if name in RENAMED]
-    if old:
-        pairs = ", ".join(f"{name} is now {RENAMED[name]}" for name in old)
+    renamed = [name for name in values if name in RENAMED]
+    if renamed:
+        pairs = ", ".join(f"{name} is now {RENAMED[name]}" for name in renamed)
         note(f"{path}: written by an earlier version: {pairs}")
     return override(Config(), {RENAMED.get(n, n): v for n, v in values.items()}, f"{path}: ")

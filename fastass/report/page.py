@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fastass.errors import UserError
+from fastass.method.terms import TERMS
 from fastass.report import compare, curves
 from fastass.report.classes import Confusion, class_rows, confusions
 from fastass.report.compare import PaperRow
@@ -20,18 +21,6 @@ from fastass.report.run_record import Logged, RunRecord, read_run
 from fastass.runtime.atomic_write import write_whole
 
 MOST_RUNS = 8  # as many as there are colours that can be told apart
-
-# The terms of Eq. 9 and 10 as the paper writes them, and in words.
-TERMS = {
-    "seg_source": ("L<sub>seg</sub>(I<sub>s</sub>)", "segmentation, source"),
-    "seg_target": ("L<sub>seg</sub>(I<sub>tl</sub>)", "segmentation, labelled target"),
-    "gadv": ("L<sub>gadv</sub>(I<sub>s</sub>)", "global adversarial"),
-    "sadv": ("L<sub>sadv</sub>(I<sub>s</sub>)", "semantic adversarial"),
-    "gd_source": ("L<sub>gd</sub>(F<sub>s</sub>)", "global discriminator, source"),
-    "gd_target": ("L<sub>gd</sub>(F<sub>tu</sub>)", "global discriminator, target"),
-    "sd_source": ("L<sub>sd</sub>(F<sub>s</sub>)", "semantic discriminator, source"),
-    "sd_target": ("L<sub>sd</sub>(F<sub>tl</sub>)", "semantic discriminator, target"),
-}
 
 
 @dataclass(frozen=True)
@@ -198,10 +187,10 @@ def _miou(views: Sequence[View]) -> curves.Chart | None:
 
 def _losses(views: Sequence[View]) -> list[tuple[Markup, str, curves.Chart]]:
     charts = []
-    for term, (symbol, words) in TERMS.items():
-        chart = _logged(views, words, "", lambda line, term=term: line.terms.get(term))  # type: ignore[misc]
+    for name, term in TERMS.items():
+        chart = _logged(views, term.words, "", lambda line, name=name: line.terms.get(name))  # type: ignore[misc]
         if chart is not None:
-            charts.append((Markup(symbol), words, chart))
+            charts.append((Markup(term.symbol_html), term.words, chart))
     return charts
 
 
