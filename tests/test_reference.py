@@ -70,7 +70,7 @@ def test_losses_and_weights_of_some_steps(
     ).resolved()
     module = build(config, method_spec(config.method, labelled=4)).double()
     reference = ReferencePath(module, config, CPU)
-    engine = TrainStep(module, config, Runtime(CPU, None, "reference", ""))
+    engine = TrainStep(module, config, Runtime(CPU, None, "", "reference", "", "off", False))
     start = {name: value.clone() for name, value in module.state_dict().items()}
     for step in range({"tiny": STEPS, "resnet50": 2, "vgg16": 1}[backbone]):
         streams = batch(step)

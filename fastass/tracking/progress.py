@@ -1,7 +1,6 @@
 """What long work tells while it runs, and how that becomes plain lines."""
 
 import time
-from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
 # The terms by their names in the paper.
@@ -46,12 +45,7 @@ class Reporter(Protocol):
     """What long work tells: phases with a count, lines that stay, and how training goes."""
 
     def __enter__(self) -> Self: ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *exception: object) -> None: ...
     def phase(self, name: str, total: int, done: int = 0) -> None: ...
     def advance(self, done: int) -> None: ...
     def line(self, text: str) -> None: ...
@@ -70,12 +64,7 @@ class Plain:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         return None
 
     def phase(self, name: str, total: int, done: int = 0) -> None:
@@ -111,12 +100,7 @@ class Silent:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         return None
 
     def phase(self, name: str, total: int, done: int = 0) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fastass.checkpoint import files as checkpoint
+from fastass.checkpoint.files import find_checkpoint, load_generator
 from fastass.checkpoint.run_directory import CLASS_MEANS, EXAMPLES, SHEET, RunDirectory, versions
 from fastass.config.schema import Config
 from fastass.errors import UserError
@@ -161,7 +161,7 @@ def _before(run: Path, config: Config) -> Path | None:
     if config.init is None or config.allow_mismatch or not Path(config.init).is_dir():
         return None
     try:
-        return checkpoint.find(config.init)
+        return find_checkpoint(config.init)
     except UserError:
         return None
 
@@ -169,5 +169,5 @@ def _before(run: Path, config: Config) -> Path | None:
 def _generator_of(path: Path, like: DeepLab, runtime: Runtime) -> DeepLab:
     """The generator of a checkpoint with a network of the same shape."""
     generator = build_deeplab(like.config).to(runtime.device)
-    checkpoint.load_generator(generator, path)
+    load_generator(generator, path)
     return generator

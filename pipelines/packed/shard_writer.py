@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from fastass.pipelines.durable import PART, publish
 from fastass.pipelines.packed.index import Member, Record, ShardIndex
 from fastass.pipelines.packed.manifest import PackSettings
 
@@ -15,7 +16,6 @@ TRAILER = bytes(2 * BLOCK)
 IMAGE_SUFFIX = {"jpeg": ".jpg", "png": ".png"}
 LABEL_SUFFIX = {"raw": ".seg.raw", "png": ".seg.png"}
 META_SUFFIX = ".json"
-PART = ".part"
 
 
 class EncodedMember(NamedTuple):
@@ -124,28 +124,3 @@ def dali_index(index: ShardIndex, settings: PackSettings) -> bytes:
         ]
         lines.append(" ".join(parts))
     return ("\n".join(lines) + "\n").encode()
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write the file whole or not at all, also across a power cut."""
-    file = open(f"{path}{PART}", "wb")  # noqa: SIM115
-    file.write(data)
-    publish(file, path)
-
-
-def publish(file: IO[bytes], path: Path) -> None:
-    """Flush and close a file written under a temporary name, and rename it to `path`."""
-    with file:
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(file.name, path)
-    sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Make the directory's entries durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
