@@ -176,9 +176,10 @@ def read_state(path: Path) -> dict[str, Any]:
     """The saved state of a checkpoint directory, tensors on the CPU. UserError if unreadable."""
     data = _read(path, STATE)
     try:
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{path / STATE}: damaged or not safe: {_first_line(error)}") from None
+    return state
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
