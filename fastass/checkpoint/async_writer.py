@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastass.checkpoint import files as checkpoint
+from fastass.checkpoint.files import save_checkpoint
 
 
 class AsyncWriter:
@@ -30,11 +30,11 @@ class AsyncWriter:
         texts: dict[str, str],
         links: tuple[str, ...],
     ) -> None:
-        """Save the module and state as they are now; see `checkpoint.save`."""
+        """Save the module and state as they are now; see `save_checkpoint`."""
         self.wait()
         weights = _copy(module.state_dict())
         job = (self.run, step, weights, _copy(state), texts, links)
-        self._written = self._pool.submit(checkpoint.save, *job)
+        self._written = self._pool.submit(save_checkpoint, *job)
         if not self.background:
             self.wait()
 

@@ -10,7 +10,7 @@ RUN/last, RUN/best, RUN/start   relative symlinks to such directories
 
 A checkpoint is written under a temporary name, synced and renamed; the links are replaced
 atomically; only then are older checkpoints removed. Whatever fails, `last` stays loadable; should
-the disk damage it later, `newest` finds the one before.
+the disk damage it later, `newest_checkpoint` finds the one before.
 """
 
 import contextlib
@@ -30,13 +30,14 @@ from safetensors.torch import save as safetensors_save
 from torch import nn
 
 from fastass.errors import UserError
+from fastass.pipelines.durable import sync_directory, write_synced
 from fastass.runtime.atomic_write import writing
 
 MODEL, STATE, CONFIG, CLASSES = "model.safetensors", "state.pt", "config.yaml", "classes.json"
 CHECKSUMS = "checksums.json"
 
 
-class Saved(NamedTuple):
+class Checkpoint(NamedTuple):
     """What a checkpoint directory holds, tensors on the CPU."""
 
     path: Path
@@ -44,7 +45,7 @@ class Saved(NamedTuple):
     state: dict[str, Any]
 
 
-def save(
+def save_checkpoint(
     run: Path,
     step: int,
     weights: dict[str, torch.Tensor],
@@ -73,12 +74,12 @@ def save(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         for name, data in {**files, CHECKSUMS: json.dumps(sums).encode()}.items():
-            _write(temporary / name, data)
-        _sync_directory(temporary)
+            write_synced(temporary / name, data)
+        sync_directory(temporary)
         if final.exists():  # this step's, saved before its evaluation or by an interrupted run
             final.rename(_aside(final))
         temporary.rename(final)
-        _sync_directory(final.parent)
+        sync_directory(final.parent)
         for name in links:
             _point(run / name, final)
     except OSError as error:
@@ -93,27 +94,12 @@ def save(
     return final
 
 
-def _write(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _point(link: Path, target: Path) -> None:
     temporary = link.with_name(f".{link.name}.tmp")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(os.path.relpath(target, link.parent))
     temporary.replace(link)
-    _sync_directory(link.parent)
+    sync_directory(link.parent)
 
 
 def _target(link: Path) -> Path | None:
@@ -159,19 +145,19 @@ def list_checkpoints(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob("step-*"), reverse=True)
 
 
-def newest(run: Path, tell: Callable[[str], None]) -> Saved:
-    """The newest checkpoint of a run that can be read; `tell` gets a line for each that can't.
+def newest_checkpoint(run: Path, warn: Callable[[str], None]) -> Checkpoint:
+    """The newest readable checkpoint of a run; `warn` gets a line for each unreadable one.
 
-    What a kill kept `save` from finishing is finished: links to it, and what was to be removed.
+    Finishes what a kill interrupted in `save_checkpoint`: the links, and the removal of old ones.
 
     Raises UserError when none can be read.
     """
     _put_back(run)
     for path in list_checkpoints(run):
         try:
-            saved = read(path)
+            saved = read_checkpoint(path)
         except UserError as error:
-            tell(f"{error}; falling back to the checkpoint before it")
+            warn(f"{error}; falling back to the checkpoint before it")
             continue
         with writing(run):
             for name in ("last", *saved.state.get("links", ())):
@@ -181,18 +167,19 @@ def newest(run: Path, tell: Callable[[str], None]) -> Saved:
     raise UserError(f"{run}: no checkpoint can be read; start anew with --overwrite")
 
 
-def read(path: Path) -> Saved:
+def read_checkpoint(path: Path) -> Checkpoint:
     """A checkpoint directory. UserError if anything of it is missing or damaged."""
-    return Saved(path, read_weights(path), read_state(path))
+    return Checkpoint(path, read_weights(path), read_state(path))
 
 
 def read_state(path: Path) -> dict[str, Any]:
     """The saved state of a checkpoint directory, tensors on the CPU. UserError if unreadable."""
     data = _read(path, STATE)
     try:
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{path / STATE}: damaged or not safe: {_first_line(error)}") from None
+    return state
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -238,13 +225,13 @@ def load_into(module: nn.Module, weights: dict[str, torch.Tensor], where: Path) 
 
 def load_generator(generator: nn.Module, path: Path) -> None:
     """Load the generator alone from a checkpoint directory: the running average, if it has one."""
-    every = read_weights(path)
-    prefix = "average." if any(name.startswith("average.") for name in every) else "generator."
-    weights = {k.removeprefix(prefix): v for k, v in every.items() if k.startswith(prefix)}
+    saved = read_weights(path)
+    prefix = "average." if any(name.startswith("average.") for name in saved) else "generator."
+    weights = {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
     load_into(generator, weights, path)
 
 
-def find(path: Path | str) -> Path:
+def find_checkpoint(path: Path | str) -> Path:
     """A checkpoint directory from its path or its run's: RUN, RUN/best, RUN/checkpoints/step-…"""
     path = Path(path)
     if not path.exists():

@@ -79,7 +79,8 @@ def distances(source: ClassMeans, target: ClassMeans) -> Tensor:
     class that a domain lacks.
     """
     unit = torch.stack([between_classes(domain.means) for domain in (source, target)]).mean()
-    return (source.means - target.means).norm(dim=1) / unit
+    apart: Tensor = (source.means - target.means).norm(dim=1)
+    return apart / unit
 
 
 def between_classes(means: Tensor) -> Tensor:

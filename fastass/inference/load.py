@@ -9,7 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fastass.checkpoint import files as checkpoint
+from fastass.checkpoint.files import (
+    CLASSES,
+    CONFIG,
+    find_checkpoint,
+    load_generator,
+    load_into,
+    read_weights,
+)
 from fastass.config.schema import Config
 from fastass.config.text import from_yaml, override
 from fastass.errors import UserError
@@ -45,14 +52,14 @@ def load(
     }
     if (Path(path) / FOLDER).is_file():
         return _from_folder(Path(path), setup_runtime(override(Config(), asked).runtime))
-    found = checkpoint.find(path)
-    config = from_yaml(found / checkpoint.CONFIG)
+    checkpoint = find_checkpoint(path)
+    config = from_yaml(checkpoint / CONFIG)
     runtime = setup_runtime(override(config, asked).runtime)
     generator = build_deeplab(config.model)
-    checkpoint.load_generator(generator, found)
+    load_generator(generator, checkpoint)
     return Segmenter(
         generator.to(runtime.device),
-        _classes(found / checkpoint.CLASSES),
+        _classes(checkpoint / CLASSES),
         Preparation(config.data.target_size, config.data.normalize),
         runtime,
         config.data.report,
@@ -97,7 +104,7 @@ def _from_folder(path: Path, runtime: Runtime) -> Segmenter:
     if len(names) != model.num_classes or normalize not in NORMALIZATIONS:
         raise UserError(f"{file}: its classes or its normalisation do not fit the model")
     generator = build_deeplab(model)
-    checkpoint.load_into(generator, checkpoint.read_weights(path), path)
+    load_into(generator, read_weights(path), path)
     return Segmenter(
         generator.to(runtime.device),
         ClassTable("checkpoint", names, colors, {}),

@@ -109,7 +109,8 @@ def labels(
 def forward(generator: DeepLab, images: Tensor, runtime: Runtime) -> Tensor:
     """S float32 [B,C,h,w] in the precision of the runtime."""
     with runtime.autocast():
-        return generator(images.to(runtime.device, non_blocking=True)).scores.float()
+        scores: Tensor = generator(images.to(runtime.device, non_blocking=True)).scores
+        return scores.float()
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:

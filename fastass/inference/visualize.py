@@ -14,7 +14,7 @@ def colorize(labels: np.ndarray, classes: ClassTable) -> np.ndarray:
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(classes)] = classes.colors
     palette[IGNORE] = 0
-    return palette[labels]
+    return np.take(palette, labels, axis=0)
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, classes: ClassTable) -> np.ndarray:

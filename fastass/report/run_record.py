@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import yaml
 
-from fastass.checkpoint.files import find
+from fastass.checkpoint.files import find_checkpoint
 from fastass.checkpoint.run_directory import CLASS_MEANS, CONFIG, METRICS, SUMMARY
 from fastass.config.schema import Config
 from fastass.errors import UserError
@@ -109,7 +109,7 @@ def _start_elsewhere(run: RunRecord) -> Evaluation | None:
     if not isinstance(init, str) or not Path(init).is_dir():
         return None
     try:
-        checkpoint = find(init).resolve()
+        checkpoint = find_checkpoint(init).resolve()
     except UserError:
         return None
     other = RunRecord(checkpoint.parent.parent, {})

@@ -1,11 +1,11 @@
 """Writing files whole, and errors that name the file when the disk is full or read-only."""
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from fastass.errors import UserError
+from fastass.pipelines.durable import write_durably
 
 
 @contextlib.contextmanager
@@ -24,12 +24,4 @@ def write_whole(path: Path, text: str) -> None:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     with writing(path):
-        try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        write_durably(path, text.encode(), temporary)

@@ -3,7 +3,6 @@
 It redraws a few lines in place. Other lines scroll up above it, and at the end it disappears.
 """
 
-from types import TracebackType
 from typing import Self
 
 from rich.columns import Columns
@@ -58,12 +57,7 @@ class LiveView:
         self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._live.stop()
 
     def phase(self, name: str, total: int, done: int = 0) -> None:

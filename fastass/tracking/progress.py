@@ -1,7 +1,6 @@
 """What long work reports while it runs, and how it is printed as plain lines."""
 
 import time
-from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
 from fastass.method.terms import TERMS
@@ -36,12 +35,7 @@ class Reporter(Protocol):
     """What long work reports: phases with a count, lines, and the progress of training."""
 
     def __enter__(self) -> Self: ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *exception: object) -> None: ...
     def phase(self, name: str, total: int, done: int = 0) -> None: ...
     def advance(self, done: int) -> None: ...
     def line(self, text: str) -> None: ...
@@ -60,12 +54,7 @@ class Plain:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         return None
 
     def phase(self, name: str, total: int, done: int = 0) -> None:
@@ -101,12 +90,7 @@ class Silent:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         return None
 
     def phase(self, name: str, total: int, done: int = 0) -> None:

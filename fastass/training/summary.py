@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fastass.checkpoint import files as checkpoint
+from fastass.checkpoint.files import find_checkpoint, load_generator
 from fastass.checkpoint.run_directory import CLASS_MEANS, EXAMPLES, SHEET, RunDirectory, versions
 from fastass.config.schema import Config
 from fastass.errors import UserError
@@ -164,7 +164,7 @@ def _before(run: Path, init: str | None) -> Path | None:
     if init is None or not Path(init).is_dir():
         return None
     try:
-        return checkpoint.find(init)
+        return find_checkpoint(init)
     except UserError:
         return None
 
@@ -172,5 +172,5 @@ def _before(run: Path, init: str | None) -> Path | None:
 def _generator_of(path: Path, like: DeepLab, runtime: Runtime) -> DeepLab:
     """The generator of a checkpoint with a network of the same shape."""
     generator = build_deeplab(like.config).to(runtime.device)
-    checkpoint.load_generator(generator, path)
+    load_generator(generator, path)
     return generator

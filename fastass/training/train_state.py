@@ -5,8 +5,15 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from fastass.checkpoint import files as checkpoint
 from fastass.checkpoint.async_writer import AsyncWriter
+from fastass.checkpoint.files import (
+    CLASSES,
+    CONFIG,
+    Checkpoint,
+    load_into,
+    newest_checkpoint,
+    read_checkpoint,
+)
 from fastass.checkpoint.run_directory import RunDirectory, has_checkpoint
 from fastass.config.schema import Config
 from fastass.config.text import to_yaml
@@ -56,7 +63,7 @@ class TrainState:
             self.run.forget_after(0)
             return
         saved = self._newest()
-        checkpoint.load_into(self.train_step.module, saved.weights, saved.path)
+        load_into(self.train_step.module, saved.weights, saved.path)
         self.train_step.load_state(saved.state["engine"])
         self.progress = progress = Progress(**saved.state["position"])
         self.meters.images, self.meters.seconds = progress.images, progress.seconds
@@ -66,12 +73,12 @@ class TrainState:
         self.run.forget_after(progress.step, evaluated)
         self.reporter.line(f"resuming {self.run.path} at step {progress.step}")
 
-    def _newest(self) -> checkpoint.Saved:
+    def _newest(self) -> Checkpoint:
         """The newest checkpoint that can be read: rank 0 looks for it, the others read that one."""
         if self.world.main:
-            saved = checkpoint.newest(self.run.path, self.reporter.line)
+            saved = newest_checkpoint(self.run.path, self.reporter.line)
         path = self.world.broadcast_from_main(lambda: saved.path)
-        return saved if self.world.main else checkpoint.read(path)
+        return saved if self.world.main else read_checkpoint(path)
 
     def save(self, *links: str) -> None:
         """Save as `last` and as `links`; of several ranks only rank 0 writes."""
@@ -84,8 +91,8 @@ class TrainState:
         state = {"engine": self.train_step.state(), "position": vars(progress)}
         classes = {"names": self.classes.names, "colors": self.classes.colors}
         texts = {
-            checkpoint.CONFIG: to_yaml(self.config),
-            checkpoint.CLASSES: json.dumps(classes),
+            CONFIG: to_yaml(self.config),
+            CLASSES: json.dumps(classes),
         }
         self._writer.save(progress.step, self.train_step.module, state, texts, ("last", *links))
 

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fastass.pipelines.durable import PART, sync_directory, write_durably
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.file_lock import locked
 from fastass.pipelines.packed.files import read_file
 from fastass.pipelines.packed.index import ShardIndex, digest, index_name, shard_name
 from fastass.pipelines.packed.manifest import MANIFEST, UNFINISHED, Manifest, PackSettings
-from fastass.pipelines.packed.shard_writer import PART, sync_directory, write_durably
 
 LOCK = "packing.lock"  # exists while a process packs into the directory
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from fastass.pipelines.datasets.classes import IGNORE
 from fastass.pipelines.datasets.layouts import Dataset, Sample
+from fastass.pipelines.durable import PART, write_durably
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.packed.check_shard import check_shard
 from fastass.pipelines.packed.encode import encoder_settings
@@ -25,12 +26,10 @@ from fastass.pipelines.packed.manifest import MANIFEST, Manifest, PackSettings
 from fastass.pipelines.packed.shard_writer import (
     IMAGE_SUFFIX,
     LABEL_SUFFIX,
-    PART,
     EncodedSample,
     ShardWriter,
     dali_index,
     record_key,
-    write_durably,
 )
 from fastass.pipelines.packed.workers import encode_all
 from fastass.pipelines.process_pool import cores

@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from fastass.pipelines.durable import PART, publish
 from fastass.pipelines.new_file import open_new
 from fastass.pipelines.packed.index import Member, Record, ShardIndex
 from fastass.pipelines.packed.manifest import PackSettings
@@ -16,7 +17,6 @@ TRAILER = bytes(2 * BLOCK)
 IMAGE_SUFFIX = {"jpeg": ".jpg", "png": ".png"}
 LABEL_SUFFIX = {"raw": ".seg.raw", "png": ".seg.png"}
 META_SUFFIX = ".json"
-PART = ".part"
 
 
 class EncodedMember(NamedTuple):
@@ -126,28 +126,3 @@ def dali_index(index: ShardIndex, settings: PackSettings) -> bytes:
         ]
         lines.append(" ".join(parts))
     return ("\n".join(lines) + "\n").encode()
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write the whole file or nothing, even if the power fails."""
-    file = open_new(f"{path}{PART}")
-    file.write(data)
-    publish(file, path)
-
-
-def publish(file: IO[bytes], path: Path) -> None:
-    """Flush and close a file written under a temporary name, and rename it to `path`."""
-    with file:
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(file.name, path)
-    sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Make the directory's entries durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -20,7 +20,7 @@ import tiny_runs
 from file_changes import Change, watch_changes
 from processes import alone, command, victim
 
-from fastass.checkpoint import files as checkpoint
+from fastass.checkpoint import async_writer
 from fastass.training import loop, summary
 
 MOMENTS = ("training", "saving", "evaluating")
@@ -63,7 +63,7 @@ class Stage:
         setattr(owner, name, counted)
 
     def watch_all(self) -> None:
-        self.watch("saving", checkpoint, "save")
+        self.watch("saving", async_writer, "save_checkpoint")
         self.watch("evaluating", loop.Trainer, "_evaluate")
         self.watch("evaluating", loop, "before_and_after")
         self.watch("evaluating", summary, "contact_sheet")

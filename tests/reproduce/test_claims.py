@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 
 from fastass.cli.main import main
-from fastass.reproduce.centroid_plot import mean_map
-from fastass.reproduce.claims import claims, class_distances, gains, markdown
+from fastass.report.plane import plane
+from fastass.reproduce.centroid_plot import centroid_plot
+from fastass.reproduce.claims import claims, class_distances, markdown
+from fastass.reproduce.figure import svg
 from fastass.reproduce.grids import grid
+from fastass.reproduce.table import gains
 
 Records = list[dict[str, Any]]
 
@@ -123,19 +126,30 @@ def test_the_command_writes_claims_and_a_picture(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["reproduce", "claims", "--toycity", "--no-train", "--out", str(runs)]) == 0
-    assert "| (a) | " in capsys.readouterr().out
+    assert "| (a) | Adapted models beat" in capsys.readouterr().out
     assert {path.name for path in (runs / "claims").iterdir()} == {
         "claims.json", "claims.md", "class_means.svg"
     }  # fmt: skip
     picture = ET.parse(runs / "claims" / "class_means.svg")
-    assert len(picture.findall(".//{*}circle")) == 2 * 2 * 2
+    texts = [text.text for text in picture.findall(".//{*}text")]
+    assert texts.count("road") == texts.count("sky") == 2  # the start, and `joint`
+    assert "Joint, 50 labelled images" in texts
     assert main(["reproduce", "claims", "--no-train"]) == 2
     assert "needs --toycity" in capsys.readouterr().err
 
 
-def test_titles_are_escaped(runs: Path) -> None:
+def test_the_picture_shows_every_mean_where_the_report_has_it(runs: Path) -> None:
     means = json.loads((runs / "start-seed0" / "class_means.json").read_text())["last"]
-    assert ET.fromstring(mean_map([("<a & b>", means)])) is not None
+    figure = centroid_plot([("<a & b>", means), ("other", means)])
+    assert ET.fromstring(svg(figure)) is not None
+    expected = plane(means)
+    for axes in figure.axes:
+        source, target = (points.get_offsets().tolist() for points in axes.collections)
+        assert source == [[*mean.source] for mean in expected.means]
+        assert target == [[*mean.target] for mean in expected.means]
+        assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines] == [
+            mean.source for mean in expected.means
+        ]
 
 
 def test_flatness_compares_the_same_seeds() -> None:

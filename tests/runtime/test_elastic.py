@@ -16,7 +16,7 @@ from child import ROOT
 from processes import children, command_line
 from ranks import free_port
 
-from fastass.checkpoint import files as checkpoint
+from fastass.checkpoint.files import find_checkpoint, list_checkpoints, read_weights
 from fastass.pipelines.toycity import generate
 
 SMALL = (
@@ -82,7 +82,7 @@ def lines(run: Path) -> int:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    return checkpoint.read_weights(checkpoint.find(run / "last"))
+    return read_weights(find_checkpoint(run / "last"))
 
 
 @pytest.mark.slow
@@ -122,7 +122,7 @@ def test_a_hung_rank_ends_the_run_with_a_line(toycity: Path, tmp_path: Path) -> 
     assert (
         "rank 1 did not answer for 3 s (--distributed-timeout): it hangs or is unreachable" in found
     )
-    assert checkpoint.list_checkpoints(tmp_path / "run")
+    assert list_checkpoints(tmp_path / "run")
 
 
 @pytest.mark.slow
@@ -133,7 +133,7 @@ def test_sigterm_saves_once_and_every_rank_ends(toycity: Path, tmp_path: Path) -
         agent.send_signal(signal.SIGTERM)
         output = agent.communicate(timeout=60)[0]
     assert output.count("SIGTERM: saved at step") == 1, output
-    assert len(checkpoint.list_checkpoints(run)) == 1
+    assert len(list_checkpoints(run)) == 1
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from fastass.checkpoint import files as checkpoint
+from fastass.checkpoint.files import list_checkpoints, read_state, read_weights
 from fastass.checkpoint.run_directory import EXAMPLES, METRICS, SUMMARY
 from fastass.pipelines.toycity import generate
 
@@ -39,7 +39,7 @@ def train(city: Path, out: Path, *more: str) -> list[str]:
 
 
 def weights(run: Path, link: str = "last") -> dict[str, torch.Tensor]:
-    return checkpoint.read_weights(run / link)
+    return read_weights(run / link)
 
 
 def logged(run: Path) -> list[tuple[Any, ...]]:
@@ -67,8 +67,8 @@ def assert_same(run: Path, calm: Path) -> None:
 
 def assert_readable(run: Path) -> int:
     """Every checkpoint of a run can be read; → their number."""
-    found = checkpoint.list_checkpoints(run)
+    found = list_checkpoints(run)
     for path in found:
-        checkpoint.read_weights(path)
-        checkpoint.read_state(path)
+        read_weights(path)
+        read_state(path)
     return len(found)

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from fastass.checkpoint import files as checkpoint
+from fastass.checkpoint import files
+from fastass.checkpoint.files import MODEL, STATE, find_checkpoint, read_state, read_weights
 from fastass.cli.main import main
 from fastass.config.presets import preset
 from fastass.config.text import override
@@ -54,7 +55,7 @@ def arguments(toycity: Path, out: Path, *more: str) -> list[str]:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    return checkpoint.read_weights(checkpoint.find(run / "last"))
+    return read_weights(find_checkpoint(run / "last"))
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
@@ -122,16 +123,16 @@ def test_stopping_and_resuming_changes_no_bit(
 def test_a_resume_reads_its_checkpoint_once(
     toycity: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, read, files = tmp_path / "run", checkpoint._read, []
+    run, read, names = tmp_path / "run", files._read, []
 
     def counted(path: Path, name: str) -> bytes:
-        files.append(name)
+        names.append(name)
         return read(path, name)
 
     assert main(arguments(toycity, run, "--stop-at", "1")) == 0
-    monkeypatch.setattr(checkpoint, "_read", counted)
+    monkeypatch.setattr(files, "_read", counted)
     assert main(["train", "--out", str(run), "--resume", "--plain", "--stop-at", "2"]) == 0
-    assert sorted(files) == sorted([checkpoint.MODEL, checkpoint.STATE])
+    assert sorted(names) == sorted([MODEL, STATE])
 
 
 def test_statistics_are_averaged_over_the_ranks_once_a_step(
@@ -212,7 +213,7 @@ def test_a_damaged_newest_checkpoint_falls_back_and_says_so(
 ) -> None:
     run = tmp_path / "run"
     assert main(arguments(toycity, run, "--stop-at", "7")) == 0
-    damaged = run / "checkpoints" / "step-00000007" / checkpoint.MODEL
+    damaged = run / "checkpoints" / "step-00000007" / MODEL
     data = bytearray(damaged.read_bytes())
     data[len(data) // 2] ^= 1
     damaged.write_bytes(data)
@@ -291,7 +292,7 @@ def test_a_non_finite_loss_stops_with_step_term_and_checkpoint(
     message = capsys.readouterr().err
     assert f"step 6: the loss term {term} is nan" in message
     assert "the last good checkpoint is" in message
-    assert checkpoint.read_state(checkpoint.find(run / "last"))["step"] == 4
+    assert read_state(find_checkpoint(run / "last"))["step"] == 4
     assert all(bool(v.isfinite().all()) for v in weights(run).values())
 
 

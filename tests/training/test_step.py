@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastass import kernels
 from fastass.bench.step.memory import SavedTensors
-from fastass.checkpoint import files as checkpoint
+from fastass.checkpoint.files import MODEL, load_generator
 from fastass.config.schema import Config, DiscriminatorConfig, OptimConfig, RuntimeConfig
 from fastass.errors import UserError
 from fastass.method.adaptation import method_spec
@@ -297,9 +297,9 @@ def test_predictions_load_the_running_average(tmp_path: Path) -> None:
     e = engine(config(ema=0.9))
     e.step([batch()], adapt=True)
     weights = {k: v.contiguous() for k, v in e.module.state_dict().items()}
-    save_file(weights, tmp_path / checkpoint.MODEL)
+    save_file(weights, tmp_path / MODEL)
     loaded = build_deeplab(e.config.model)
-    checkpoint.load_generator(loaded, tmp_path)
+    load_generator(loaded, tmp_path)
     for name, value in e.evaluated.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value), name
 

@@ -43,7 +43,7 @@ def run(args: Namespace) -> None:
             device=args.device,
             progress=lambda name: report.phase(name, 0),
         )
-    print("\n".join(format_rates(rates)))
+    print(format_rates(rates))
     if args.json is not None:
         rows = [asdict(rate) for rate in rates]
         args.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")

@@ -7,6 +7,7 @@ from datetime import date
 from pathlib import Path
 
 from fastass.bench.step import compare
+from fastass.bench.step.candidate import engine
 from fastass.bench.step.worker import CandidateConfig
 from fastass.cli.command import Command
 from fastass.cli.train import config_flags
@@ -60,7 +61,7 @@ def run(args: Namespace) -> None:
         print(f"{compare.heading(config, line)}; {date.today()}\n\n{compare.table(parts['step'])}")
         print(f"\n{compare.memory_table(parts['step'])}")
         if others:
-            ours = compare.engine("fastass", config, count_flops=True)
+            ours = engine("fastass", config, count_flops=True)
             parts["switches"] = [measured([ours, other])[1] for other in others]
             print(f"\nspeed and memory against fastass:\n\n{compare.table(parts['switches'])}")
             print(f"\n{compare.memory_table(parts['switches'])}")

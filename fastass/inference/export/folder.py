@@ -79,7 +79,8 @@ def operations(generator: DeepLab) -> list[tuple[str, str, list[Any]]]:
             self.generator = generator
 
         def forward(self, image: Tensor) -> Tensor:
-            return self.generator(image).scores
+            scores: Tensor = self.generator(image).scores
+            return scores
 
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch's own deprecations

@@ -151,7 +151,8 @@ def test_the_typical_step_is_the_median() -> None:
 
 
 def lines(text: str, first: str) -> Sequence[list[str]]:
-    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    tables = (line.strip("|").split("|") for line in text.splitlines() if line.startswith("|"))
+    rows = [[cell.strip() for cell in cells] for cells in tables]
     return [row for row in rows if row[0] == first]
 
 
