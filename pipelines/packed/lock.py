@@ -58,7 +58,7 @@ def _check_content(out: Path, settings: PackSettings) -> None:
     manifest = out / MANIFEST
     if manifest.exists():
         _check_manifest(manifest, settings)
-    elif any(entry.suffix != PART and entry.name != LOCK for entry in out.iterdir()):
+    elif any(entry.suffix != PART and entry.name != LOCK for entry in [*out.iterdir()]):
         raise DataError(f"{out}: is not empty, and holds no packed data set; choose another --out")
 
 
