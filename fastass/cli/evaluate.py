@@ -50,8 +50,8 @@ def run(args: Namespace) -> None:
         data = data.with_classes(network.classes.names)
     if data.classes.names != network.classes.names:
         raise UserError(
-            f"{args.data}: its classes ({', '.join(data.classes.names[:3])}, …) differ from those "
-            f"of the network ({', '.join(network.classes.names[:3])}, …)"
+            f"{args.data}: its classes ({', '.join(data.classes.names[:3])}, …) are not those of "
+            f"the network ({', '.join(network.classes.names[:3])}, …)"
         )
     size = views.read_at(network.prepare.size)
     loader = EvalLoader(data, size, network.prepare.normalize)
