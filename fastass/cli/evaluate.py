@@ -23,7 +23,7 @@ def flags(parser: ArgumentParser) -> None:
     execution_flags(parser)
     parser.add_argument("--data", required=True, metavar="DIR", help="data set with labels")
     parser.add_argument("--layout", default="auto", help="gta5, synthia, cityscapes, folder, auto")
-    parser.add_argument("--split", default="val", help="split of the data set (val)")
+    parser.add_argument("--split", help="split of the data set (val; all of data without splits)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result there")
     parser.add_argument(
         "--norm-from", metavar="DIR", help="take the norms' statistics from these training images"
@@ -36,7 +36,7 @@ def run(args: Namespace) -> None:
         raise UserError(f"--json: {args.json.parent}: no such directory")
     views = views_of(args)
     network = load_segmenter(args)
-    data = open_any(args.data, args.layout, args.split)
+    data = open_any(args.data, args.layout, args.split or "val", whole=args.split is None)
     if len(data.classes) > len(network.classes):
         data = data.with_classes(network.classes.names)
     if data.classes.names != network.classes.names:
@@ -61,7 +61,7 @@ def run(args: Namespace) -> None:
             network.generator, feed, network.runtime, data.classes, network.report, progress,
             views,
         )  # fmt: skip
-    print(iou_table([(args.split, scores.record())]))
+    print(iou_table([(data.split, scores.record())]))
     if args.json is not None:
         write_whole(args.json, json.dumps(scores.record(), indent=2) + "\n")
 
