@@ -8,6 +8,7 @@ import numpy as np
 from fastass.config.schema import Config
 from fastass.errors import UserError
 from fastass.pipelines.datasets.layouts import Dataset, open_dataset
+from fastass.pipelines.datasets.mask_check import mask_warning
 from fastass.pipelines.loaders.sample_reader import open_reader
 from fastass.pipelines.packed.dataset import PackedDataset, is_packed, open_packed
 from fastass.pipelines.toycity import generate, is_complete
@@ -39,6 +40,10 @@ def open_training_data(config: Config, reporter: Reporter) -> tuple[TrainingData
     _check_packed(source, "source", (d.scale and d.source_resize) or d.source_size)
     _check_packed(target, "target", (d.scale and d.target_resize) or d.target_size)
     val = _subset(open_any(d.val or root, d.target_layout, "val", whole=d.val is not None), config)
+    shipped = [data for data in (source, target, val) if isinstance(data, Dataset)]
+    for warning in dict.fromkeys(map(mask_warning, shipped)):
+        if warning is not None:
+            reporter.line(warning)
     if source is not None and source.classes.names != val.classes.names:
         raise UserError(
             f"data.source has classes {', '.join(source.classes.names[:3])}, …, data.target "
@@ -145,6 +150,7 @@ def _with_toycity(config: Config, reporter: Reporter) -> Config:
             shift=toy.shift,
             workers=max(1, d.workers),
             progress=lambda done, total: reporter.advance(done),
+            on_wait=reporter.line,
         )
     source, target = d.source or str(root / "gta5"), d.target or str(root / "cityscapes")
     return replace(config, data=replace(d, source=source, target=target))
