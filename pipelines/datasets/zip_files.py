@@ -123,4 +123,4 @@ def _open(archive: Path) -> zipfile.ZipFile:
 
 def _reason(error: Exception) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__
+    return " ".join(text.split())[:200] or type(error).__name__
