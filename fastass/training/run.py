@@ -18,7 +18,7 @@ from fastass.checkpoint.run_directory import (
     make_run,
 )
 from fastass.config.schema import Config
-from fastass.config.text import as_text
+from fastass.config.text import as_text, check
 from fastass.errors import UserError
 from fastass.method.adaptation import method_spec
 from fastass.models.weights.init import init_weights
@@ -154,14 +154,13 @@ def _finished(out: Path) -> dict[str, Any] | None:
 
 
 def check_values(config: Config) -> None:
-    """UserError for a value that no run can have."""
-    for name in ("steps", "batch", "accumulate", "save_every", "log_every"):
-        if getattr(config, name) < 1:
-            raise UserError(f"{name}: expected at least 1, got {getattr(config, name)}")
-    for name in ("start_steps", "labelled", "eval_every"):
-        if getattr(config, name) < 0:
-            raise UserError(f"{name}: expected 0 or more, got {getattr(config, name)}")
-    if config.optim.base_batch < 1:
-        raise UserError(f"optim.base_batch: expected at least 1, got {config.optim.base_batch}")
+    """UserError for a value that no run can have: out of its range, or in contradiction."""
+    check(config)
+    d = config.data
     if config.method == "oracle" and config.labelled == 0 and config.labelled_list is None:
         raise UserError("method oracle trains on labelled target images; give --labelled N")
+    if d.scale is not None and d.scale[0] > d.scale[1]:
+        raise UserError(f"--data-scale: expected low,high, got {d.scale[0]:g},{d.scale[1]:g}")
+    if d.scale is None and (d.source_resize or d.target_resize):
+        name = "source" if d.source_resize else "target"
+        raise UserError(f"--data-{name}-resize has no effect without --data-scale; give both")
