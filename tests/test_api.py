@@ -63,6 +63,17 @@ def test_openmp_waits_passively_if_asked_before_torch(call: str, spin: bool) -> 
     assert done.stdout.strip() == str(spin)
 
 
+def test_the_command_sets_up_openmp_before_torch() -> None:
+    code = (
+        "import sys; from fastass.__main__ import main; assert 'torch' not in sys.modules;"
+        "sys.argv[1:] = ['presets']; assert main() == 0; assert 'torch' in sys.modules;"
+        "from fastass.runtime.openmp import threads_spin; assert not threads_spin()"
+    )
+    own = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}
+    environment = {name: value for name, value in os.environ.items() if name not in own}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
+
+
 def test_a_run_warns_of_spinning_threads(
     city: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

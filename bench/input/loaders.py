@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -162,7 +163,12 @@ def _rate(candidate: _Candidate, baseline: float | None) -> Rate:
 
 
 def _file_bytes(dataset: Dataset) -> float:
-    sizes = [path.stat().st_size for s in dataset.samples for path in (s.image, s.label) if path]
+    sizes = [
+        path.stat().st_size
+        for s in dataset.samples
+        for path in (s.image, s.label)
+        if isinstance(path, Path)
+    ]
     return sum(sizes) / len(dataset)
 
 

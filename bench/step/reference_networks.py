@@ -135,8 +135,8 @@ class Generator(nn.Module):
         super().__init__()
         self.frozen_norm = config.norm == "frozen"
         self.backbone = VGG16() if config.backbone == "vgg16" else ResNet(config)
-        every = TINY_DILATIONS if config.backbone == "tiny" else ASPP_DILATIONS
-        dilations = every[: config.aspp_branches]
+        all_dilations = TINY_DILATIONS if config.backbone == "tiny" else ASPP_DILATIONS
+        dilations = all_dilations[: config.aspp_branches]
         self.classifier = Classifier(self.backbone.out_channels, config.num_classes, dilations)
         self.aux_classifier = (
             Classifier(self.backbone.aux_channels, config.num_classes, dilations)

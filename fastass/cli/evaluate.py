@@ -27,7 +27,9 @@ def flags(parser: ArgumentParser) -> None:
         default="auto",
         help="layout of the data set: gta5, synthia, cityscapes, folder or auto (auto)",
     )
-    parser.add_argument("--split", default="val", help="split to evaluate (val)")
+    parser.add_argument(
+        "--split", help="split to evaluate (val; everything, if the data set has no splits)"
+    )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="also write the result to this file"
     )
@@ -45,13 +47,13 @@ def run(args: Namespace) -> None:
         raise UserError(f"--json: {args.json.parent}: no such directory")
     views = views_of(args)
     network = load_segmenter(args)
-    data = open_any(args.data, args.layout, args.split)
+    data = open_any(args.data, args.layout, args.split or "val", whole=args.split is None)
     if len(data.classes) > len(network.classes):
         data = data.with_classes(network.classes.names)
     if data.classes.names != network.classes.names:
         raise UserError(
-            f"{args.data}: its classes ({', '.join(data.classes.names[:3])}, …) differ from those "
-            f"of the network ({', '.join(network.classes.names[:3])}, …)"
+            f"{args.data}: its classes ({', '.join(data.classes.names[:3])}, …) are not those of "
+            f"the network ({', '.join(network.classes.names[:3])}, …)"
         )
     size = views.read_at(network.prepare.size)
     loader = EvalLoader(data, size, network.prepare.normalize)
@@ -75,7 +77,7 @@ def run(args: Namespace) -> None:
             advance,
             views,
         )
-    print(iou_table([(args.split, scores.record())]))
+    print(iou_table([(data.split, scores.record())]))
     if args.json is not None:
         write_whole(args.json, json.dumps(scores.record(), indent=2) + "\n")
 

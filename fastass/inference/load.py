@@ -40,9 +40,9 @@ def load(
 ) -> Segmenter:
     """The trained network of a run, of a checkpoint in it, or of an exported folder.
 
-    A run gives its best checkpoint, or its last where none was evaluated. tune_allocator: change
-    malloc's settings of this process, which makes predictions on a CPU faster. Raises UserError
-    for a path that holds none, a damaged file, or a device that is not there.
+    Of a run, the best checkpoint is loaded, or the last one if none was evaluated. tune_allocator:
+    change malloc's settings in this process, which makes predictions on a CPU faster. Raises
+    UserError for a path without a network, a damaged file, or a missing device.
     """
     asked = {
         "runtime.device": device,
@@ -67,7 +67,7 @@ def load(
 
 
 def description(segmenter: Segmenter) -> dict[str, Any]:
-    """What `config.json` of an exported folder holds, and the metadata of an exported graph."""
+    """The content of `config.json` in an exported folder, and the metadata of an exported graph."""
     how = NORMALIZATIONS[segmenter.prepare.normalize]
     return {
         "model_type": "fastass-deeplab-v2",

@@ -61,7 +61,7 @@ def save_example(
     classes: ClassTable,
     width: int = 640,
 ) -> None:
-    """FOLDER/<number>.jpg and, by name, <number>-<name>.png: small enough to be put into a page.
+    """Write FOLDER/<number>.jpg and, by name, <number>-<name>.png, small enough for a web page.
 
     image: RGB uint8 [H,W,3]. labels: train ids [H,W], scaled by nearest, saved with their colours.
     """

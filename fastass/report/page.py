@@ -1,4 +1,4 @@
-"""The page: everything of the runs put into one HTML file without any reference outside it."""
+"""Renders runs as one HTML file that refers to nothing outside of itself."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from fastass.report.plane import Plane, plane
 from fastass.report.run_record import Logged, RunRecord, read_run
 from fastass.runtime.atomic_write import write_whole
 
-MOST_RUNS = 8  # as many as there are colours that can be told apart
+MOST_RUNS = 8  # there are eight distinguishable colours
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class View:
 
 
 def write_report(paths: Sequence[Path], out: Path) -> list[str]:
-    """Write the page of the runs; → a line for everything that was missing or damaged.
+    """Write the page of the runs; → one line for each thing that was missing or damaged.
 
-    Raises UserError for a directory that is no run, too many runs, a run given twice, and where the
-    page can't be written.
+    Raises UserError for a directory that is no run, too many runs, a run given twice, and a page
+    that can't be written.
     """
     if len(paths) > MOST_RUNS:
         raise UserError(f"{len(paths)} runs are too many for one page; give {MOST_RUNS} or fewer")
@@ -64,11 +64,13 @@ def write_report(paths: Sequence[Path], out: Path) -> list[str]:
 
 def render(views: Sequence[View]) -> str:
     """The HTML. Everything that comes from a run is escaped."""
-    loader = PackageLoader("fastass.report", "")
     environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=PackageLoader("fastass.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters["number"] = number
     records = [view.record for view in views]
     here = files("fastass.report")
@@ -135,7 +137,7 @@ def _facts(record: RunRecord) -> list[tuple[str, str]]:
 
 
 def _selection(rules: Any) -> list[tuple[str, str]]:
-    """mIoU under the other rules of choosing an evaluation: the figure above is the last one's."""
+    """mIoU by the other rules of model selection; the last evaluation is shown above."""
     try:
         facts = [("best on val", f"{rules['best']:.1f} at step {rules['best_step']}")]
         if (few := rules["evaluations_in_mean"]) > 1:
@@ -155,8 +157,8 @@ def _changed(record: RunRecord) -> list[tuple[str, str, str]]:
 
 
 def _versions(record: RunRecord) -> dict[str, Any]:
-    found = (record.summary or {}).get("versions")
-    return found if isinstance(found, dict) else {}
+    versions = (record.summary or {}).get("versions")
+    return versions if isinstance(versions, dict) else {}
 
 
 def _planes(record: RunRecord) -> list[tuple[str, Plane]]:
@@ -179,10 +181,9 @@ def _miou(views: Sequence[View]) -> curves.Chart | None:
     ]
     figures = {(v.paper.miou, v.paper.where) for v in views if v.paper}
     level = figures.pop() if len(figures) == 1 else None
-    return curves.chart(
-        "mIoU on target val", "%", series, digits=1, vertical=_start(views),
-        level=(level[0], f"paper {level[0]}") if level else None,
-    )  # fmt: skip
+    paper = (level[0], f"paper {level[0]}") if level else None
+    title = "mIoU on target val"
+    return curves.chart(title, "%", series, digits=1, vertical=_start(views), level=paper)
 
 
 def _losses(views: Sequence[View]) -> list[tuple[Markup, str, curves.Chart]]:

@@ -1,4 +1,4 @@
-"""The picture of the class means: two principal components, source and target joined by a line."""
+"""Class means on a plane of two principal components; a line joins source and target."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -73,7 +73,7 @@ def _box(x: float, y: float, width: float, anchor: str, height: float = _LINE) -
 
 
 def _label(name: str, at: tuple[float, float], taken: list[Box]) -> tuple[tuple[float, float], str]:
-    """The place beside a point that covers least of what is there already."""
+    """The place beside a point that covers the least of what is already drawn."""
     width = _LETTER * len(name)
 
     def cost(box: Box) -> float:

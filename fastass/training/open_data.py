@@ -40,7 +40,9 @@ def open_training_data(config: Config, reporter: Reporter) -> tuple[TrainingData
         )
     _check_packed(source, "source", (d.scale and d.source_resize) or d.source_size)
     _check_packed(target, "target", (d.scale and d.target_resize) or d.target_size)
-    val = _subset(open_any(d.val or root, d.target_layout, "val"), d.classes)
+    val = _subset(
+        open_any(d.val or root, d.target_layout, "val", whole=d.val is not None), d.classes
+    )
     if source is not None and source.classes.names != val.classes.names:
         raise UserError(
             f"data.source has classes {', '.join(source.classes.names[:3])}, …, data.target "
@@ -56,9 +58,9 @@ def open_training_data(config: Config, reporter: Reporter) -> tuple[TrainingData
 
 
 def open_any(
-    root: str, layout: str, split: str, labels: str = "required"
+    root: str, layout: str, split: str, labels: str = "required", *, whole: bool = False
 ) -> Dataset | PackedDataset:
-    """A packed directory, or a data set as it was shipped."""
+    """A packed directory, or a data set as it was shipped. whole: see `open_dataset`."""
     if "://" in root:
         raise UserError(
             f"{root}: fastass reads local files only; copy or mount it, see docs/pipelines.md, "
@@ -66,7 +68,7 @@ def open_any(
         )
     if is_packed(root) or is_packed(Path(root) / split):
         return open_packed(root, split)
-    return open_dataset(root, layout, split, labels)  # type: ignore[arg-type]
+    return open_dataset(root, layout, split, labels, whole=whole)  # type: ignore[arg-type]
 
 
 def select_labelled(

@@ -3,11 +3,11 @@
 PNG checksums are verified. Anything that is wrong raises a DataError: one line that names the file.
 """
 
-from pathlib import Path
-
 import numpy as np
 from PIL import Image
 
+from fastass.pipelines.datasets.files import File
+from fastass.pipelines.datasets.files import read_file as read_file
 from fastass.pipelines.datasets.image_file import (
     DAMAGE,
     check_pixels,
@@ -18,6 +18,7 @@ from fastass.pipelines.datasets.image_file import (
     upright,
 )
 from fastass.pipelines.datasets.layouts import Dataset, Sample
+from fastass.pipelines.datasets.palette import check_palette
 from fastass.pipelines.datasets.png import GREY, PALETTE, RGB, SIGNATURE, check_png, decode_rgb16
 from fastass.pipelines.errors import DataError
 
@@ -41,17 +42,12 @@ def read_label(dataset: Dataset, sample: Sample, size: tuple[int, int] | None = 
     if sample.label is None:
         raise DataError(f"{sample.image}: image without label")
     where = str(sample.label)
-    raw = decode_label(read_file(sample.label), where, rgb16=dataset.rgb16)
+    colors = dataset.layout in ("gta5", "cityscapes")
+    raw = decode_label(
+        read_file(sample.label), where, rgb16=dataset.rgb16, cityscapes_colors=colors
+    )
     _check_size(size or image_size(sample.image), (raw.shape[1], raw.shape[0]), sample)
     return dataset.classes.encode(raw, where)
-
-
-def read_file(path: Path) -> bytes:
-    """The bytes of a file, or DataError."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def open_image(data: bytes | memoryview, where: str, *, turn: bool = True) -> Image.Image:
@@ -76,10 +72,13 @@ def open_image(data: bytes | memoryview, where: str, *, turn: bool = True) -> Im
         raise damaged(where, error) from error
 
 
-def decode_label(data: bytes, where: str, *, rgb16: bool = False) -> np.ndarray:
+def decode_label(
+    data: bytes, where: str, *, rgb16: bool = False, cityscapes_colors: bool = False
+) -> np.ndarray:
     """Decode a label PNG to the ids in the file, uint8 or uint16 [H,W]; of a palette: the indices.
 
-    rgb16: the file may be a 16-bit RGB PNG whose first channel has the ids. Raises DataError.
+    rgb16: the file may be a 16-bit RGB PNG whose first channel has the ids.
+    cityscapes_colors: a palette must show these, see `check_palette`. Raises DataError.
     """
     try:
         info = check_png(data)
@@ -98,6 +97,8 @@ def decode_label(data: bytes, where: str, *, rgb16: bool = False) -> np.ndarray:
             )
         image = open_header(data, where)
         raw = np.asarray(image)
+        if cityscapes_colors and info.colour == PALETTE:
+            check_palette(image, raw, where)
         return raw if raw.dtype == np.uint8 else raw.astype(np.uint16)
     except DataError:
         raise
@@ -105,7 +106,7 @@ def decode_label(data: bytes, where: str, *, rgb16: bool = False) -> np.ndarray:
         raise damaged(where, error) from error
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(path: File) -> tuple[int, int]:
     """(width, height) of an image file, turned upright. Decodes nothing unless it is turned."""
     data, where = read_file(path), str(path)
     image = open_header(data, where)

@@ -39,6 +39,8 @@ class PackSettings:
     def to_json(self) -> dict[str, Any]:
         tree = asdict(self)
         tree["classes"]["train_ids"] = sorted(self.classes.train_ids.items())
+        if not self.classes.ignore_others:  # as in directories that were packed before it existed
+            del tree["classes"]["ignore_others"]
         normalised: dict[str, Any] = json.loads(json.dumps(tree))
         return normalised
 

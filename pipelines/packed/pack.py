@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from fastass.pipelines.datasets.classes import IGNORE
+from fastass.pipelines.datasets.files import File
 from fastass.pipelines.datasets.layouts import Dataset, Sample
+from fastass.pipelines.datasets.zip_files import ZipMember
 from fastass.pipelines.durable import PART, write_durably
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.packed.check_shard import check_shard
@@ -215,16 +217,24 @@ def source_digest(samples: Sequence[Sample]) -> str:
     return digest([(s.name, *(_size(path) for path in _files(s))) for s in samples])
 
 
-def _files(sample: Sample) -> tuple[Path, ...]:
+def _files(sample: Sample) -> tuple[File, ...]:
     return tuple(path for path in (sample.image, sample.label) if path is not None)
 
 
-def _size(path: Path) -> int:
+def _size(path: File) -> int:
+    if isinstance(path, ZipMember):
+        return path.size
     return path.stat().st_size if path.exists() else -1
 
 
 def _modified(sample: Sample) -> int:
-    return max((path.stat().st_mtime_ns for path in _files(sample) if path.exists()), default=0)
+    return max(map(_modified_ns, _files(sample)))
+
+
+def _modified_ns(path: File) -> int:
+    if isinstance(path, ZipMember):
+        return path.modified_ns
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def _check_arguments(

@@ -119,17 +119,17 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
 
 def test_the_newest_that_can_be_read_is_found(tmp_path: Path) -> None:
     first, second = save(tmp_path, 1), save(tmp_path, 2)
-    told: list[str] = []
-    assert newest_checkpoint(tmp_path, told.append).path == second
+    warnings: list[str] = []
+    assert newest_checkpoint(tmp_path, warnings.append).path == second
     (second / STATE).write_bytes(b"")
-    assert newest_checkpoint(tmp_path, told.append).path == first
-    assert told == [
-        f"{second / STATE}: damaged: its checksum is not that of checksums.json; "
+    assert newest_checkpoint(tmp_path, warnings.append).path == first
+    assert warnings == [
+        f"{second / STATE}: damaged: its checksum differs from checksums.json; "
         "falling back to the checkpoint before it"
     ]
     shutil.rmtree(first)
     with pytest.raises(UserError, match="no checkpoint can be read; start anew"):
-        newest_checkpoint(tmp_path, told.append)
+        newest_checkpoint(tmp_path, warnings.append)
 
 
 def test_a_kill_while_a_step_is_saved_again(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def network(trained: Path) -> fastass.Segmenter:
 @pytest.fixture(scope="module")
 def folder(network: fastass.Segmenter, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("export") / "model"
-    assert "checked as fastass.load gives it" in export(network, out, "safetensors")
+    assert "checked after fastass.load" in export(network, out, "safetensors")
     return out
 
 
@@ -91,7 +91,7 @@ def test_onnx_runtime_alone(network: fastass.Segmenter, tmp_path: Path) -> None:
 
 def test_torch_export(network: fastass.Segmenter, tmp_path: Path) -> None:
     out = tmp_path / "model.pt2"
-    assert "checked as torch.export.load gives it" in export(network, out, "torch-export")
+    assert "checked after torch.export.load" in export(network, out, "torch-export")
     extra = {"fastass.json": ""}
     loaded = torch.export.load(out, extra_files=extra).module()
     about = json.loads(extra["fastass.json"])

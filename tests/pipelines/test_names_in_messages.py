@@ -16,9 +16,9 @@ import pytest
 from fastass.cli.main import main
 from fastass.pipelines.datasets.decode import read_image
 from fastass.pipelines.datasets.layouts import open_dataset, open_images
+from fastass.pipelines.durable import write_durably
 from fastass.pipelines.errors import DataError, printable
 from fastass.pipelines.packed.pack import pack
-from fastass.pipelines.packed.shard_writer import write_durably
 from fastass.pipelines.toycity import dataset, generate
 
 HOSTILE = "\x1b]0;pwned\x07 a"

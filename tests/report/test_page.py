@@ -135,7 +135,7 @@ def test_shows_every_run_and_what_differs(tmp_path: Path) -> None:
     assert "2 min 54 s" in page.text
     assert "51.0 at step 550" in page.text
     assert "46.5 ± 0.5" in page.text
-    assert " taken for " in page.text
+    assert " predicted as " in page.text
 
 
 def test_a_start_in_another_run(tmp_path: Path) -> None:
