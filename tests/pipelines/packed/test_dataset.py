@@ -202,7 +202,7 @@ def test_index_that_points_outside(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        (b'"version": 1', b'"version": 2', ("version 2", "this fastass reads 1")),
+        (b'"version": 1', b'"version": 2', ("version 2", "reads version 1")),
         (b'"samples": 5', b'"samples": 6', ("manifest.json", "checksum")),
         (b'"fastass-packed"', b'"something"', ("manifest.json", "something")),
         (b"}", b"", ("manifest.json", "damaged")),
