@@ -26,7 +26,7 @@ def randomised(network: fastass.Segmenter) -> fastass.Segmenter:
     """Scores far apart, as those of a trained network are."""
     torch.manual_seed(0)
     for branch in network.generator.classifier.branches:
-        torch.nn.init.normal_(branch.weight, std=0.3)
+        torch.nn.init.normal_(branch.get_parameter("weight"), std=0.3)
     return network
 
 

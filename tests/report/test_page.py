@@ -26,7 +26,9 @@ NAMES = list(CITYSCAPES.names)
 
 def scores(shift: float) -> dict[str, Any]:
     confusion = np.eye(19, dtype=int) * 700 + np.arange(361).reshape(19, 19) % 7
-    per_class = {name: min(100.0, shift + 2 * i) for i, name in enumerate(NAMES)}
+    per_class: dict[str, float | None] = {
+        name: min(100.0, shift + 2 * i) for i, name in enumerate(NAMES)
+    }
     per_class["train"] = None
     return {
         "miou": shift + 17, "reported_miou": shift + 17, "reported_classes": 19,

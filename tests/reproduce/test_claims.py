@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fastass.cli.main import main
@@ -144,12 +145,11 @@ def test_the_picture_shows_every_mean_where_the_report_has_it(runs: Path) -> Non
     assert ET.fromstring(svg(figure)) is not None
     expected = plane(means)
     for axes in figure.axes:
-        source, target = (points.get_offsets().tolist() for points in axes.collections)
+        source, target = (np.asarray(points.get_offsets()).tolist() for points in axes.collections)
         assert source == [[*mean.source] for mean in expected.means]
         assert target == [[*mean.target] for mean in expected.means]
-        assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines] == [
-            mean.source for mean in expected.means
-        ]
+        begins = [tuple(np.asarray(line.get_xydata())[0]) for line in axes.lines]
+        assert begins == [mean.source for mean in expected.means]
 
 
 def test_flatness_compares_the_same_seeds() -> None:

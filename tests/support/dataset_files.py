@@ -8,6 +8,13 @@ import numpy as np
 from PIL import Image
 
 from fastass.pipelines.datasets.classes import COLORS, GTA5, IGNORE
+from fastass.pipelines.datasets.files import File
+
+
+def on_disk(file: File | None) -> Path:
+    """The path of a sample's image or label, which must be there and in no archive."""
+    assert isinstance(file, Path), file
+    return file
 
 
 def natural(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -105,7 +105,8 @@ def test_mlflow_goes_on_in_the_same_run(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_service_that_fails_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake, lines = FakeWandb(), []
+    fake = FakeWandb()
+    lines: list[str] = []
     monkeypatch.setitem(sys.modules, "wandb", fake)
     monkeypatch.setattr(fake, "log", lambda values, step: 1 / 0)
     with Loggers(tmp_path, ["wandb"], CONFIG, lines.append) as loggers:

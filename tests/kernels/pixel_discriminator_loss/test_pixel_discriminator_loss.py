@@ -82,7 +82,7 @@ def test_error_is_at_most_twice_that_of_plain_torch(
     shape: tuple[int, ...], domain: int, adversarial: bool
 ) -> None:
     features, labels, weights = inputs(shape)
-    options = {"domain": domain, "adversarial": adversarial}
+    options: dict[str, Any] = {"domain": domain, "adversarial": adversarial}
     ours = run(features, labels, weights, **options)
     plain = run(features, labels, weights, "reference", **options)
     truth = run(features.double(), labels, double(weights), "reference", **options)
@@ -98,7 +98,7 @@ def test_error_is_at_most_twice_that_of_plain_torch(
 @pytest.mark.parametrize(("domain", "adversarial"), MODES)
 def test_reduced_precision(dtype: torch.dtype, domain: int, adversarial: bool) -> None:
     features, labels, weights = inputs((2, 64, 23, 31, 80, 90, 96, 19), dtype)
-    options = {"domain": domain, "adversarial": adversarial}
+    options: dict[str, Any] = {"domain": domain, "adversarial": adversarial}
     ours = run(features, labels, weights, **options)
     plain = run(features, labels, tuple(w.to(dtype) for w in weights), "reference", **options)  # type: ignore[arg-type]
     truth = run(features.double(), labels, double(weights), "reference", **options)
@@ -120,7 +120,11 @@ def test_instruction_sets(
     monkeypatch.setenv("FASTASS_CPU_ISA", instruction_set)
     for shape in SHAPES[2:]:
         features, labels, weights = inputs(shape)
-        options = {"domain": domain, "adversarial": adversarial, "negative_slope": 0.1}
+        options: dict[str, Any] = {
+            "domain": domain,
+            "adversarial": adversarial,
+            "negative_slope": 0.1,
+        }
         ours = run(features, labels, weights, **options)
         truth = run(features.double(), labels, double(weights), "reference", **options)
         for a, t in zip(ours, truth, strict=True):
@@ -382,11 +386,11 @@ def check_triton() -> None:
     for domain, adversarial in MODES:
         given = [tensor.clone().requires_grad_() for tensor in (features, *weights)]
         losses = op.reference(given[0], labels, *given[1:], domain=domain, adversarial=adversarial)
-        expected = torch.autograd.grad(losses[0], given[1:])
+        of_weights = torch.autograd.grad(losses[0], given[1:])
         out = op._cuda(features, labels, *weights, domain, adversarial, 0.2, 255, True, adversarial)
         assert losses[0].isnan()
         torch.testing.assert_close(torch.stack(out[:2]), torch.stack(losses), equal_nan=True)
-        for a, t in zip(out[4:], expected, strict=True):
+        for a, t in zip(out[4:], of_weights, strict=True):
             torch.testing.assert_close(a, t, rtol=1e-5, atol=1e-6)
         if adversarial:
             (expected_features,) = torch.autograd.grad(losses[1], given[:1])

@@ -193,7 +193,7 @@ def test_a_bomb_in_a_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_limit_can_be_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Just above the limit, just at it, and what remains is an ordinary damaged file."""
     sample = Sample("a", tmp_path / "a.png", None)
-    sample.image.write_bytes(bomb(300, 200))
+    files.on_disk(sample.image).write_bytes(bomb(300, 200))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # restored afterwards
     for limit, message in ((59_999, "is more than 59999 pixels"), (60_000, "damaged image file")):
         monkeypatch.setenv(LIMIT, str(limit))

@@ -21,7 +21,7 @@ from packed_files import SIZE, packed
 
 from fastass.pipelines.datasets.layouts import open_dataset
 from fastass.pipelines.errors import LONGEST, DataError
-from fastass.pipelines.packed.dataset import PackedDataset, open_packed
+from fastass.pipelines.packed.dataset import open_packed
 from fastass.pipelines.packed.index import digest
 from fastass.pipelines.packed.pack import pack
 from fastass.pipelines.packed.verify import verify
@@ -52,9 +52,10 @@ def one_line(call: Callable[[], T]) -> T | None:
 def read_all(root: Path) -> None:
     """Everything that reads the directory; any error but a DataError fails the test."""
     data = one_line(lambda: open_packed(root))
-    for i in range(0 if data is None else len(data)):
-        for read in (PackedDataset.check, PackedDataset.image, PackedDataset.label):
-            one_line(partial(read, data, i))
+    if data is not None:
+        for i in range(len(data)):
+            for read in (data.check, data.image, data.label):
+                one_line(partial(read, i))
     report = one_line(lambda: verify(root))
     for damage in () if report is None else report.damages:
         assert "\n" not in str(damage)
@@ -68,7 +69,7 @@ def leaves(tree: Any) -> Iterator[Callable[[Any], None]]:
         mixed = len({type(value) for value in tree}) > 1 or len(tree) < 4
         items = list(enumerate(tree[: 9 if mixed else 1]))
     for key, value in items:
-        yield lambda new, key=key: tree.__setitem__(key, new)
+        yield partial(tree.__setitem__, key)
         if isinstance(value, dict | list):
             yield from leaves(value)
 
