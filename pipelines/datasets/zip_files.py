@@ -16,9 +16,16 @@ MAX_BYTES = 1 << 31  # of one file: an archive can claim more than memory holds
 # The first folders of the layouts: never taken for the folder that somebody zipped as a whole.
 _LAYOUT_FOLDERS = ("images", "labels", "RGB", "GT", "leftImg8bit", "gtFine", "gtCoarse")
 _DAMAGE = (
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, KeyError,
-    RuntimeError, NotImplementedError,
-)  # fmt: skip
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    NotImplementedError,
+)
 
 
 @dataclass(frozen=True)

@@ -178,9 +178,12 @@ def test_a_difference_is_a_failure(network: fastass.Segmenter) -> None:
 
 
 def test_bad_words(
-    trained: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    trained: Path,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     out = str(tmp_path / "model")
     for words, message in (

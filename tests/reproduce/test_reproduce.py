@@ -93,17 +93,23 @@ def test_tables_share_their_runs() -> None:
     assert names["table4"] <= names["table1"]
     assert names["table5"] <= names["table3"]
     assert {"ga_fcsa-10-seed0", "ga_csa-50-seed0"} == names["table1"] & names["table2"] - {
-        "ga_fcsa-50-seed0", "ga_csa-10-seed0"
-    }  # fmt: skip
+        "ga_fcsa-50-seed0",
+        "ga_csa-10-seed0",
+    }
     assert "ga_csa-10-λ0.1-seed0" in names["table2"]
 
 
 def test_toycity_has_its_own_counts_and_no_figure_of_the_paper() -> None:
     cells = grid("table1", (20,), toycity=True).cells
     assert [(c.method, c.labelled) for c in cells] == [
-        ("source_only", 0), ("ga", 0),
-        ("joint", 20), ("oracle", 20), ("ga", 20), ("ga+fcsa", 20), ("ga+csa", 20),
-    ]  # fmt: skip
+        ("source_only", 0),
+        ("ga", 0),
+        ("joint", 20),
+        ("oracle", 20),
+        ("ga", 20),
+        ("ga+fcsa", 20),
+        ("ga+csa", 20),
+    ]
     for table in GRIDS:
         cells = grid(table, None, toycity=True).cells
         assert all(cell.paper is None for cell in cells)
@@ -138,9 +144,15 @@ def test_table_1_in_the_papers_shape(tmp_path: Path) -> None:
     assert [cells(line) for line in (lines[2], *lines[4:6])] == [
         ["# labelled", "Oracle", "GA", "GA+FCSA", "GA+CSA", "Improve"],
         ["0", "–", "not run (paper 42.4)", "–", "–", "–"],
-        ["50", "40.5 ± 0.7 (paper 39.5)", "49.0 (paper 50.0)", "not run (paper 50.2)",
-         "51.0 ± 1.4 (paper 50.1)", "+10.5 ± 0.7 (paper +10.6)"],
-    ]  # fmt: skip
+        [
+            "50",
+            "40.5 ± 0.7 (paper 39.5)",
+            "49.0 (paper 50.0)",
+            "not run (paper 50.2)",
+            "51.0 ± 1.4 (paper 50.1)",
+            "+10.5 ± 0.7 (paper +10.6)",
+        ],
+    ]
     assert "best evaluation on val" in text
     assert re.search(r" \| 50.0 \(paper 50.0\) +\| ", text)
     assert "mean of the last 5" in text
@@ -155,9 +167,12 @@ def test_table_2_has_two_parts(tmp_path: Path) -> None:
     b = lines.index("The last evaluation, (b) CSA:")
     assert cells(lines[b + 2]) == ["# labelled", "λ = 1", "λ = 0.1", "λ = 0.01", "λ = 0.001"]
     assert cells(lines[b + 4]) == [
-        "500", "61.0 (paper 59.76)", "not run (paper 59.46)", "60.0 (paper 60.16)",
+        "500",
+        "61.0 (paper 59.76)",
+        "not run (paper 59.46)",
+        "60.0 (paper 60.16)",
         "not run (paper 59.67)",
-    ]  # fmt: skip
+    ]
 
 
 def test_tables_4_and_5_show_every_class_and_the_paper(tmp_path: Path) -> None:
@@ -166,9 +181,12 @@ def test_tables_4_and_5_show_every_class_and_the_paper(tmp_path: Path) -> None:
     lines = markdown(table, results(table, tmp_path, range(1)), SYNTHIA_13).splitlines()
     assert lines[0].count("|") == 13 + 3
     assert [line.split("|")[1].strip() for line in lines[2:]] == [
-        "Wu et al. (paper)", "Tsai et al. (paper)", "Hong et al. (paper)",
-        "ours 50", "ours 50 (paper)",
-    ]  # fmt: skip
+        "Wu et al. (paper)",
+        "Tsai et al. (paper)",
+        "Hong et al. (paper)",
+        "ours 50",
+        "ours 50 (paper)",
+    ]
     assert cells(lines[5])[:3] == ["ours 50", "90.0", "–"]
     assert cells(lines[5])[-1] == "61.0"
     assert cells(lines[6])[-2:] == ["59.6", "60.7"]

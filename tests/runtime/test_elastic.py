@@ -45,14 +45,25 @@ def torchrun(
 ) -> Iterator[subprocess.Popen[str]]:
     """A group of ranks, ended at the end."""
     group = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks),
-        "--max-restarts", str(restarts), "--monitor-interval", "0.1",
-        "--master-port", str(free_port()),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        str(ranks),
+        "--max-restarts",
+        str(restarts),
+        "--monitor-interval",
+        "0.1",
+        "--master-port",
+        str(free_port()),
+    ]
     agent = subprocess.Popen(
-        [*group, *words], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [*group, *words],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     try:
         yield agent
     finally:
@@ -198,9 +209,11 @@ def test_a_node_that_is_cut_off_for_a_while_costs_nothing(toycity: Path, tmp_pat
     tools = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # torchrun
     done = subprocess.run(
         [*unshare, "bash", *script, *words],
-        capture_output=True, text=True, timeout=400,
+        capture_output=True,
+        text=True,
+        timeout=400,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PATH": tools},
-    )  # fmt: skip
+    )
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-4000:]
     assert "cable back" in output

@@ -35,9 +35,15 @@ def turned(pixels: np.ndarray, code: int) -> np.ndarray:
     flip, flop = np.flipud, np.fliplr
     transposed = pixels.swapaxes(0, 1)
     return {
-        1: pixels, 2: flop(pixels), 3: flip(flop(pixels)), 4: flip(pixels),
-        5: transposed, 6: flip(transposed), 7: flip(flop(transposed)), 8: flop(transposed),
-    }[code]  # fmt: skip
+        1: pixels,
+        2: flop(pixels),
+        3: flip(flop(pixels)),
+        4: flip(pixels),
+        5: transposed,
+        6: flip(transposed),
+        7: flip(flop(transposed)),
+        8: flop(transposed),
+    }[code]
 
 
 def write_turned(path: Path, pixels: np.ndarray, code: int) -> None:

@@ -28,9 +28,25 @@ from fastass.pipelines.packed.verify import verify
 
 T = TypeVar("T")
 HOSTILE: tuple[Any, ...] = (
-    None, True, -1, 0, 1 << 40, 1 << 64, float("inf"), float("nan"), 0.5, "", "x", "\udcff",
-    "9" * 5000, [], [[]], [1, 2], {}, {"a": 1},
-)  # fmt: skip
+    None,
+    True,
+    -1,
+    0,
+    1 << 40,
+    1 << 64,
+    float("inf"),
+    float("nan"),
+    0.5,
+    "",
+    "x",
+    "\udcff",
+    "9" * 5000,
+    [],
+    [[]],
+    [1, 2],
+    {},
+    {"a": 1},
+)
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +126,20 @@ def test_all_values_replaced(sound: Path, tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["manifest.json", "packing.json", "shard-00000.json"])
 @pytest.mark.parametrize(
     "data",
-    [b"", b"{", b"\xff\xfe", b"[" * 200_000, b'{"a":' * 200_000, b"null", b"[]", b"1e999", b"{}",
-     b'{"format": "fastass-packed", "version": [1, 2]}', b"9" * 5000],
-)  # fmt: skip
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[" * 200_000,
+        b'{"a":' * 200_000,
+        b"null",
+        b"[]",
+        b"1e999",
+        b"{}",
+        b'{"format": "fastass-packed", "version": [1, 2]}',
+        b"9" * 5000,
+    ],
+)
 def test_foreign_content(sound: Path, tmp_path: Path, name: str, data: bytes) -> None:
     root = tmp_path / "packed"
     shutil.copytree(sound, root)
