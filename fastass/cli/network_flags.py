@@ -3,7 +3,8 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from fastass.config.text import parse
+from fastass.cli.flag_values import typed
+from fastass.config.schema import ScaleFactor
 from fastass.inference.load import load
 from fastass.inference.segmenter import Segmenter
 from fastass.inference.views import Views
@@ -32,7 +33,8 @@ def view_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--scales",
-        default="1",
+        type=typed(tuple[ScaleFactor, ...]),
+        default=(1.0,),
         metavar="S,S",
         help="average predictions over these scales, e.g. 0.75,1,1.25; slower, often better (1)",
     )
@@ -56,10 +58,4 @@ def load_segmenter(args: Namespace) -> Segmenter:
 
 def views_of(args: Namespace) -> Views:
     """The views that the flags ask for; tiles only for commands with `--tile`."""
-    tile = getattr(args, "tile", None)
-    return Views(
-        parse(args.scales, tuple[float, ...], "--scales"),
-        args.flip,
-        parse(tile, tuple[int, int], "--tile") if tile is not None else None,
-        getattr(args, "overlap", 0),
-    )
+    return Views(args.scales, args.flip, getattr(args, "tile", None), getattr(args, "overlap", 0))

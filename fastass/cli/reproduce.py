@@ -4,8 +4,9 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from fastass.cli.command import Command
+from fastass.cli.flag_values import typed
 from fastass.config.presets import preset
-from fastass.config.schema import LAMBDA_SADV
+from fastass.config.schema import LAMBDA_SADV, Count
 from fastass.errors import TrainingFailure, UserError
 from fastass.pipelines.datasets.classes import SYNTHIA_13, SYNTHIA_16
 from fastass.pipelines.toycity import generate
@@ -30,10 +31,16 @@ def flags(parser: ArgumentParser) -> None:
     add("--cityscapes", metavar="DIR", help="target data")
     add("--init", metavar="FILE", help="weights from which every run starts")
     add("--counts", help="numbers of labelled images, e.g. 10,50 (those of the table)")
-    add("--seeds", type=int, default=1, metavar="K", help="runs per cell, one per seed (1)")
+    add(
+        "--seeds",
+        type=typed(Count),
+        default=1,
+        metavar="K",
+        help="runs per cell, one per seed (1)",
+    )
     add(
         "--jobs",
-        type=int,
+        type=typed(Count),
         default=1,
         metavar="N",
         help="runs at the same time, one per GPU (1)",
@@ -61,6 +68,11 @@ def flags(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     if args.table == CLAIMS and not args.toycity:
         raise UserError("claims needs --toycity: its rules are made for that data")
+    if not (args.toycity or args.init or args.no_train or "--init" in args.train.split()):
+        raise UserError(
+            f"{args.table} starts from pretrained weights; give --init FILE (the same for every "
+            "run), or --train '--init none'"
+        )
     check_matplotlib()  # before hours of training, not after
     names = ("table1", "table2") if args.table == CLAIMS else (args.table,)
     counts = _counts(args.counts)
@@ -68,9 +80,6 @@ def run(args: Namespace) -> None:
     source = grids[0].source
     out = args.out or Path("runs") / (source + ("_toycity" if args.toycity else ""))
     part, parts = _part(args.part)
-    for name in ("seeds", "jobs"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name}: expected at least 1, got {getattr(args, name)}")
     seeds = range(args.seeds)
     failed = [] if args.no_train else _train(grids, out, seeds, part, parts, args)
     if args.table == CLAIMS:

@@ -1,13 +1,27 @@
 """The configuration: one tree of frozen dataclasses = the CLI's flags = the saved YAML.
 
 A field's flag is its path joined by dashes: `steps` → `--steps`, `data.source` → `--data-source`.
+Its type says what is permitted: a `Range` of numbers, or the words of a Literal.
 Reading and writing live in `fastass.config.text`; the presets in `fastass.config.presets`.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastass.models.config import ModelConfig
+from fastass.models.number_range import Range
+
+Count = Annotated[int, Range(1)]
+Images = Annotated[int, Range(1, 1000000)]
+Steps = Annotated[int, Range(0)]
+Factor = Annotated[float, Range(0, 10**6)]
+Below1 = Annotated[float, Range(0, 1, open_high=True)]
+Rate = Annotated[float, Range(0, 1000, open_low=True)]
+ScaleFactor = Annotated[float, Range(0.05, 20)]
+Seed = Annotated[int, Range(0, 2**32 - 1)]
+# The global discriminator halves a map five times, and the kernels' positions end at 2^14.
+Side = Annotated[int, Range(32, 16384)]
+Size = tuple[Side, Side]
 
 Method = Literal["oracle", "source_only", "joint", "ga", "ga+fcsa", "ga+csa"]
 
@@ -21,15 +35,15 @@ class ToyCityConfig:
 
     directory: str = "data/toycity"
     """Directory of ToyCity; it is generated there if it does not exist."""
-    source: int = 400
+    source: Images = 400
     """Number of rendered source images."""
-    target: int = 300
+    target: Images = 300
     """Number of camera-like target images for training."""
-    val: int = 60
+    val: Images = 60
     """Number of camera-like target images for validation."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the generator. Change it for another city."""
-    shift: float = 1.0
+    shift: Annotated[float, Range(0, 1)] = 1.0
     """How much the materials of the target differ from those of the source, from 0 (not at all)
     to 1. Lower it for an easier adaptation."""
 
@@ -49,9 +63,9 @@ class DataConfig:
     the target. Give it if the target is packed."""
     target_layout: str = "auto"
     """Layout of the target: gta5, synthia, cityscapes or folder; auto recognises it."""
-    source_size: tuple[int, int] = (1280, 720)
+    source_size: Size = (1280, 720)
     """Size at which source images are trained, WxH. Lower it to save memory and time."""
-    target_size: tuple[int, int] = (1024, 512)
+    target_size: Size = (1024, 512)
     """Size at which target images are trained and evaluated, WxH. Lower it to save memory and
     time."""
     classes: tuple[str, ...] = ()
@@ -65,20 +79,20 @@ class DataConfig:
     torchvision's weights."""
     mirror: bool = True
     """Mirror images at random. Turn it off if left and right matter in your data."""
-    scale: tuple[float, float] | None = None
+    scale: tuple[ScaleFactor, ScaleFactor] | None = None
     """Range of a random scale, e.g. 1.0,1.5; a crop of the training size is taken from the scaled
     image. Unset: no random scale."""
-    source_resize: tuple[int, int] | None = None
+    source_resize: Size | None = None
     """Size of source images that `scale` multiplies, WxH, before the crop of `source_size`. Unset:
     `source_size`."""
-    target_resize: tuple[int, int] | None = None
+    target_resize: Size | None = None
     """Size of target images that `scale` multiplies, WxH, before the crop of `target_size`. Unset:
     `target_size`."""
-    jitter: float = 0.0
-    """Strength of random colour jitter, from 0 (off) to 1."""
-    blur: float = 0.0
+    jitter: Below1 = 0.0
+    """Strength of random colour jitter, from 0 (off) to below 1."""
+    blur: Annotated[float, Range(0, 10)] = 0.0
     """Largest sigma of a random Gaussian blur, in pixels (0: off)."""
-    workers: int = 2
+    workers: Annotated[int, Range(0, 1024)] = 2
     """Threads that decode and augment images. Raise it if a run reports a long data wait and cores
     are idle."""
     loader: Literal["pillow", "dali"] = "pillow"
@@ -92,21 +106,21 @@ class DataConfig:
 class LossConfig:
     """The λ of Eq. 9 and 10. The paper does not state all of them; the others are AdaptSegNet's."""
 
-    seg: float = 1.0
+    seg: Factor = 1.0
     """λ_seg, the weight of the segmentation loss (Eq. 1)."""
-    gadv: float = 0.001
+    gadv: Factor = 0.001
     """λ_gadv, the weight of the global adversarial loss (Eq. 2). Raise it for a stronger global
     alignment; too much makes training unstable."""
-    sadv: float | None = None
+    sadv: Factor | None = None
     """λ_sadv, the weight of the semantic adversarial loss (Eq. 5, 7). Unset: the paper's choice in
     Table 2, 0.04 for FCSA and 0.01 for CSA."""
-    gd: float = 0.5
+    gd: Factor = 0.5
     """λ_gd, the weight of the global discriminator's loss (Eq. 3)."""
-    sd: float = 0.5
+    sd: Factor = 0.5
     """λ_sd, the weight of the semantic discriminator's loss (Eq. 6, 8)."""
-    aux_seg: float = 0.1
+    aux_seg: Factor = 0.1
     """Factor on λ_seg for the auxiliary head of a multi-level model."""
-    aux_gadv: float = 0.2
+    aux_gadv: Factor = 0.2
     """Factor on λ_gadv for the auxiliary head of a multi-level model."""
     gan: Literal["vanilla", "ls"] = "vanilla"
     """Form of the global losses: `vanilla` cross-entropy, or `ls`, least squares."""
@@ -116,9 +130,9 @@ class LossConfig:
 class DiscriminatorConfig:
     """The discriminators, section 4.1."""
 
-    width: int = 64
+    width: Annotated[int, Range(1, 65536)] = 64
     """Channels of the first layer of D_g; each of the next three layers has twice as many."""
-    hidden: int = 1024
+    hidden: Annotated[int, Range(1, 65536)] = 1024
     """Channels between the two layers of D_s."""
 
 
@@ -126,35 +140,35 @@ class DiscriminatorConfig:
 class OptimConfig:
     """Optimizers and learning rates, section 4.2."""
 
-    lr: float = 2.5e-4
+    lr: Rate = 2.5e-4
     """Initial learning rate of the segmentation network."""
-    head_lr: float = 10.0
+    head_lr: Factor = 10.0
     """Factor on the learning rate for the classifier. Use 1 for vgg16, as the AdaptSegNet baseline
     does."""
-    momentum: float = 0.9
+    momentum: Below1 = 0.9
     """Momentum of SGD."""
     nesterov: bool = True
     """Use Nesterov momentum."""
-    weight_decay: float = 5e-4
+    weight_decay: Factor = 5e-4
     """Weight decay of SGD. The discriminators have none."""
-    d_lr: float = 1e-4
+    d_lr: Rate = 1e-4
     """Initial learning rate of the discriminators (Adam)."""
-    d_betas: tuple[float, float] = (0.9, 0.99)
+    d_betas: tuple[Below1, Below1] = (0.9, 0.99)
     """The two betas of Adam."""
     optimizer_backend: Literal["torch", "foreach", "apex"] = "torch"
     """Implementation of SGD and Adam: `torch`, PyTorch's fused kernels; `foreach`, PyTorch's
     multi-tensor operations; `apex`, NVIDIA's kernels for CUDA, an optional package."""
-    power: float = 0.9
+    power: Annotated[float, Range(0, 100)] = 0.9
     """Power of the polynomial decay of the learning rates."""
-    schedule_steps: int = 0
+    schedule_steps: Steps = 0
     """Steps over which the learning rates decay to 0. Set it above --steps to stop earlier on the
     curve, as the paper's runs do (0: --steps)."""
-    warmup: int = 0
+    warmup: Steps = 0
     """Steps over which the learning rates rise linearly at the beginning (0: no warm-up)."""
     scale_lr: Literal["none", "linear", "sqrt"] = "none"
     """Scale all learning rates with the global batch: by its ratio to `base_batch` (`linear`), or
     by the square root of that (`sqrt`). Use it with a larger batch or several GPUs."""
-    base_batch: int = 1
+    base_batch: Count = 1
     """Global batch that the learning rates were chosen for, in images per stream and step; only
     `scale_lr` uses it."""
 
@@ -163,9 +177,9 @@ class OptimConfig:
 class DistributedConfig:
     """Training in several processes, which torchrun starts: docs/multi-node.md."""
 
-    world: int = 1
+    world: Count = 1
     """Number of processes; set by torchrun."""
-    timeout: float = 600.0
+    timeout: Annotated[float, Range(1, 10**6)] = 600.0
     """Seconds to wait for a rank that does not answer before the run ends. Raise it if a rank may
     be slow, for example while it generates data."""
     compress: bool = False
@@ -206,42 +220,44 @@ class Config:
     """Name of the preset that this configuration is based on."""
     method: Method = "ga+csa"
     """Training method: oracle, source_only, joint, ga, ga+fcsa or ga+csa (docs/method.md)."""
-    labelled: int = 0
+    labelled: Annotated[int, Range(0)] = 0
     """Number of labelled target images."""
-    labelled_seed: int = 0
+    labelled_seed: Seed = 0
     """Seed that selects the labelled images."""
     labelled_list: str | None = None
     """File with the names of the labelled images, one per line, instead of a number."""
-    steps: int = 150_000
+    steps: Count = 150_000
     """Optimizer steps of the method."""
-    start_steps: int = 0
+    start_steps: Steps = 0
     """Steps of supervised training before the method, on the source (oracle: on the labelled target
     images). Use it if there are no pretrained weights."""
-    batch: int = 1
+    batch: Count = 1
     """Images per stream and device in one mini-batch."""
-    accumulate: int = 1
+    accumulate: Count = 1
     """Gradient accumulation: mini-batches per optimizer step. Raise it for a larger batch without
     more memory."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of initial weights, order of the images and augmentation."""
-    init: str | None = None
-    """Weights to start from: a .pth or .safetensors file, a run or a checkpoint."""
+    init: Literal["none", "imagenet"] | str | None = None
+    """Weights to start from: a .pth or .safetensors file, a run or a checkpoint; `imagenet`:
+    torchvision's, downloaded once; `none`: random weights. Unset is refused for a backbone that has
+    pretrained weights (all but tiny)."""
     allow_mismatch: tuple[str, ...] = ()
     """Modules that --init may leave at their random weights, e.g. classifier."""
-    ema: float = 0.0
+    ema: Below1 = 0.0
     """Decay of a running average of the segmentation network's weights, e.g. 0.999; the average is
     evaluated in place of the weights (0: off)."""
     backward: Literal["fused", "streamed", "concurrent"] = "fused"
     """How the backward passes run. `fused`: one for all streams. `streamed`: one per stream, so
     only one stream's activations are in memory. `concurrent`: source and target at the same time,
     for small networks on a CPU; elsewhere as `fused`."""
-    eval_every: int = 2000
+    eval_every: Steps = 2000
     """Steps between evaluations on the target's validation images (0: only at the end)."""
-    save_every: int = 1000
+    save_every: Count = 1000
     """Steps between checkpoints."""
     save_in_background: bool = True
     """Continue training while a checkpoint is written."""
-    log_every: int = 10
+    log_every: Count = 10
     """Steps between lines of metrics.jsonl."""
     log: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     """Also log to these services, e.g. tensorboard,wandb; each needs its own package."""

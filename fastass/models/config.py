@@ -1,9 +1,11 @@
 """Which segmentation network to build."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from fastass.errors import UserError
+from fastass.kernels.upsample.grid import MAX_CLASSES
+from fastass.models.number_range import Range
 
 Backbone = Literal["resnet101", "resnet50", "resnet18", "vgg16", "tiny"]
 Heads = Literal["single", "multi"]
@@ -23,7 +25,7 @@ class ModelConfig:
     """Number of classifiers. `multi` adds one on the third stage, as AdaptSegNet's multi-level
     model does; vgg16 does not support it."""
 
-    num_classes: int = 19
+    num_classes: Annotated[int, Range(2, MAX_CLASSES)] = 19
     """Number of classes C."""
 
     aspp_branches: Literal[4, 2] = 4
@@ -47,7 +49,7 @@ class ModelConfig:
     of the others again by one 1×1 convolution. For resnet50 and resnet101 with norm frozen.
     Default: on where `backward` is streamed."""
 
-    width: int = 16
+    width: Annotated[int, Range(16, 4096, multiple=16)] = 16
     """Channels of the first stage of backbone `tiny`, a multiple of 16. Its features have six times
     as many. Other backbones ignore it."""
 
@@ -60,8 +62,10 @@ class ModelConfig:
                 )
         if self.aspp_branches not in (2, 4):
             raise UserError(f"model.aspp_branches: {self.aspp_branches!r} is not 4 or 2")
-        if self.num_classes < 2:
-            raise UserError(f"model.num_classes: {self.num_classes} is less than 2")
+        if not 2 <= self.num_classes <= MAX_CLASSES:
+            raise UserError(
+                f"model.num_classes: {self.num_classes} classes; 2 to {MAX_CLASSES} are supported"
+            )
         # oneDNN's AVX-512 strided 1×1 convolution of 8 channels overruns its buffers (torch 2.13).
         if self.width < 16 or self.width % 16:
             raise UserError(f"model.width: {self.width} is not a positive multiple of 16")

@@ -206,6 +206,11 @@ class Trainer:
             128 + number,
         )
 
+    def _before(self) -> str | None:
+        """The whole network that the run started from, to compare the finished one with."""
+        init = self.config.init
+        return None if self.config.allow_mismatch or init in ("none", "imagenet") else init
+
     def _finish(self) -> dict[str, Any]:
         progress = self.progress
         assert progress.last is not None
@@ -226,7 +231,7 @@ class Trainer:
             self.train_step.evaluated,
             self.data,
             self.runtime,
-            init=None if self.config.allow_mismatch else self.config.init,
+            init=self._before(),
         )
         self.run.write(SUMMARY, json.dumps(summary, indent=2) + "\n")
         self.reporter.line(table(summary))

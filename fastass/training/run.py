@@ -17,11 +17,11 @@ from fastass.checkpoint.run_directory import (
     inspect_run,
     make_run,
 )
+from fastass.checkpoint.starting_weights import check_init, start_from
 from fastass.config.schema import Config
-from fastass.config.text import as_text
+from fastass.config.text import as_text, check
 from fastass.errors import UserError
 from fastass.method.adaptation import method_spec
-from fastass.models.weights.init import init_weights
 from fastass.runtime.ddp import check_parallel
 from fastass.runtime.device import Runtime, choose_device, setup_runtime
 from fastass.runtime.openmp import threads_spin
@@ -95,6 +95,9 @@ def _train(
 ) -> dict[str, Any]:
     if resuming:
         config = fit_ranks(out, config)
+    fresh = not (resuming and has_checkpoint(out))
+    if fresh:
+        check_init(config)
     data, config = world.main_first(lambda: open_training_data(config, progress))
     data = replace(data, rank=world.rank, world=world.size)
     spec = method_spec(config.method, len(data.labelled_names))
@@ -108,8 +111,10 @@ def _train(
     step = TrainStep(build(config, spec), config, runtime, world)
     progress.line(_heading(step, optimizers))
     progress.line(data.describe(config.method, spec))
-    if config.init and not (resuming and has_checkpoint(out)):
-        _init(step, config, config.init, progress)
+    if fresh:
+        loaded = world.main_first(lambda: start_from(step.generator, config, data.classes.names))
+        if loaded is not None:
+            progress.line(str(loaded))
     if world.main and not resuming:
         make_run(out, config, data.labelled_names)
     with Loggers(out, config.log, as_text(config), progress.line) as loggers:
@@ -133,17 +138,6 @@ def _heading(step: TrainStep, optimizers: str) -> str:
     return f"{' · '.join(parts)}{step.world.describe()}{rates}"
 
 
-def _init(step: TrainStep, config: Config, path: str, progress: Reporter) -> None:
-    """Load the weights to start from; a warning where they belong to another normalisation."""
-    loaded = init_weights(step.generator, path, config.allow_mismatch)
-    progress.line(str(loaded))
-    if loaded.normalize not in (None, config.data.normalize):
-        progress.line(
-            f"warning: these weights were trained with --data-normalize {loaded.normalize}, but "
-            f"this run uses {config.data.normalize}"
-        )
-
-
 def _finished(out: Path) -> dict[str, Any] | None:
     """The summary of a run that has ended."""
     path = out / SUMMARY
@@ -154,14 +148,13 @@ def _finished(out: Path) -> dict[str, Any] | None:
 
 
 def check_values(config: Config) -> None:
-    """UserError for a value that no run can have."""
-    for name in ("steps", "batch", "accumulate", "save_every", "log_every"):
-        if getattr(config, name) < 1:
-            raise UserError(f"{name}: expected at least 1, got {getattr(config, name)}")
-    for name in ("start_steps", "labelled", "eval_every"):
-        if getattr(config, name) < 0:
-            raise UserError(f"{name}: expected 0 or more, got {getattr(config, name)}")
-    if config.optim.base_batch < 1:
-        raise UserError(f"optim.base_batch: expected at least 1, got {config.optim.base_batch}")
+    """UserError for a value that no run can have: out of its range, or in contradiction."""
+    check(config)
+    d = config.data
     if config.method == "oracle" and config.labelled == 0 and config.labelled_list is None:
         raise UserError("method oracle trains on labelled target images; give --labelled N")
+    if d.scale is not None and d.scale[0] > d.scale[1]:
+        raise UserError(f"--data-scale: expected low,high, got {d.scale[0]:g},{d.scale[1]:g}")
+    if d.scale is None and (d.source_resize or d.target_resize):
+        name = "source" if d.source_resize else "target"
+        raise UserError(f"--data-{name}-resize has no effect without --data-scale; give both")

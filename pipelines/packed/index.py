@@ -166,6 +166,6 @@ def decode(data: bytes, path: Path, build: Callable[[dict[str, Any]], T]) -> T:
             f"{AGAIN} to rewrite it"
         ) from None
     raise DataError(
-        f"{path}: has format version {repr_short(version)}, and this fastass reads {VERSION}: "
-        "pack the data set again, or use the fastass that wrote it"
+        f"{path}: has format version {repr_short(version)}, and this fastass reads version "
+        f"{VERSION}: pack the data set again, or use the fastass that wrote it"
     )

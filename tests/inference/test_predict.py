@@ -136,10 +136,10 @@ def test_video_without_pyav(
         ("good.png", ["--format", "labelids"], "unknown value 'labelids'; did you mean labelIds"),
         ("good.png", ["--format", ","], "give one or more of trainIds"),
         ("good.png", ["--scales", "a"], "--scales: expected a number, got 'a'"),
-        ("good.png", ["--scales", "-1"], "scales: expected factors above 0"),
+        ("good.png", ["--scales", "-1"], "--scales: expected number, 0.05 to 20"),
         ("good.png", ["--tile", "9"], "--tile: expected 2 values (WxH)"),
         ("good.png", ["--overlap", "9"], "give --tile"),
-        ("good.png", ["--size", "0x3"], "size: expected a size above 0"),
+        ("good.png", ["--size", "0x3"], "--size: expected whole number, 1 to"),
         ("good.png", ["--flop"], "did you mean --flip"),
     ],
 )
@@ -189,4 +189,4 @@ def test_eval_of_other_classes(
     (tmp_path / "own" / "classes.yaml").write_text("names: [a, b]\n")
     words = ["eval", str(trained), "--data", str(tmp_path / "own"), "--device", "cpu"]
     assert main(words) == 2
-    assert "its classes (a, b, …) are not those of the network" in capsys.readouterr().err
+    assert "its classes (a, b, …) differ from those of the network" in capsys.readouterr().err

@@ -19,6 +19,9 @@ WIDTHS = (64, 128, 256, 512)
 VGG_CONVS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 23, 25, 27)
 VGG_CHANNELS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
 DILATIONS = (6, 12, 18, 24)
+ADAPTSEGNET = {
+    "data.normalize": "bgr", "model.aspp_branches": 2, "model.align_corners": True,
+}  # fmt: skip
 
 
 class Maker:
@@ -218,7 +221,7 @@ def test_adaptsegnet_predicts_as_its_own_code(
         report = init_weights(model, path)
         assert not report.random
         assert len(report.loaded) + len(report.skipped) == len(state)
-        assert report.normalize == "bgr"
+        assert report.implies == ADAPTSEGNET
         assert len(report.skipped) == (0 if branches == 4 else 4 if heads == "single" else 8)
         with torch.no_grad():
             output = model(picture())
@@ -275,7 +278,7 @@ def test_imagenet_resnet_leaves_only_heads_at_random(norm: str, save: Callable[.
     heads = {n: t.clone() for n, t in model.state_dict().items() if "classifier" in n}
     report = init_weights(model, save(state))
     assert report.kind == "ImageNet ResNet"
-    assert report.normalize == "imagenet"
+    assert report.implies == {"data.normalize": "imagenet"}
     assert report.random.keys() == heads.keys()
     skipped = set(report.skipped)
     assert {"fc.weight", "fc.bias"} <= skipped
@@ -382,6 +385,7 @@ def test_heads_of_21_classes_need_an_allowance(save: Callable[..., Path]) -> Non
     assert message.endswith("allow classifier")
     head = {n: t.clone() for n, t in model.state_dict().items() if n.startswith("classifier")}
     report = init_weights(model, path, ["classifier"])
+    assert report.implies == {"data.normalize": "bgr"}
     assert report.random.keys() == head.keys()
     assert all(torch.equal(model.state_dict()[n], t) for n, t in head.items())
     assert "classifier 4: [21, 512, 3, 3] in the file, [19, 512, 3, 3] in" in str(report)

@@ -209,7 +209,9 @@ def test_a_rank_that_fails_says_why() -> None:
         data=DataConfig(source_size=(64, 48), target_size=(64, 16)),  # too low for D_g
         discriminator=DiscriminatorConfig(width=4, hidden=8),
     ).resolved()
-    with pytest.raises(UserError, match=r"bench: rank \d: .*too small for five halvings"):
+    with pytest.raises(
+        UserError, match=r"bench: rank \d: .*too small for five convolutions of stride 2"
+    ):
         ranks.measure(1, config, 1, 0)
 
 
