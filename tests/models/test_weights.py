@@ -20,8 +20,10 @@ VGG_CONVS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 23, 25, 27)
 VGG_CHANNELS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
 DILATIONS = (6, 12, 18, 24)
 ADAPTSEGNET = {
-    "data.normalize": "bgr", "model.aspp_branches": 2, "model.align_corners": True,
-}  # fmt: skip
+    "data.normalize": "bgr",
+    "model.aspp_branches": 2,
+    "model.align_corners": True,
+}
 
 
 class Maker:
