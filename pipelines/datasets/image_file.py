@@ -15,18 +15,42 @@ LIMIT = "FASTASS_MAX_PIXELS"
 DEFAULT_LIMIT = 178_956_970  # pixels; where Pillow too refuses a file
 # Not among them: formats that run a program (EPS), are no pictures (PDF, MPEG), or are obsolete.
 FORMATS = (
-    "PNG", "JPEG", "MPO", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF", "JPEG2000", "PPM", "TGA",
-    "SGI", "PCX", "ICO", "QOI",
-)  # fmt: skip
+    "PNG",
+    "JPEG",
+    "MPO",
+    "WEBP",
+    "AVIF",
+    "TIFF",
+    "BMP",
+    "DIB",
+    "GIF",
+    "JPEG2000",
+    "PPM",
+    "TGA",
+    "SGI",
+    "PCX",
+    "ICO",
+    "QOI",
+)
 SUFFIXES = tuple(
     ".png .apng .jpg .jpeg .jpe .jfif .mpo .webp .avif .tif .tiff .bmp .dib .gif .jp2 .j2k .jpx "
     ".ppm .pgm .pbm .pnm .tga .sgi .pcx .ico .qoi".split()
 )
 # What Pillow raises for damaged files: of some formats nearly anything. Not MemoryError.
 DAMAGE = (
-    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError,
-    ArithmeticError, RuntimeError, AssertionError, struct.error, zlib.error,
-)  # fmt: skip
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    AssertionError,
+    struct.error,
+    zlib.error,
+)
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 _ORIENTATION = 0x0112  # the EXIF tag; 1 means upright

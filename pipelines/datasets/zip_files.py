@@ -18,9 +18,17 @@ MAX_BYTES = 1 << 31  # of one file: an archive can claim more than memory holds
 _LAYOUT_FOLDERS = ("images", "labels", "RGB", "GT", "leftImg8bit", "gtFine", "gtCoarse")
 # What the zip module raises for damaged archives, and RuntimeError for encrypted ones.
 _DAMAGE = (
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, OSError, EOFError, ValueError,
-    LookupError, ArithmeticError, RuntimeError,
-)  # fmt: skip
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def module(width: int = 3) -> nn.Module:
 
 def save(run: Path, step: int, *links: str, width: int = 3) -> Path:
     texts = {CONFIG: "steps: 1\n", CLASSES: "{}"}
-    state = {"engine": {}, "position": {}}
+    state: dict[str, Any] = {"engine": {}, "position": {}}
     weights = dict(module(width).state_dict())
     return save_checkpoint(run, step, weights, state, texts, ("last", *links))
 

@@ -115,9 +115,11 @@ def test_video(trained: Path, tmp_path: Path) -> None:
 
 
 def test_video_without_pyav(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     (tmp_path / "a.mp4").touch()
     assert predict(trained, tmp_path / "a.mp4", "--out", tmp_path) == 2
@@ -142,9 +144,13 @@ def test_video_without_pyav(
     ],
 )
 def test_bad_input_gets_one_line(
-    images: str, words: list[str], message: str, trained: Path, tmp_path: Path,
+    images: str,
+    words: list[str],
+    message: str,
+    trained: Path,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("bad.png", "bad.mp4"):
         (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\n none")

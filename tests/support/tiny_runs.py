@@ -18,11 +18,20 @@ TINY = (
 SAME = ("miou", "best_miou", "per_class_iou", "confusion", "start", "selection", "skipped_samples")
 
 # Values of a run of a second or two, by the names of `fastass.train`.
-SMALL = {
-    "method": "ga+csa", "labelled": 1, "steps": 2, "start_steps": 1, "batch": 2, "workers": 0,
-    "model_width": 16, "discriminator_width": 4, "hidden": 8, "eval_every": 0,
-    "source_size": (64, 32), "target_size": (64, 32),
-}  # fmt: skip
+SMALL: dict[str, Any] = {
+    "method": "ga+csa",
+    "labelled": 1,
+    "steps": 2,
+    "start_steps": 1,
+    "batch": 2,
+    "workers": 0,
+    "model_width": 16,
+    "discriminator_width": 4,
+    "hidden": 8,
+    "eval_every": 0,
+    "source_size": (64, 32),
+    "target_size": (64, 32),
+}
 
 
 def city(root: Path) -> Path:

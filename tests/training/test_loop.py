@@ -104,9 +104,15 @@ def test_a_run_leaves_what_it_promises(straight: Path) -> None:
     logged = [line["step"] for line in lines(straight) if "terms" in line]
     assert logged == list(range(1, 9))
     assert set(lines(straight)[-2]["terms"]) == {
-        "seg_source", "seg_target", "gadv", "sadv", "gd_source", "gd_target", "sd_source",
+        "seg_source",
+        "seg_target",
+        "gadv",
+        "sadv",
+        "gd_source",
+        "gd_target",
+        "sd_source",
         "sd_target",
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 4, 7])
@@ -312,12 +318,19 @@ def test_a_non_finite_weight_is_not_saved(
     config = override(
         preset("toycity"),
         {
-            "data.source": str(toycity / "gta5"), "data.target": str(toycity / "cityscapes"),
-            "data.source_size": "96x56", "data.target_size": "96x48", "model.width": 16,
-            "labelled": 3, "start_steps": 0, "steps": 1, "batch": 1,
-            "discriminator.width": 4, "discriminator.hidden": 16,
+            "data.source": str(toycity / "gta5"),
+            "data.target": str(toycity / "cityscapes"),
+            "data.source_size": "96x56",
+            "data.target_size": "96x48",
+            "model.width": 16,
+            "labelled": 3,
+            "start_steps": 0,
+            "steps": 1,
+            "batch": 1,
+            "discriminator.width": 4,
+            "discriminator.hidden": 16,
         },
-    )  # fmt: skip
+    )
     with pytest.raises(TrainingFailure, match=r"weight generator\..* is not finite"):
         run.train(config, tmp_path / "run", Plain())
     assert not (tmp_path / "run" / "last").exists()

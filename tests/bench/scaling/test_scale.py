@@ -108,8 +108,11 @@ def test_efficiency_by_hand() -> None:
     for compress, n in ((False, MIB / 2), (True, MIB / 4)):
         rows = scale.predict(timeline, CLUSTER, (4, 8), limit=MIB, compress=compress)
         assert [(r.gpus, r.nodes, r.algorithm) for r in rows] == [
-            (4, 1, "ring"), (4, 1, "tree"), (8, 2, "ring"), (8, 2, "tree"),
-        ]  # fmt: skip
+            (4, 1, "ring"),
+            (4, 1, "tree"),
+            (8, 2, "ring"),
+            (8, 2, "tree"),
+        ]
         for row in rows:
             # six messages inside, two between nodes, for the gradients and for the counts
             longer = 2 * 6e-6 + 1.5e-11 * (n + scale.COUNTS)

@@ -21,16 +21,32 @@ from packed_files import SIZE, packed
 
 from fastass.pipelines.datasets.layouts import open_dataset
 from fastass.pipelines.errors import LONGEST, DataError
-from fastass.pipelines.packed.dataset import PackedDataset, open_packed
+from fastass.pipelines.packed.dataset import open_packed
 from fastass.pipelines.packed.index import digest
 from fastass.pipelines.packed.pack import pack
 from fastass.pipelines.packed.verify import verify
 
 T = TypeVar("T")
 HOSTILE: tuple[Any, ...] = (
-    None, True, -1, 0, 1 << 40, 1 << 64, float("inf"), float("nan"), 0.5, "", "x", "\udcff",
-    "9" * 5000, [], [[]], [1, 2], {}, {"a": 1},
-)  # fmt: skip
+    None,
+    True,
+    -1,
+    0,
+    1 << 40,
+    1 << 64,
+    float("inf"),
+    float("nan"),
+    0.5,
+    "",
+    "x",
+    "\udcff",
+    "9" * 5000,
+    [],
+    [[]],
+    [1, 2],
+    {},
+    {"a": 1},
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +68,10 @@ def one_line(call: Callable[[], T]) -> T | None:
 def read_all(root: Path) -> None:
     """Everything that reads the directory; any error but a DataError fails the test."""
     data = one_line(lambda: open_packed(root))
-    for i in range(0 if data is None else len(data)):
-        for read in (PackedDataset.check, PackedDataset.image, PackedDataset.label):
-            one_line(partial(read, data, i))
+    if data is not None:
+        for i in range(len(data)):
+            for read in (data.check, data.image, data.label):
+                one_line(partial(read, i))
     report = one_line(lambda: verify(root))
     for damage in () if report is None else report.damages:
         assert "\n" not in str(damage)
@@ -68,7 +85,7 @@ def leaves(tree: Any) -> Iterator[Callable[[Any], None]]:
         mixed = len({type(value) for value in tree}) > 1 or len(tree) < 4
         items = list(enumerate(tree[: 9 if mixed else 1]))
     for key, value in items:
-        yield lambda new, key=key: tree.__setitem__(key, new)
+        yield partial(tree.__setitem__, key)
         if isinstance(value, dict | list):
             yield from leaves(value)
 
@@ -109,9 +126,20 @@ def test_all_values_replaced(sound: Path, tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["manifest.json", "packing.json", "shard-00000.json"])
 @pytest.mark.parametrize(
     "data",
-    [b"", b"{", b"\xff\xfe", b"[" * 200_000, b'{"a":' * 200_000, b"null", b"[]", b"1e999", b"{}",
-     b'{"format": "fastass-packed", "version": [1, 2]}', b"9" * 5000],
-)  # fmt: skip
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[" * 200_000,
+        b'{"a":' * 200_000,
+        b"null",
+        b"[]",
+        b"1e999",
+        b"{}",
+        b'{"format": "fastass-packed", "version": [1, 2]}',
+        b"9" * 5000,
+    ],
+)
 def test_foreign_content(sound: Path, tmp_path: Path, name: str, data: bytes) -> None:
     root = tmp_path / "packed"
     shutil.copytree(sound, root)
