@@ -189,4 +189,4 @@ def test_eval_of_other_classes(
     (tmp_path / "own" / "classes.yaml").write_text("names: [a, b]\n")
     words = ["eval", str(trained), "--data", str(tmp_path / "own"), "--device", "cpu"]
     assert main(words) == 2
-    assert "its classes (a, b, …) differ from those of the network" in capsys.readouterr().err
+    assert "its classes (a, b, …) are not those of the network" in capsys.readouterr().err
