@@ -68,11 +68,6 @@ def flags(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     if args.table == CLAIMS and not args.toycity:
         raise UserError("claims needs --toycity: its rules are made for that data")
-    if not (args.toycity or args.init or args.no_train or "--init" in args.train.split()):
-        raise UserError(
-            f"{args.table} starts from pretrained weights; give --init FILE (the same for every "
-            "run), or --train '--init none'"
-        )
     check_matplotlib()  # before hours of training, not after
     names = ("table1", "table2") if args.table == CLAIMS else (args.table,)
     counts = _counts(args.counts)
@@ -81,6 +76,11 @@ def run(args: Namespace) -> None:
     out = args.out or Path("runs") / (source + ("_toycity" if args.toycity else ""))
     part, parts = _part(args.part)
     seeds = range(args.seeds)
+    if not (args.toycity or args.init or args.no_train or "--init" in args.train.split()):
+        raise UserError(
+            f"{args.table} starts from pretrained weights; give --init FILE (the same for every "
+            "run), or --train '--init none'"
+        )
     failed = [] if args.no_train else _train(grids, out, seeds, part, parts, args)
     if args.table == CLAIMS:
         print(write_claims(grids[0], grids[1], out, seeds))

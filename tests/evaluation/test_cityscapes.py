@@ -38,7 +38,7 @@ def train(city: Path, out: Path, classes: int, **more: Any) -> Path:
         "start_steps": 0,
         "batch": 1,
         "workers": 0,
-        "lr": 0.0,
+        "lr": 1e-12,
         "init": str(start),
         "source_size": (96, 56),
         "target_size": (96, 48),
