@@ -76,11 +76,6 @@ def run(args: Namespace) -> None:
     out = args.out or Path("runs") / (source + ("_toycity" if args.toycity else ""))
     part, parts = _part(args.part)
     seeds = range(args.seeds)
-    if not (args.toycity or args.init or args.no_train or "--init" in args.train.split()):
-        raise UserError(
-            f"{args.table} starts from pretrained weights; give --init FILE (the same for every "
-            "run), or --train '--init none'"
-        )
     failed = [] if args.no_train else _train(grids, out, seeds, part, parts, args)
     if args.table == CLAIMS:
         print(write_claims(grids[0], grids[1], out, seeds))
@@ -96,6 +91,11 @@ def _train(
     """Run the starts that the cells share, then this part of the cells; → logs of failed runs."""
     source = grids[0].source
     flags = [*_data(args, source), *args.train.split()]
+    if not (args.toycity or "--init" in flags or args.init):
+        raise UserError(
+            f"{args.table} starts from pretrained weights; give --init FILE (the same for every "
+            "run), or --train '--init none'"
+        )
     starts = _starts(seeds, flags) if args.toycity and not args.init else []
     cells = {
         run.name: run
