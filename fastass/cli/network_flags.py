@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from fastass.cli.flag_values import typed
+from fastass.cli.parser import typed
 from fastass.config.schema import ScaleFactor
 from fastass.inference.load import load
 from fastass.inference.segmenter import Segmenter

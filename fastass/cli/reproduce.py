@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from fastass.cli.command import Command
-from fastass.cli.flag_values import typed
+from fastass.cli.parser import typed
 from fastass.config.presets import preset
 from fastass.config.schema import LAMBDA_SADV, Count
 from fastass.errors import TrainingFailure, UserError

@@ -1,7 +1,7 @@
 """Ranges of numbers: each field has one, and none can be left, by a flag, a file or from Python.
 
 Looked for the kind "a value out of range is trained": every int and float of the configuration's
-tree (this test walks it), the numeric flags of the other commands (`fastass.cli.flag_values.typed`
+tree (this test walks it), the numeric flags of the other commands (`fastass.cli.parser.typed`
 in eval, predict, toycity, reproduce), pairs that contradict each other (`check_values`), the
 sizes and class counts that the kernels and D_g can take (`Side`, `MAX_CLASSES`).
 """
