@@ -66,7 +66,7 @@ def test_openmp_waits_passively_if_asked_before_torch(call: str, spin: bool) -> 
 def test_the_command_sets_up_openmp_before_torch() -> None:
     code = (
         "import sys; from fastass.__main__ import main; assert 'torch' not in sys.modules;"
-        "sys.argv[1:] = ['presets']; assert main() == 0; assert 'torch' in sys.modules;"
+        "sys.argv[1:] = ['doctor']; assert main() == 0; assert 'torch' in sys.modules;"
         "from fastass.runtime.openmp import threads_spin; assert not threads_spin()"
     )
     own = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}

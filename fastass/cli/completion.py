@@ -2,8 +2,6 @@
 
 from argparse import Action, ArgumentParser, Namespace, _SubParsersAction
 
-import shtab
-
 from fastass.cli.command import Command
 
 SHELLS = ("bash", "zsh", "fish")
@@ -15,11 +13,13 @@ def flags(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    print(script(args.root, args.shell))
+    print(script(args.whole, args.shell))
 
 
 def script(parser: ArgumentParser, shell: str) -> str:
     """The completion script for a shell."""
+    import shtab
+
     for action in _actions(parser):
         if action.metavar in FILES:
             action.complete = shtab.FILE  # type: ignore[attr-defined]

@@ -3,18 +3,16 @@
 import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastass.cli.command import Command
 from fastass.cli.network_flags import execution_flags, load_segmenter, view_flags, views_of
+from fastass.cli.parser import typed
+from fastass.config.schema import Layout
 from fastass.errors import UserError
-from fastass.evaluation.adabn import reestimate
-from fastass.evaluation.evaluate import evaluate
-from fastass.inference.segmenter import Segmenter
-from fastass.pipelines.loaders.evaluation import EvalLoader
-from fastass.runtime.atomic_write import write_whole
-from fastass.tracking.terminal import reporter
-from fastass.training.open_data import open_any
-from fastass.training.summary import iou_table
+
+if TYPE_CHECKING:
+    from fastass.inference.segmenter import Segmenter
 
 NORM_IMAGES, NORM_BATCH = 64, 4
 
@@ -24,11 +22,12 @@ def flags(parser: ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="DIR", help="data set with labels")
     parser.add_argument(
         "--layout",
+        type=typed(Layout),
         default="auto",
-        help="layout of the data set: gta5, synthia, cityscapes, folder or auto (auto)",
+        help="layout of the data set; auto recognises it",
     )
     parser.add_argument(
-        "--split", help="split to evaluate (val; everything, if the data set has no splits)"
+        "--split", help="split to evaluate [default val; everything, if the data set has no splits]"
     )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="also write the result to this file"
@@ -43,6 +42,13 @@ def flags(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
+    from fastass.evaluation.evaluate import evaluate
+    from fastass.pipelines.loaders.evaluation import EvalLoader
+    from fastass.runtime.atomic_write import write_whole
+    from fastass.tracking.terminal import reporter
+    from fastass.training.open_data import open_any
+    from fastass.training.summary import iou_table
+
     if args.json is not None and not args.json.parent.is_dir():
         raise UserError(f"--json: {args.json.parent}: no such directory")
     views = views_of(args)
@@ -82,8 +88,12 @@ def run(args: Namespace) -> None:
         write_whole(args.json, json.dumps(scores.record(), indent=2) + "\n")
 
 
-def _reestimate(args: Namespace, network: Segmenter, size: tuple[int, int]) -> None:
+def _reestimate(args: Namespace, network: "Segmenter", size: tuple[int, int]) -> None:
     """Running statistics of about 64 images of the train split; labels are not read."""
+    from fastass.evaluation.adabn import reestimate
+    from fastass.pipelines.loaders.evaluation import EvalLoader
+    from fastass.training.open_data import open_any
+
     images = open_any(args.norm_from, args.layout, "train", labels="optional")
     world = max(1, len(images) // NORM_IMAGES)
     loader = EvalLoader(

@@ -4,8 +4,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from fastass.cli.command import Command
-from fastass.inference.export import FORMATS, export
-from fastass.inference.load import load
+from fastass.inference.formats import EXPORT_FORMATS
 
 
 def flags(parser: ArgumentParser) -> None:
@@ -19,7 +18,7 @@ def flags(parser: ArgumentParser) -> None:
     add(
         "--format",
         required=True,
-        choices=FORMATS,
+        choices=EXPORT_FORMATS,
         help="onnx: one file for ONNX Runtime; torch-export: one .pt2 file for PyTorch; "
         "safetensors: a folder with weights, configuration and example code",
     )
@@ -34,6 +33,9 @@ def flags(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
+    from fastass.inference.export import export
+    from fastass.inference.load import load
+
     segmenter = load(args.checkpoint, device="cpu")
     line = export(segmenter, args.out, args.format, overwrite=args.overwrite)
     width, height = segmenter.prepare.size

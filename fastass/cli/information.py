@@ -3,7 +3,6 @@
 from argparse import ArgumentParser, Namespace
 
 from fastass.cli.command import Command
-from fastass.cli.doctor import report
 from fastass.config.presets import PRESETS
 
 
@@ -12,6 +11,8 @@ def no_flags(parser: ArgumentParser) -> None:
 
 
 def doctor(args: Namespace) -> None:
+    from fastass.cli.doctor import report
+
     print(report())
 
 

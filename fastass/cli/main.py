@@ -5,8 +5,6 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-import torch
-
 from fastass.cli import (
     completion,
     evaluate,
@@ -58,8 +56,6 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="fastass",
         description="example: fastass train toycity\n\n" + DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"fastass {version('fastass')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
@@ -68,11 +64,9 @@ def build_parser() -> Parser:
             command.name,
             help=command.help,
             description=f"example: {command.example}\n\n{command.help}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
         )
         command.flags(sub)
-        sub.set_defaults(root=parser)
+        sub.set_defaults(whole=parser)
     return parser
 
 
@@ -135,6 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _out_of_memory(error: Exception) -> bool:
     """PyTorch has an error class for GPU memory only; on a CPU it raises plain RuntimeErrors."""
+    import torch
+
     signs = (
         "can't allocate memory",
         "could not create a primitive",

@@ -2,12 +2,14 @@
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastass.cli.parser import typed
 from fastass.config.schema import ScaleFactor
-from fastass.inference.load import load
-from fastass.inference.segmenter import Segmenter
-from fastass.inference.views import Views
+
+if TYPE_CHECKING:
+    from fastass.inference.segmenter import Segmenter
+    from fastass.inference.views import Views
 
 
 def execution_flags(parser: ArgumentParser) -> None:
@@ -18,13 +20,11 @@ def execution_flags(parser: ArgumentParser) -> None:
         metavar="CKPT",
         help="a run, a checkpoint in it, or an exported folder",
     )
-    add(
-        "--device", default="auto", help="cpu, cuda, cuda:N, or auto: CUDA if there is a GPU (auto)"
-    )
+    add("--device", default="auto", help="cpu, cuda, cuda:N, or auto: CUDA if there is a GPU")
     add(
         "--kernels",
         default="auto",
-        help="implementation of the operators: auto, reference, native or triton (auto)",
+        help="implementation of the operators: auto, reference, native or triton",
     )
     add("--amp", action="store_true", help="mixed precision; faster on a GPU")
 
@@ -36,7 +36,7 @@ def view_flags(parser: ArgumentParser) -> None:
         type=typed(tuple[ScaleFactor, ...]),
         default=(1.0,),
         metavar="S,S",
-        help="average predictions over these scales, e.g. 0.75,1,1.25; slower, often better (1)",
+        help="average predictions over these scales, e.g. 0.75,1,1.25; slower, often better",
     )
     add(
         "--flip",
@@ -45,8 +45,10 @@ def view_flags(parser: ArgumentParser) -> None:
     )
 
 
-def load_segmenter(args: Namespace) -> Segmenter:
+def load_segmenter(args: Namespace) -> "Segmenter":
     """The network of `args.checkpoint` on the device that the flags name."""
+    from fastass.inference.load import load
+
     return load(
         args.checkpoint,
         device=args.device,
@@ -56,6 +58,8 @@ def load_segmenter(args: Namespace) -> Segmenter:
     )
 
 
-def views_of(args: Namespace) -> Views:
+def views_of(args: Namespace) -> "Views":
     """The views that the flags ask for; tiles only for commands with `--tile`."""
+    from fastass.inference.views import Views
+
     return Views(args.scales, args.flip, getattr(args, "tile", None), getattr(args, "overlap", 0))

@@ -8,11 +8,8 @@ from fastass.cli.command import Command
 from fastass.cli.network_flags import execution_flags, load_segmenter, view_flags, views_of
 from fastass.cli.parser import typed
 from fastass.config.schema import Size
-from fastass.inference import frames
-from fastass.inference.predict import FORMATS, MEASURED, Writer, parse_formats, predict_files
-from fastass.inference.stage_timer import WARM_UP, StageClock
+from fastass.inference.formats import MEASURED_IMAGES, PREDICTION_FORMATS
 from fastass.models.number_range import Range
-from fastass.tracking.terminal import reporter
 
 Pixels = Annotated[int, Range(1, 16384)]
 
@@ -26,7 +23,7 @@ def flags(parser: ArgumentParser) -> None:
         "--format",
         default="trainIds,overlay",
         metavar="F,F",
-        help=f"formats to write: {', '.join(FORMATS)} (trainIds,overlay); the Cityscapes server "
+        help=f"formats to write: {', '.join(PREDICTION_FORMATS)}; the Cityscapes server "
         "takes labelIds",
     )
     view_flags(parser)
@@ -34,7 +31,8 @@ def flags(parser: ArgumentParser) -> None:
         "--size",
         type=typed(tuple[Pixels, Pixels]),
         metavar="WxH",
-        help="resize images to this size first (the training size; with --tile their own size)",
+        help="resize images to this size first [default: the training size; with --tile their own "
+        "size]",
     )
     add(
         "--tile",
@@ -47,23 +45,28 @@ def flags(parser: ArgumentParser) -> None:
         type=typed(Annotated[int, Range(0)]),
         default=0,
         metavar="N",
-        help="pixels by which tiles overlap (0)",
+        help="pixels by which tiles overlap",
     )
     add(
         "--fps",
         action="store_true",
-        help=f"measure images/s of each stage over at least {MEASURED} images",
+        help=f"measure images/s of each stage over at least {MEASURED_IMAGES} images",
     )
 
 
 def run(args: Namespace) -> None:
+    from fastass.inference import frames
+    from fastass.inference.predict import Writer, parse_formats, predict_files
+    from fastass.inference.stage_timer import WARM_UP, StageClock
+    from fastass.tracking.terminal import reporter
+
     formats = parse_formats(args.format)
     views = views_of(args)
     segmenter = load_segmenter(args)
     clock = StageClock(segmenter.runtime.device) if args.fps else None
     total = frames.count(args.images)
     with reporter() as progress:
-        progress.phase("predict", total if clock is None else max(total, WARM_UP + MEASURED))
+        progress.phase("predict", total if clock is None else max(total, WARM_UP + MEASURED_IMAGES))
         write = Writer(args.out, formats, segmenter.classes)
         count = predict_files(
             segmenter, args.images, write, views, args.size, clock, progress.advance

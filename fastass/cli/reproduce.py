@@ -2,20 +2,16 @@
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastass.cli.command import Command
 from fastass.cli.parser import typed
-from fastass.config.presets import preset
 from fastass.config.schema import LAMBDA_SADV, Count
 from fastass.errors import TrainingFailure, UserError
-from fastass.pipelines.datasets.classes import SYNTHIA_13, SYNTHIA_16
-from fastass.pipelines.toycity import generate
-from fastass.reproduce.figure import check_matplotlib
 from fastass.reproduce.grids import CLAIMS, GRIDS, Cell, Grid, grid, start_name
-from fastass.reproduce.output_files import write, write_claims
-from fastass.reproduce.scheduler import CellRun, run_all
-from fastass.reproduce.toycity import SHIFT, START_STEPS, TRAINING
-from fastass.tracking.terminal import reporter
+
+if TYPE_CHECKING:
+    from fastass.reproduce.scheduler import CellRun
 
 
 def flags(parser: ArgumentParser) -> None:
@@ -30,32 +26,32 @@ def flags(parser: ArgumentParser) -> None:
     add("--synthia", metavar="DIR", help="source data of tables 3 and 5")
     add("--cityscapes", metavar="DIR", help="target data")
     add("--init", metavar="FILE", help="weights from which every run starts")
-    add("--counts", help="numbers of labelled images, e.g. 10,50 (those of the table)")
+    add("--counts", help="numbers of labelled images, e.g. 10,50 [default: those of the table]")
     add(
         "--seeds",
         type=typed(Count),
         default=1,
         metavar="K",
-        help="runs per cell, one per seed (1)",
+        help="runs per cell, one per seed",
     )
     add(
         "--jobs",
         type=typed(Count),
         default=1,
         metavar="N",
-        help="runs at the same time, one per GPU (1)",
+        help="runs at the same time, one per GPU",
     )
     add(
         "--part",
         default="1/1",
         metavar="I/N",
-        help="run the I-th of N parts of the runs (1/1)",
+        help="run the I-th of N parts of the runs",
     )
     add(
         "--out",
         type=Path,
         metavar="DIR",
-        help="directory of runs and results (runs/SOURCE)",
+        help="directory of runs and results [default runs/SOURCE]",
     )
     add("--train", default="", metavar="FLAGS", help="additional flags for every `fastass train`")
     add(
@@ -68,6 +64,9 @@ def flags(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     if args.table == CLAIMS and not args.toycity:
         raise UserError("claims needs --toycity: its rules are made for that data")
+    from fastass.reproduce.figure import check_matplotlib
+    from fastass.reproduce.output_files import write, write_claims
+
     check_matplotlib()  # before hours of training, not after
     names = ("table1", "table2") if args.table == CLAIMS else (args.table,)
     counts = _counts(args.counts)
@@ -89,6 +88,9 @@ def _train(
     grids: list[Grid], out: Path, seeds: range, part: int, parts: int, args: Namespace
 ) -> list[Path]:
     """Run the starts that the cells share, then this part of the cells; → logs of failed runs."""
+    from fastass.reproduce.scheduler import run_all
+    from fastass.tracking.terminal import reporter
+
     source = grids[0].source
     flags = [*_data(args, source), *args.train.split()]
     if not (args.toycity or "--init" in flags or args.init):
@@ -114,8 +116,11 @@ def _train(
     return failed
 
 
-def _starts(seeds: range, flags: list[str]) -> list[CellRun]:
+def _starts(seeds: range, flags: list[str]) -> list["CellRun"]:
     """ToyCity's supervised starts: one per seed, shared by its cells."""
+    from fastass.reproduce.scheduler import CellRun
+    from fastass.reproduce.toycity import START_STEPS
+
     steps = ["--steps", str(START_STEPS)]
     return [
         CellRun(
@@ -134,7 +139,10 @@ def _words(cell: Cell, seed: int) -> list[str]:
 
 def _cell_run(
     cell: Cell, seed: int, source: str, out: Path, args: Namespace, flags: list[str]
-) -> CellRun:
+) -> "CellRun":
+    from fastass.reproduce.scheduler import CellRun
+    from fastass.reproduce.toycity import START_STEPS
+
     words = ["toycity" if args.toycity else cell.preset(source)]
     words += [*_words(cell, seed), *flags]
     if cell.sadv is not None and cell.sadv != LAMBDA_SADV[cell.method]:
@@ -157,6 +165,11 @@ def _data(args: Namespace, domain: str) -> list[str]:
         if source is None or args.cityscapes is None:
             raise UserError(f"{args.table} needs --{domain} DIR and --cityscapes DIR, or --toycity")
         return ["--data-source", source, "--data-target", args.cityscapes]
+    from fastass.config.presets import preset
+    from fastass.pipelines.datasets.classes import SYNTHIA_13, SYNTHIA_16
+    from fastass.pipelines.toycity import generate
+    from fastass.reproduce.toycity import SHIFT, TRAINING
+
     toy = preset("toycity").toycity
     root = f"{toy.directory}_{domain}_shift{SHIFT:g}"
     counts = (toy.source, toy.target, toy.seed, toy.val)

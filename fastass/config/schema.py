@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from fastass.models.config import ModelConfig
 from fastass.models.number_range import Range
+from fastass.pipelines.datasets.layouts import LayoutName
 
 Count = Annotated[int, Range(1)]
 Images = Annotated[int, Range(1, 1000000)]
@@ -22,6 +23,7 @@ Seed = Annotated[int, Range(0, 2**32 - 1)]
 # The global discriminator halves a map five times, and the kernels' positions end at 2^14.
 Side = Annotated[int, Range(32, 16384)]
 Size = tuple[Side, Side]
+Layout = Annotated[str, LayoutName()]
 
 Method = Literal["oracle", "source_only", "joint", "ga", "ga+fcsa", "ga+csa"]
 
@@ -54,15 +56,15 @@ class DataConfig:
 
     source: str | None = None
     """Source data set: a directory, packed by `fastass pack` or as its owners ship it."""
-    source_layout: str = "auto"
-    """Layout of the source: gta5, synthia, cityscapes or folder; auto recognises it."""
+    source_layout: Layout = "auto"
+    """Layout of the source; auto recognises it."""
     target: str | None = None
     """Target data set, with a train and a val split; packed or as its owners ship it."""
     val: str | None = None
     """Validation set, not packed, because labels are read at full size. Unset: the val split of
     the target. Give it if the target is packed."""
-    target_layout: str = "auto"
-    """Layout of the target: gta5, synthia, cityscapes or folder; auto recognises it."""
+    target_layout: Layout = "auto"
+    """Layout of the target; auto recognises it."""
     source_size: Size = (1280, 720)
     """Size at which source images are trained, WxH. Lower it to save memory and time."""
     target_size: Size = (1024, 512)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from fastass.config.text import neighbours
 from fastass.errors import UserError
+from fastass.inference.formats import MEASURED_IMAGES, PREDICTION_FORMATS
 from fastass.inference.frames import Frame, frames
 from fastass.inference.segmenter import Preparation, Segmenter
 from fastass.inference.stage_timer import StageClock
@@ -19,9 +20,6 @@ from fastass.models.deeplab import DeepLab
 from fastass.pipelines.datasets.classes import CITYSCAPES, ClassTable
 from fastass.runtime.atomic_write import writing
 from fastass.runtime.device import Runtime
-
-FORMATS = ("trainIds", "labelIds", "color", "overlay")
-MEASURED = 20  # the fewest images for `--fps`
 
 
 def predict(
@@ -108,7 +106,7 @@ def predict_files(
         return clock.stage(name) if clock is not None else nullcontext()
 
     done = total = 0
-    while done == 0 or (clock is not None and clock.images < MEASURED):
+    while done == 0 or (clock is not None and clock.images < MEASURED_IMAGES):
         source = frames(images)
         while True:
             with stage("read"):
@@ -137,8 +135,10 @@ def parse_formats(text: str) -> tuple[str, ...]:
     """`trainIds,overlay` → its parts. UserError for an unknown format."""
     formats = tuple(part.strip() for part in text.split(",") if part.strip())
     for form in formats:
-        if form not in FORMATS:
-            raise UserError(f"--format: unknown value {form!r}; {neighbours(form, [*FORMATS])}")
+        if form not in PREDICTION_FORMATS:
+            raise UserError(
+                f"--format: unknown value {form!r}; {neighbours(form, [*PREDICTION_FORMATS])}"
+            )
     if not formats:
-        raise UserError(f"--format: give one or more of {', '.join(FORMATS)}")
+        raise UserError(f"--format: give one or more of {', '.join(PREDICTION_FORMATS)}")
     return formats

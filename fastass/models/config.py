@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
 from fastass.errors import UserError
-from fastass.kernels.upsample.grid import MAX_CLASSES
 from fastass.models.number_range import Range
+from fastass.pipelines.datasets.classes import MAX_CLASSES
 
 Backbone = Literal["resnet101", "resnet50", "resnet18", "vgg16", "tiny"]
 Heads = Literal["single", "multi"]

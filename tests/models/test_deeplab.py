@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from fastass.errors import UserError
-from fastass.models import DeepLab, ModelConfig, build_deeplab
+from fastass.models.config import ModelConfig
+from fastass.models.deeplab import DeepLab, build_deeplab
 
 
 def picture(batch: int = 1, height: int = 65, width: int = 97) -> torch.Tensor:

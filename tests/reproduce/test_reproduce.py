@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from run_summaries import write_summary
 
-from fastass.cli import reproduce as command
 from fastass.cli.main import main
 from fastass.config import paper
 from fastass.config.presets import PRESETS
@@ -247,7 +246,7 @@ def test_each_of_two_jobs_at_a_time_has_a_gpu_of_its_own(
 def test_toycity_shares_the_start_of_a_seed(
     tmp_path: Path, started: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "generate", lambda *_, **__: None)
+    monkeypatch.setattr("fastass.pipelines.toycity.generate", lambda *_, **__: None)
     words = ["reproduce", "table1", "--toycity", "--counts", "10", "--seeds", "2"]
     assert main([*words, "--out", str(tmp_path), "--part", "1/2"]) == 0
     assert started[:2] == ["start-seed0", "start-seed1"]

@@ -24,13 +24,12 @@ WRITERS: dict[str, Callable[[Segmenter, Path], str]] = {
     "torch-export": write_torch,
     "safetensors": write_folder,
 }
-FORMATS = tuple(WRITERS)
 
 
 def export(segmenter: Segmenter, out: Path, form: str, *, overwrite: bool = False) -> str:
     """Write `out`; → a line that says what was checked, and how.
 
-    form: one of `FORMATS`. Raises UserError if `out` exists (unless `overwrite`) or a package is
+    form: a name of `WRITERS`. Raises UserError if `out` exists (unless `overwrite`) or a package is
     missing; ExportFailure if the exported network computes something else.
     """
     if out.exists() and not overwrite:
