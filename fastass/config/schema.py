@@ -214,7 +214,7 @@ class RuntimeConfig:
     memory is short."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Config:
     """One training run."""
 
@@ -271,6 +271,10 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
+
+    def __repr__(self) -> str:
+        name = self.preset or "without preset"
+        return f"<Config {name}: {self.method}, {self.model.backbone}, {self.total_steps} steps>"
 
     def resolved(self) -> "Config":
         """With unset values that depend on others filled in: λ_sadv by the method; recomputed sums,

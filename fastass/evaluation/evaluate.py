@@ -17,7 +17,7 @@ from fastass.runtime.device import Runtime
 from fastass.runtime.process_group import SINGLE_PROCESS, World
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scores:
     """The result of one evaluation, in percent."""
 
@@ -28,6 +28,9 @@ class Scores:
     """Mean over the classes that the configuration reports (SYNTHIA: 13), or over all."""
     confusion: list[list[int]]
     """Pixels [C][C]: rows truth, columns prediction, in the order of `per_class_iou`."""
+
+    def __repr__(self) -> str:
+        return f"<Scores mIoU {self.miou:.2f} %, {len(self.per_class_iou)} classes>"
 
     def record(self) -> dict[str, Any]:
         """As JSON."""

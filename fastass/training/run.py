@@ -1,6 +1,7 @@
 """A whole run: check the configuration, open the data, build, train, summarise."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,14 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     stop_at: int | None = None,
+    on_record: Callable[[dict[str, Any]], object] | None = None,
 ) -> dict[str, Any]:
     """Run a configuration in the directory `out` (None: runs/PRESET) and return its summary.
 
     Everything the user gave is checked before anything in `out` is touched. Seeds PyTorch's global
     random numbers with `config.seed` and sets this process up for `config.runtime`. Raises
     UserError or DataError for bad input, TrainingFailure when training can't go on, Interrupted on
-    a signal.
+    a signal. on_record: called on the main process with each record of metrics.jsonl.
     """
     if resume and overwrite:
         raise UserError("--resume and --overwrite exclude each other; give one of them")
@@ -75,7 +77,7 @@ def train(
             lambda: inspect_run(run, resume=resume, overwrite=overwrite)
         )
         with reporter if world.main else Silent() as progress:
-            return _train(config, run, progress, runtime, world, resuming, stop_at)
+            return _train(config, run, progress, runtime, world, resuming, stop_at, on_record)
 
 
 def saved_config(run: Path | None, resume: bool) -> Path | None:
@@ -92,6 +94,7 @@ def _train(
     world: World,
     resuming: bool,
     stop_at: int | None,
+    on_record: Callable[[dict[str, Any]], object] | None,
 ) -> dict[str, Any]:
     if resuming:
         config = fit_ranks(out, config)
@@ -118,7 +121,13 @@ def _train(
     if world.main and not resuming:
         make_run(out, config, data.labelled_names)
     with Loggers(out, config.log, as_text(config), progress.line) as loggers:
-        run = RunDirectory(out, writes=world.main, also=loggers.log)
+
+        def also(record: dict[str, Any]) -> None:
+            loggers.log(record)
+            if on_record is not None:
+                on_record(record)
+
+        run = RunDirectory(out, writes=world.main, also=also)
         trainer = Trainer(step, config, data, spec, runtime, run, progress, world)
         if resuming:
             trainer.state.restore()

@@ -37,7 +37,7 @@ class Sample:
     label: File | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """The samples of one split, sorted by name, and the class table of their labels.
 
@@ -50,6 +50,12 @@ class Dataset:
     classes: ClassTable
     samples: tuple[Sample, ...]
     rgb16: bool = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<Dataset {self.layout}, {self.root}, split {self.split}: {len(self)} images, "
+            f"{len(self.classes)} classes>"
+        )
 
     def __len__(self) -> int:
         return len(self.samples)
