@@ -147,6 +147,9 @@ class OptimConfig:
     head_lr: Factor = 10.0
     """Factor on the learning rate for the classifier. Use 1 for vgg16, as the AdaptSegNet baseline
     does."""
+    layer_decay: Annotated[float, Range(0, 1, open_low=True)] = 1.0
+    """Factor on the learning rate from each layer of the backbone to the one before it, e.g. 0.9.
+    Use it to fine-tune a pretrained transformer (1: one rate for the whole backbone)."""
     momentum: Below1 = 0.9
     """Momentum of SGD."""
     nesterov: bool = True
@@ -240,9 +243,10 @@ class Config:
     more memory."""
     seed: Seed = 0
     """Seed of initial weights, order of the images and augmentation."""
-    init: Literal["none", "imagenet"] | str | None = None
+    init: Literal["none", "imagenet", "pretrained"] | str | None = None
     """Weights to start from: a .pth or .safetensors file, a run or a checkpoint; `imagenet`:
-    torchvision's, downloaded once; `none`: random weights. Unset is refused for a backbone that has
+    torchvision's, downloaded once; `pretrained`: those of an `hf:` backbone; `none`: random
+    weights. Unset is refused for a backbone that has
     pretrained weights (all but tiny)."""
     allow_mismatch: tuple[str, ...] = ()
     """Modules that --init may leave at their random weights, e.g. classifier."""

@@ -27,6 +27,8 @@ from fastass.training.step import TrainStep
 from fastass.training.summary import before_and_after, summarize, table
 from fastass.training.train_state import Progress, TrainState
 
+NO_NETWORK = ("none", "imagenet", "pretrained")  # values of --init that name no whole network
+
 
 class Trainer:
     """One run in this process. `fit` returns the summary."""
@@ -209,7 +211,7 @@ class Trainer:
     def _before(self) -> str | None:
         """The whole network that the run started from, to compare the finished one with."""
         init = self.config.init
-        return None if self.config.allow_mismatch or init in ("none", "imagenet") else init
+        return None if self.config.allow_mismatch or init in NO_NETWORK else init
 
     def _finish(self) -> dict[str, Any]:
         progress = self.progress

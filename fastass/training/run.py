@@ -23,6 +23,7 @@ from fastass.config.schema import Config
 from fastass.config.text import as_text, check
 from fastass.errors import UserError
 from fastass.method.adaptation import method_spec
+from fastass.models.hugging_face import with_configuration
 from fastass.runtime.ddp import check_parallel
 from fastass.runtime.device import Runtime, choose_device, setup_runtime
 from fastass.runtime.openmp import threads_spin
@@ -101,6 +102,7 @@ def _train(
     fresh = not (resuming and has_checkpoint(out))
     if fresh:
         check_init(config)
+    config = replace(config, model=world.main_first(lambda: with_configuration(config.model)))
     data, config = world.main_first(lambda: open_training_data(config, progress))
     data = replace(data, rank=world.rank, world=world.size)
     spec = method_spec(config.method, len(data.labelled_names))

@@ -81,7 +81,7 @@ def test_backbone_has_torchvisions_parameters(
     backbone: str, features: int, parameters: int
 ) -> None:
     with torch.device("meta"):
-        model = DeepLab(ModelConfig(backbone=backbone))  # type: ignore[arg-type]
+        model = DeepLab(ModelConfig(backbone=backbone))
     assert sum(p.numel() for p in model.backbone.parameters()) == parameters
     assert sum(p.numel() for p in model.classifier.parameters()) == 4 * (9 * features * 19 + 19)
 
