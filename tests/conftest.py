@@ -1,18 +1,15 @@
-"""Loads fastass before any test loads torch, for its OpenMP setting; a trained run for all."""
+"""Sets up OpenMP before any test loads torch; a trained run for all tests."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-import fastass
+import fastass  # before torch
 
-# Values of a run of a second or two, by the names of `fastass.train`.
-SMALL = {
-    "method": "ga+csa", "labelled": 1, "steps": 2, "start_steps": 1, "batch": 2, "workers": 0,
-    "model_width": 16, "discriminator_width": 4, "hidden": 8, "eval_every": 0,
-    "source_size": (64, 32), "target_size": (64, 32),
-}  # fmt: skip
+
+def pytest_configure() -> None:
+    fastass.wait_passively()  # before any test imports torch
 
 
 @pytest.fixture
@@ -40,5 +37,7 @@ def trained(city: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a run of three steps on `city`. Not to be changed."""
     out = tmp_path_factory.mktemp("runs") / "small"
     data = {"data_source": str(city / "gta5"), "data_target": str(city / "cityscapes")}
+    from tiny_runs import SMALL
+
     fastass.train("toycity", out=out, plain=True, **{**SMALL, **data})
     return out

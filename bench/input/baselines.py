@@ -1,7 +1,8 @@
-"""The loaders that ours are measured against: the base code's way, and a sensible one by hand."""
+"""The loaders that ours are compared with: the AdaptSegNet baseline, and a sensible one by hand."""
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from fastass.pipelines.packed.dataset import PackedDataset
 _ENDLESS = 1 << 40
 
 
-class BaseCodeWay(Dataset[tuple[np.ndarray, np.ndarray]]):
+class AdaptSegNetBaseline(Dataset[tuple[np.ndarray, np.ndarray]]):
     """What AdaptSegNet does for a sample of files.
 
     Decode both at full size, resize, map the label ids one after the other, float32 BGR minus the
@@ -32,7 +33,8 @@ class BaseCodeWay(Dataset[tuple[np.ndarray, np.ndarray]]):
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         sample = self.dataset.samples[i % len(self.dataset)]
-        assert sample.label is not None
+        assert isinstance(sample.image, Path)
+        assert isinstance(sample.label, Path)
         with Image.open(sample.image) as file:
             image = file.convert("RGB").resize(self.size, Image.Resampling.BICUBIC)
         with Image.open(sample.label) as file:

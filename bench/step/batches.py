@@ -1,11 +1,12 @@
-"""Where a candidate's batches come from when the data count too: our feed, or the base code's way.
+"""The batches of `bench train`, data included: fastass's loader, or the AdaptSegNet baseline's.
 
-The base code has one `DataLoader` for each stream: PNGs as shipped, decoded at full size by Pillow,
-resized, label ids mapped one after the other, float32, collated, channels first.
+The AdaptSegNet baseline has one `DataLoader` for each stream: PNGs as shipped, decoded at full
+size by Pillow, resized, label ids mapped one after the other, float32, collated, channels first.
 """
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fastass.bench.input.baselines import BaseCodeWay, in_processes
+from fastass.bench.input.baselines import AdaptSegNetBaseline, in_processes
 from fastass.config.schema import Config
 from fastass.errors import UserError
 from fastass.method.adaptation import MethodSpec
@@ -32,11 +33,12 @@ def engine_batches(config: Config, spec: MethodSpec, runtime: Runtime) -> Iterat
         yield batch.to(runtime.device)
 
 
-class ImagesAlone(BaseCodeWay):
+class ImagesAlone(AdaptSegNetBaseline):
     """The unlabelled stream: no label is read."""
 
     def __getitem__(self, i: int) -> Any:
         sample = self.dataset.samples[i % len(self.dataset)]
+        assert isinstance(sample.image, Path)
         with Image.open(sample.image) as file:
             image = file.convert("RGB").resize(self.size, Image.Resampling.BICUBIC)
         levels = np.asarray(image, np.float32)[..., ::-1]
@@ -44,21 +46,21 @@ class ImagesAlone(BaseCodeWay):
         return levels.transpose(2, 0, 1).copy()
 
 
-def base_code_batches(config: Config, spec: MethodSpec, runtime: Runtime) -> Iterator[StepBatch]:
-    """The base code's loaders, `data.workers` processes for each stream."""
+def baseline_batches(config: Config, spec: MethodSpec, runtime: Runtime) -> Iterator[StepBatch]:
+    """The AdaptSegNet baseline's loaders, `data.workers` processes for each stream."""
     data, _ = open_training_data(config, reporter(plain=True))
     d = config.data
     loaders: dict[str, Iterator[Any]] = {}
 
-    def start(name: str, dataset: BaseCodeWay) -> None:
+    def start(name: str, dataset: AdaptSegNetBaseline) -> None:
         loaders[name] = in_processes(dataset, config.batch, d.workers)[0]
 
     if spec.source:
-        start("source", BaseCodeWay(_as_shipped(data.source), d.source_size))
+        start("source", AdaptSegNetBaseline(_as_shipped(data.source), d.source_size))
     target = _as_shipped(data.target)
     if spec.labelled:
         chosen = tuple(target.samples[i] for i in data.labelled)
-        start("labelled", BaseCodeWay(replace(target, samples=chosen), d.target_size))
+        start("labelled", AdaptSegNetBaseline(replace(target, samples=chosen), d.target_size))
     if spec.global_:
         start("unlabelled", ImagesAlone(target, d.target_size))
     while True:
@@ -67,7 +69,7 @@ def base_code_batches(config: Config, spec: MethodSpec, runtime: Runtime) -> Ite
 
 def _as_shipped(dataset: object) -> Dataset:
     if not isinstance(dataset, Dataset):
-        raise UserError("bench train: the base code reads data sets as shipped, not packed ones")
+        raise UserError("bench train: the AdaptSegNet baseline can't read packed data sets")
     return dataset
 
 

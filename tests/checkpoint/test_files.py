@@ -1,0 +1,203 @@
+"""Checkpoints: atomic, retained as promised, and every damage named."""
+
+import errno
+import os
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fastass.checkpoint import files
+from fastass.checkpoint.async_writer import AsyncWriter
+from fastass.checkpoint.files import (
+    CHECKSUMS,
+    CLASSES,
+    CONFIG,
+    MODEL,
+    STATE,
+    find_checkpoint,
+    load_into,
+    newest_checkpoint,
+    read_state,
+    read_weights,
+    save_checkpoint,
+)
+from fastass.errors import UserError
+
+
+def module(width: int = 3) -> nn.Module:
+    torch.manual_seed(width)
+    return nn.ModuleDict({"generator": nn.Linear(2, width), "other": nn.Linear(2, 2)})
+
+
+def save(run: Path, step: int, *links: str, width: int = 3) -> Path:
+    texts = {CONFIG: "steps: 1\n", CLASSES: "{}"}
+    state: dict[str, Any] = {"engine": {}, "position": {}}
+    weights = dict(module(width).state_dict())
+    return save_checkpoint(run, step, weights, state, texts, ("last", *links))
+
+
+def test_last_best_and_start_are_kept(tmp_path: Path) -> None:
+    for step in range(1, 7):
+        save(tmp_path, step, *{1: ["start"], 2: ["best"]}.get(step, []))
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == [f"step-{step:08d}" for step in (1, 2, 5, 6)]
+    assert read_state(find_checkpoint(tmp_path / "last"))["step"] == 6
+    assert find_checkpoint(tmp_path) == tmp_path / "best"
+    assert read_state(tmp_path / "start")["step"] == 1
+    assert not os.path.isabs(os.readlink(tmp_path / "last"))
+
+
+def test_weights_come_back_equal(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    other = module().requires_grad_(False)
+    for p in other.parameters():
+        p.zero_()
+    load_into(other, read_weights(path), path)
+    for a, b in zip(module().parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("refused", [MODEL, STATE, CONFIG])
+def test_a_full_disk_leaves_the_previous_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    save(tmp_path, 1)
+    write = files.write_synced
+
+    def full(path: Path, data: bytes) -> None:
+        if path.name == refused:
+            path.write_bytes(data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write(path, data)
+
+    monkeypatch.setattr(files, "write_synced", full)
+    with pytest.raises(UserError, match=r"step 2: No space left on device; kept: .*00000001"):
+        save(tmp_path, 2)
+    assert read_state(find_checkpoint(tmp_path / "last"))["step"] == 1
+    read_weights(find_checkpoint(tmp_path / "last"))
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
+
+
+def test_another_architecture_is_named(tmp_path: Path) -> None:
+    path = save(tmp_path, 1, width=4)
+    with pytest.raises(UserError, match=r"another architecture: generator.weight is \(4, 2\)"):
+        load_into(module(), read_weights(path), path)
+    with pytest.raises(UserError, match=r"another architecture: it lacks 0.weight"):
+        load_into(nn.Sequential(nn.Linear(2, 2)), read_weights(path), path)
+
+
+def test_truncated_files_are_named(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    for name, read in (
+        (MODEL, read_weights),
+        (STATE, read_state),
+    ):
+        data = (path / name).read_bytes()
+        for length in (0, 10, len(data) // 2):
+            (path / name).write_bytes(data[:length])
+            with pytest.raises(UserError, match=name):
+                read(path)
+
+
+def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    for name, read in (
+        (MODEL, read_weights),
+        (STATE, read_state),
+    ):
+        data = bytearray((path / name).read_bytes())
+        data[-7] ^= 4
+        (path / name).write_bytes(data)
+        with pytest.raises(UserError, match=rf"{name}: damaged: its checksum"):
+            read(path)
+
+
+def test_the_newest_that_can_be_read_is_found(tmp_path: Path) -> None:
+    first, second = save(tmp_path, 1), save(tmp_path, 2)
+    warnings: list[str] = []
+    assert newest_checkpoint(tmp_path, warnings.append).path == second
+    (second / STATE).write_bytes(b"")
+    assert newest_checkpoint(tmp_path, warnings.append).path == first
+    assert warnings == [
+        f"{second / STATE}: damaged: its checksum differs from checksums.json; "
+        "falling back to the checkpoint before it"
+    ]
+    shutil.rmtree(first)
+    with pytest.raises(UserError, match="no checkpoint can be read; start anew"):
+        newest_checkpoint(tmp_path, warnings.append)
+
+
+def test_a_kill_while_a_step_is_saved_again(tmp_path: Path) -> None:
+    """The first checkpoint of the step is put back."""
+    first = save(tmp_path, 1)
+    first.rename(first.with_name(f"{first.name}~"))
+    assert newest_checkpoint(tmp_path, print).path == first
+    assert find_checkpoint(tmp_path / "last")
+    first.with_name(f"{first.name}~").mkdir()  # killed after the second had taken its place
+    assert newest_checkpoint(tmp_path, print).path == first
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [first.name]
+
+
+def test_links_that_a_kill_left_behind_are_set(tmp_path: Path) -> None:
+    save(tmp_path, 1, "best")
+    second = save(tmp_path, 2, "best")
+    for name in ("last", "best"):
+        files._point(tmp_path / name, tmp_path / "checkpoints" / "step-00000001")
+    assert newest_checkpoint(tmp_path, print).path == second
+    for name in ("last", "best"):
+        assert (tmp_path / name).resolve() == second
+
+
+def test_saving_in_the_background_keeps_what_was_saved(tmp_path: Path) -> None:
+    saver, net = AsyncWriter(tmp_path, background=True), module()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    saver.save(1, net, {"engine": {"x": torch.ones(3)}}, {}, ("last",))
+    with torch.no_grad():
+        for p in net.parameters():
+            p.fill_(-1)
+    saver.wait()
+    weights = read_weights(find_checkpoint(tmp_path / "last"))
+    assert all(torch.equal(weights[k], v) for k, v in before.items())
+
+
+def test_the_disk_s_refusal_is_told_at_the_next_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(files, "write_synced", full)
+    saver = AsyncWriter(tmp_path, background=True)
+    saver.save(1, module(), {}, {}, ("last",))
+    with pytest.raises(UserError, match="step 1: No space left on device"):
+        saver.save(2, module(), {}, {}, ("last",))
+    saver.wait()
+
+
+class _Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.system, ("echo code ran",))
+
+
+def test_code_in_a_pickle_does_not_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = save(tmp_path, 1)
+    (path / CHECKSUMS).unlink()  # who writes a hostile file gives it a checksum
+    (path / STATE).write_bytes(pickle.dumps(_Evil()))
+    with pytest.raises(UserError, match="not safe"):
+        read_state(path)
+    torch.save({"step": 1, "evil": _Evil()}, path / STATE)
+    with pytest.raises(UserError, match="not safe"):
+        read_state(path)
+    assert "code ran" not in capfd.readouterr().out
+
+
+def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such checkpoint or run"):
+        find_checkpoint(tmp_path / "absent")
+    with pytest.raises(UserError, match="neither a checkpoint"):
+        find_checkpoint(tmp_path)

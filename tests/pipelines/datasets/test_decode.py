@@ -1,0 +1,151 @@
+from pathlib import Path
+
+import dataset_files as files
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastass.pipelines.datasets.classes import IGNORE, NAMES, SYNTHIA_16
+from fastass.pipelines.datasets.decode import read_image, read_label
+from fastass.pipelines.datasets.layouts import Dataset, open_dataset
+from fastass.pipelines.errors import DataError
+
+
+def first(root: Path) -> tuple[Dataset, np.ndarray, np.ndarray]:
+    data = open_dataset(root)
+    return data, read_image(data.samples[0]), read_label(data, data.samples[0])
+
+
+def test_gta5_reads_indices_not_luminance(tmp_path: Path) -> None:
+    _, image, label = first(files.gta5(tmp_path))
+    np.testing.assert_array_equal(image, files.natural(28, 48, 1))
+    ids = files.blocks(28, 48, 35, 1)
+    assert label.dtype == np.uint8
+    for raw, name in ((7, "road"), (26, "car"), (33, "bicycle")):
+        assert (label[ids == raw] == NAMES.index(name)).all()
+    assert (label[(ids == 0) | (ids == 34)] == IGNORE).all()
+
+
+def test_synthia_reads_the_first_of_16_bit_channels(tmp_path: Path) -> None:
+    data, _, label = first(files.synthia(tmp_path))
+    ids = files.blocks(28, 48, 23, 0)
+    assert (label[ids == 3] == NAMES.index("road")).all()
+    assert (label[ids == 13] == IGNORE).all()
+    fewer = data.with_classes(SYNTHIA_16)
+    label = read_label(fewer, fewer.samples[0])
+    assert (label[ids == 12] == SYNTHIA_16.index("motorcycle")).all()
+    assert (label[ids == 16] == IGNORE).all()  # terrain
+
+
+def test_cityscapes_and_folder(tmp_path: Path) -> None:
+    _, _, label = first(files.cityscapes(tmp_path / "c"))
+    ids = files.blocks(32, 64, 34, 0)
+    assert (label[ids == 24] == NAMES.index("person")).all()
+    _, image, label = first(files.folder(tmp_path / "f"))
+    assert image.shape == (24, 40, 3)
+    np.testing.assert_array_equal(
+        label, np.array([IGNORE, 0, 1], np.uint8)[files.blocks(24, 40, 3, 0)]
+    )
+
+
+def test_16_bit_grey_ids(tmp_path: Path) -> None:
+    root = files.folder(tmp_path, 1)
+    (root / "classes.yaml").write_text("names: [road]\nids: [1000]\nignore: [7]\n")
+    ids = np.full((24, 40), 7, np.uint16)
+    ids[3] = 1000
+    files.write_image(root / "labels/0.png", ids)
+    _, _, label = first(root)
+    np.testing.assert_array_equal(label == 0, ids == 1000)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
+def test_other_image_modes_become_rgb(tmp_path: Path, mode: str) -> None:
+    root = files.gta5(tmp_path, 1)
+    path = root / "images/00001.png"
+    with Image.open(path) as image:
+        image.convert(mode).save(path)
+    assert read_image(open_dataset(root).samples[0]).shape == (28, 48, 3)
+
+
+def test_16_bit_grey_is_scaled_not_cut_off(tmp_path: Path) -> None:
+    root = files.folder(tmp_path, 1)
+    levels = np.arange(24 * 40, dtype=np.uint16).reshape(24, 40) * 68
+    (root / "images/0.jpg").unlink()
+    (root / "images/0.png").write_bytes(files.png_bytes(levels))
+    pixels = read_image(open_dataset(root).samples[0])
+    np.testing.assert_array_equal(pixels, np.rint(levels / 257).repeat(3).reshape(24, 40, 3))
+
+
+def test_colour_label_is_refused_by_name(tmp_path: Path) -> None:
+    root = files.gta5(tmp_path, 1)
+    files.write_image(root / "labels/00001.png", files.natural(28, 48))
+    with pytest.raises(DataError, match=r"labels/00001.png: a 8-bit RGB colour image, not a label"):
+        first(root)
+
+
+def test_stretched_grey_is_refused(tmp_path: Path) -> None:
+    root = files.gta5(tmp_path, 1)
+    Image.new("1", (48, 28)).save(root / "labels/00001.png")
+    with pytest.raises(DataError, match="1-bit grey"):
+        first(root)
+
+
+@pytest.mark.parametrize(("layout", "value"), [("gta5", 35), ("synthia", 23), ("synthia", 259)])
+def test_value_outside_the_table(tmp_path: Path, layout: str, value: int) -> None:
+    root = getattr(files, layout)(tmp_path, 1)
+    path = next((root / ("labels" if layout == "gta5" else "GT/LABELS")).iterdir())
+    ids = np.full((28, 48), value)
+    if layout == "gta5":
+        files.write_image(path, ids.astype(np.uint8))
+    else:
+        files.write_rgb16(path, ids)
+    with pytest.raises(
+        DataError, match=f"{path.name}: label value {value} is outside the {layout}"
+    ):
+        first(root)
+
+
+def test_different_sizes(tmp_path: Path) -> None:
+    root = files.gta5(tmp_path, 1)
+    files.write_palette(root / "labels/00001.png", files.blocks(28, 47, 35))
+    with pytest.raises(DataError, match=r"image is 48x28 but its label .* is 47x28"):
+        first(root)
+    data = open_dataset(root)
+    with pytest.raises(DataError, match="image is 48x28"):
+        read_label(data, data.samples[0], (48, 28))
+
+
+@pytest.mark.parametrize("kind", ["images", "labels"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "text"])
+def test_damaged_file_is_named(tmp_path: Path, kind: str, damage: str) -> None:
+    root = files.gta5(tmp_path, 1)
+    path = root / kind / "00001.png"
+    content = bytearray(path.read_bytes())
+    if damage == "truncated":
+        del content[-100:]
+    elif damage == "flipped":
+        content[len(content) // 2] ^= 4
+    elif damage == "empty":
+        content.clear()
+    else:
+        content[:] = b"404 not found"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"{kind}/00001.png: damaged image file: ") as error:
+        first(root)
+    assert "\n" not in str(error.value)
+
+
+def test_truncated_jpeg_is_named(tmp_path: Path) -> None:
+    root = files.folder(tmp_path, 1)
+    path = root / "images/0.jpg"
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(DataError, match=r"images/0.jpg: damaged image file: "):
+        first(root)
+
+
+def test_file_that_vanished(tmp_path: Path) -> None:
+    root = files.gta5(tmp_path, 1)
+    data = open_dataset(root)
+    files.on_disk(data.samples[0].image).unlink()
+    with pytest.raises(DataError, match="cannot be read: No such file"):
+        read_image(data.samples[0])

@@ -1,0 +1,182 @@
+"""Which optimizers a run gets, NVIDIA apex and its namesake included."""
+
+import copy
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from fastass.config.presets import preset
+from fastass.config.schema import Config, DistributedConfig, OptimConfig
+from fastass.errors import UserError
+from fastass.models.config import ModelConfig
+from fastass.models.deeplab import build_deeplab
+from fastass.models.discriminators import GlobalDiscriminator
+from fastass.training.optimizers import apex
+from fastass.training.optimizers.build import (
+    batch_factor,
+    decay,
+    describe_optimizers,
+    describe_rates,
+    discriminator_optimizer,
+    generator_optimizer,
+    set_rates,
+)
+
+
+def config(backend: str) -> Config:
+    return Config(
+        model=ModelConfig(backbone="tiny"),
+        optim=OptimConfig(optimizer_backend=backend),  # type: ignore[arg-type]
+    )
+
+
+def both(backend: str) -> list[torch.optim.Optimizer]:
+    c = config(backend)
+    return [
+        generator_optimizer(build_deeplab(c.model), c.optim, 1.0),
+        discriminator_optimizer(GlobalDiscriminator(19, 4), c.optim, 1.0),
+    ]
+
+
+@pytest.mark.parametrize(("backend", "fused"), [("torch", True), ("foreach", None)])
+def test_torch(backend: str, fused: bool | None) -> None:
+    for optimizer in both(backend):
+        assert optimizer.defaults["fused"] == fused
+        assert optimizer.defaults["foreach"] == (None if fused else True)
+
+
+@pytest.mark.parametrize("backend", ["torch", "foreach"])
+def test_the_same_as_torchs(backend: str) -> None:
+    """Steps, restored in the middle, and hooks: to the bit what torch's own class computes."""
+    hooked: list[object] = []
+    for ours in both(backend):
+        (theirs_class,) = type(ours).__bases__
+        copies = [
+            {**g, "params": [p.detach().clone().requires_grad_() for p in g["params"]]}
+            for g in ours.param_groups
+        ]
+        theirs = theirs_class(copies, **ours.defaults)
+        ours.register_step_post_hook(lambda *_: hooked.append(None))
+        for step in range(3):
+            for a, b in zip(ours.param_groups, theirs.param_groups, strict=True):
+                for p, q in zip(a["params"], b["params"], strict=True):
+                    p.grad = torch.randn(p.shape)
+                    q.grad = p.grad.clone()
+            ours.step()
+            theirs.step()
+            if step == 1:
+                ours.load_state_dict(copy.deepcopy(theirs.state_dict()))
+        for a, b in zip(ours.param_groups, theirs.param_groups, strict=True):
+            torch.testing.assert_close(a["params"], b["params"], rtol=0, atol=0)
+    assert len(hooked) == 6
+
+
+def install(monkeypatch: pytest.MonkeyPatch, folder: Path, text: str | None) -> None:
+    """A package `apex`; `text`: its module `optimizers`."""
+    package = folder / "apex"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    if text is not None:
+        (package / "optimizers.py").write_text(text)
+        (folder / "amp_C.py").write_text("")
+    monkeypatch.syspath_prepend(folder)
+    for name in ("apex", "apex.optimizers", "amp_C"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+FAKE = """
+import torch
+class FusedSGD(torch.optim.SGD):
+    pass
+class FusedAdam(torch.optim.Adam):
+    def __init__(self, params, adam_w_mode=True, **values):
+        assert not adam_w_mode
+        super().__init__(params, **values)
+"""
+
+
+def test_apex_gets_the_same_values(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    install(monkeypatch, tmp_path, FAKE)
+    assert apex.unavailable() is None
+    for ours, theirs in zip(both("torch"), both("apex"), strict=True):
+        assert type(theirs).__name__.startswith("Fused")
+        for a, b in zip(ours.param_groups, theirs.param_groups, strict=True):
+            for key in ("lr", "base_lr", "momentum", "nesterov", "weight_decay", "betas"):
+                assert a.get(key) == b.get(key)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [(None, "not NVIDIA's: `pip uninstall apex`"), ("", "has no FusedSGD")],
+)
+def test_the_unrelated_package_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str | None, reason: str
+) -> None:
+    install(monkeypatch, tmp_path, text)
+    with pytest.raises(UserError, match=reason):
+        both("apex")
+
+
+def test_apex_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str, *rest: Any) -> ModuleType | None:
+        return None
+
+    monkeypatch.setattr(apex.importlib.util, "find_spec", absent)
+    with pytest.raises(UserError, match="not installed"):
+        both("apex")
+
+
+def test_apex_needs_cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    install(monkeypatch, tmp_path, FAKE)
+    with pytest.raises(UserError, match="need CUDA, and the device is cpu; or use torch"):
+        describe_optimizers("apex", torch.device("cpu"))
+    assert describe_optimizers("torch", torch.device("cpu")) == "torch fused"
+
+
+def scaled(rule: str, batch: int, accumulate: int = 1, world: int = 1, base: int = 4) -> Config:
+    return replace(
+        config("torch"),
+        batch=batch,
+        accumulate=accumulate,
+        distributed=DistributedConfig(world=world),
+        optim=OptimConfig(lr=0.1, d_lr=0.01, scale_lr=rule, base_batch=base),  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize(("rule", "factor"), [("none", 1.0), ("linear", 16.0), ("sqrt", 4.0)])
+def test_rates_follow_the_global_batch_however_it_is_cut(rule: str, factor: float) -> None:
+    for batch, accumulate, world in ((64, 1, 1), (8, 8, 1), (4, 1, 16), (1, 4, 16)):
+        c = scaled(rule, batch, accumulate, world)
+        assert batch_factor(c.optim, c.global_batch) == factor
+        g = generator_optimizer(build_deeplab(c.model), c.optim, factor)
+        d = discriminator_optimizer(GlobalDiscriminator(19, 4), c.optim, factor)
+        set_rates([g, d], decay(0, c.optim, start_steps=0, steps=c.steps))
+        backbone, head = (group["lr"] for group in g.param_groups)
+        assert backbone == pytest.approx(0.1 * factor)
+        assert head == pytest.approx(c.optim.head_lr * 0.1 * factor)
+        assert d.param_groups[0]["lr"] == pytest.approx(0.01 * factor)
+
+
+def test_the_heading_names_the_factor() -> None:
+    assert describe_rates(scaled("none", 64).optim, 64) == ""
+    c = scaled("sqrt", 8, 2, 2, base=4)
+    line = describe_rates(c.optim, c.global_batch)
+    assert line == " · learning rates × 2.83 (sqrt, global batch 32, base 4)"
+
+
+def test_a_warm_up_rises_to_the_scaled_rate() -> None:
+    optim = replace(scaled("linear", 16).optim, warmup=10, power=0.0)
+    factors = [decay(step, optim, start_steps=0, steps=1000) for step in (0, 4, 9, 10, 500)]
+    assert factors == pytest.approx([0.1, 0.5, 1, 1, 1])
+
+
+def test_presets_keep_their_rates_at_their_own_batch() -> None:
+    for name in ("toycity", "gta5_to_cityscapes_csa_500"):
+        c = preset(name)
+        assert c.optim.scale_lr == "none"
+        assert c.global_batch == c.optim.base_batch
