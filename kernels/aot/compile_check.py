@@ -41,6 +41,7 @@ COLUMNS = (
     "verdict",
 )  # fmt: skip
 
+
 @dataclass(frozen=True)
 class Report:
     """One launch on one architecture.
@@ -136,9 +137,7 @@ def judge(name: str, arch: int, launch: Launch, code: str, shared: int) -> Repor
     if bounds.instructions and per_pixel > bounds.instructions:
         problems.append(f"more than {bounds.instructions} instructions per pixel")
     words = ", ".join(problems) or "ok"
-    return Report(
-        name, arch, registers, spills, shared, ctas, matrix, loads16, per_pixel, words
-    )
+    return Report(name, arch, registers, spills, shared, ctas, matrix, loads16, per_pixel, words)
 
 
 def run(

@@ -1,9 +1,9 @@
 """What a Triton kernel launches with, as data: the launch and the ahead-of-time gate read the same.
 
-Each module with Triton kernels lists its launches in a constant `AOT: tuple[Launch, ...]`, one entry for every
-combination of dtypes and constexprs that training and evaluation use, built from the same
-functions and tables that the real launch takes its constexprs and warps from. `compile_check` compiles
-them for GPUs that are not there.
+Each module with Triton kernels lists its launches in a constant `AOT: tuple[Launch, ...]`, one
+entry for every combination of dtypes and constexprs that training and evaluation use, built from
+the same functions and tables that the real launch takes its constexprs and warps from.
+`compile_check` compiles them for GPUs that are not there.
 """
 
 from collections.abc import Mapping

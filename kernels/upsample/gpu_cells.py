@@ -60,8 +60,9 @@ def cell_at(position, inputs, outputs, ALIGN: tl.constexpr):
 
 @triton.jit
 def lower_end(cell, inputs, ALIGN: tl.constexpr):
-    """The score at the lower end of a cell."""
-    return tl.minimum(cell, inputs - 1) if ALIGN else tl.maximum(cell - 1, 0)
+    """The score at the lower end of a cell; of a cell behind the last, the last score."""
+    first = cell if ALIGN else tl.maximum(cell - 1, 0)
+    return tl.minimum(first, inputs - 1)
 
 
 @triton.jit

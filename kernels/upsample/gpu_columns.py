@@ -6,6 +6,10 @@ over classes need no exchange between threads, and no lane idles for want of a c
 a line are loaded once for the cells above and below it, and their gradients for it are one sum.
 """
 
+# Triton knows no (*tuple, value), and mypy no tuple that grows.
+# ruff: noqa: RUF005
+# mypy: disable-error-code="assignment,misc"
+
 from __future__ import annotations
 
 import triton
@@ -70,8 +74,7 @@ def _differences(lower, upper, CLASSES: tl.constexpr):
 
 @triton.jit
 def _terms(upper, step, weight, CLASSES: tl.constexpr):
-    """At an output row: values, their maximum, the softmax's terms 2^(value - maximum), their sum.
-    """
+    """At an output row: values, their maximum, terms 2^(value - maximum), and the terms' sum."""
     values = ()
     for c in tl.static_range(CLASSES):
         values = values + (upper[c] + weight * step[c],)

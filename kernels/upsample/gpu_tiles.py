@@ -44,7 +44,7 @@ def _corners(
 def _store_sums(
     sums, row, rows, column, columns, c, image, g, gx, gy, gxy, CLASSES: tl.constexpr
 ):  # fmt: skip
-    """The gradients of the cells' corners, [B, rows, top and bottom, columns, left and right, C]."""
+    """The gradients of the cells' corners, [B, rows, top/bottom, columns, left/right, C]."""
     top = ((image * rows + row) * 2 * columns + column)[:, None].to(tl.int64) * (2 * CLASSES)
     to = sums + top + c[None, :]
     known = (c < CLASSES)[None, :] & (column < columns)[:, None]
@@ -62,8 +62,7 @@ def forward_kernel(
     CELLS: tl.constexpr, ALIGN: tl.constexpr, IGNORE: tl.constexpr, LABELS: tl.constexpr,
     GRADIENT: tl.constexpr, LOGARITHMS: tl.constexpr,
 ):  # fmt: skip
-    """Loss, number of valid pixels and gradients of one block of cells; log2 Σ exp of each pixel.
-    """
+    """Loss, valid pixels and gradients of one block of cells; log2 Σ exp of each pixel."""
     block, row, image = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     column = block * CELLS + tl.arange(0, CELLS)
     c = tl.arange(0, PADDED)

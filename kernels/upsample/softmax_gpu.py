@@ -157,7 +157,7 @@ def _aot_forward(
         "GRADIENT": "sums" in pointers,
         "LOGARITHMS": "logarithms" in pointers,
     }
-    given = {name: None for name in ("labels", "losses", "valid", "sums", "logarithms")}
+    given: dict[str, Any] = dict.fromkeys((*_TRAINING, "logarithms"))
     given |= _aot_arguments(dtype, classes, ("scores", *pointers))
     if not _in_columns(classes):
         constants = {**_tile_tiles(classes, align), **flags}
