@@ -106,7 +106,7 @@ def read_run(path: Path) -> RunRecord:
 def _start_elsewhere(run: RunRecord) -> Evaluation | None:
     """The evaluation of the checkpoint that this run started from (`init`)."""
     init = run.settings.get("init")
-    if not isinstance(init, str) or not Path(init).is_dir():
+    if not isinstance(init, str) or Path(init).suffix:  # a weight file
         return None
     try:
         checkpoint = find_checkpoint(init).resolve()
