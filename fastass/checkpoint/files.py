@@ -178,7 +178,13 @@ def links_of(state: dict[str, Any]) -> list[str]:
 
 
 def _find_lost_pointers(run: Path, newest: Path) -> None:
-    """Point RUN/best and RUN/start again, where a copy of the run has lost them."""
+    """Point RUN/best and RUN/start again, where a copy of the run has lost them; links and copied
+    directories become small files."""
+    for name in POINTERS:
+        path, checkpoint = run / name, target(run, name)
+        odd = path.is_symlink() or path.is_dir()
+        if odd and checkpoint is not None and checkpoint != path:
+            point(run, name, checkpoint)
     lost = [name for name in (BEST, START) if target(run, name) is None]
     for path in list_checkpoints(run):
         if lost and path != newest:

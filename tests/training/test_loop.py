@@ -326,7 +326,7 @@ def test_a_non_finite_weight_is_not_saved(
 BAD = [
     (["--method", "ga+csb"], "did you mean ga+csa"),
     (["--learning-rate", "1"], "unknown argument '--learning-rate'"),
-    (["--steps", "0"], "steps: expected at least 1, got 0"),
+    (["--steps", "0"], "--steps: expected whole number, at least 1, got '0'"),
     (["--labelled", "5"], "labelled: 5 is more than the 4 target training images"),
     (["--method", "oracle", "--labelled", "0"], "give --labelled N"),
     (["--data-source", "/nowhere"], "/nowhere: no such directory"),
