@@ -68,11 +68,6 @@ def flags(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     if args.table == CLAIMS and not args.toycity:
         raise UserError("claims needs --toycity: its rules are made for that data")
-    if not (args.toycity or args.init or args.no_train or "--init" in args.train.split()):
-        raise UserError(
-            f"{args.table} starts from pretrained weights; give --init FILE (the same for every "
-            "run), or --train '--init none'"
-        )
     check_matplotlib()  # before hours of training, not after
     names = ("table1", "table2") if args.table == CLAIMS else (args.table,)
     counts = _counts(args.counts)
@@ -156,6 +151,11 @@ def _data(args: Namespace, domain: str) -> list[str]:
         source = getattr(args, domain)
         if source is None or args.cityscapes is None:
             raise UserError(f"{args.table} needs --{domain} DIR and --cityscapes DIR, or --toycity")
+        if not (args.init or "--init" in args.train.split()):
+            raise UserError(
+                f"{args.table} starts from pretrained weights; give --init FILE (the same for "
+                "every run), or --train '--init none'"
+            )
         return ["--data-source", source, "--data-target", args.cityscapes]
     toy = preset("toycity").toycity
     root = f"{toy.directory}_{domain}_shift{SHIFT:g}"

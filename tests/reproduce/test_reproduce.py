@@ -380,7 +380,7 @@ def test_toycity_shares_the_start_of_a_seed(
         (["table1", "--toycity", "--counts", "few"], "--counts: expected numbers"),
         (["table3", "--counts", "7"], "none of 7 is a row of table3"),
         (["table1", "--toycity", "--part", "3/2"], "--part: expected I/N"),
-        (["table1", "--toycity", "--jobs", "0"], "--jobs: expected at least 1"),
+        (["table1", "--toycity", "--jobs", "0"], "--jobs: expected whole number, at least 1"),
     ],
 )
 def test_bad_input(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
