@@ -62,12 +62,13 @@ def is_earlier_run(path: Path) -> bool:
         from_yaml(path / CONFIG)
     except UserError:
         return False
-    return any((checkpoint / MODEL).is_file() for checkpoint in list_checkpoints(path))
+    found = (*list_checkpoints(path), *replaced(path))
+    return any((checkpoint / MODEL).is_file() for checkpoint in found)
 
 
 def is_empty(path: Path) -> bool:
     """Whether a run has nothing to lose: no checkpoint, no result, no evaluation."""
-    if list_checkpoints(path) or (path / SUMMARY).exists():
+    if list_checkpoints(path) or any(replaced(path)) or (path / SUMMARY).exists():
         return False
     try:
         return b'"eval"' not in (path / METRICS).read_bytes()

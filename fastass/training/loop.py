@@ -179,6 +179,7 @@ class Trainer:
     def _evaluate(self) -> Scores:
         """Save, then evaluate: a damaged validation image costs no training."""
         self._save()
+        self.state.wait()
         step = self.progress.step
         self.reporter.phase(f"evaluate at {step}", len(self.data.val))
         done = 0

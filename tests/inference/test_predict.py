@@ -12,8 +12,8 @@ from PIL import Image
 import fastass
 from fastass.cli.main import main
 from fastass.errors import UserError
-from fastass.inference.predict import label_ids
 from fastass.inference.stage_timer import WARM_UP, StageClock
+from fastass.inference.writer import label_ids
 from fastass.pipelines.datasets.classes import CITYSCAPES, GTA5, ClassTable
 
 
@@ -115,9 +115,11 @@ def test_video(trained: Path, tmp_path: Path) -> None:
 
 
 def test_video_without_pyav(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     (tmp_path / "a.mp4").touch()
     assert predict(trained, tmp_path / "a.mp4", "--out", tmp_path) == 2
@@ -142,9 +144,13 @@ def test_video_without_pyav(
     ],
 )
 def test_bad_input_gets_one_line(
-    images: str, words: list[str], message: str, trained: Path, tmp_path: Path,
+    images: str,
+    words: list[str],
+    message: str,
+    trained: Path,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("bad.png", "bad.mp4"):
         (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\n none")
@@ -183,4 +189,4 @@ def test_eval_of_other_classes(
     (tmp_path / "own" / "classes.yaml").write_text("names: [a, b]\n")
     words = ["eval", str(trained), "--data", str(tmp_path / "own"), "--device", "cpu"]
     assert main(words) == 2
-    assert "its classes (a, b, …) differ from those of the network" in capsys.readouterr().err
+    assert "its classes (a, b, …) are not those of the network" in capsys.readouterr().err
