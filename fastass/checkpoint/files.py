@@ -239,6 +239,12 @@ def _read(path: Path, name: str) -> bytes:
 
 def load_into(module: nn.Module, weights: dict[str, torch.Tensor], where: Path) -> None:
     """Load weights that must fit exactly. UserError names the first key that does not fit."""
+    check_fit(module, weights, where)
+    module.load_state_dict(weights)
+
+
+def check_fit(module: nn.Module, weights: dict[str, torch.Tensor], where: Path) -> None:
+    """UserError unless weights have exactly the module's names and shapes; it may be on `meta`."""
     own = module.state_dict()
     for key in [*own, *weights]:
         if key not in weights or key not in own:
@@ -249,15 +255,18 @@ def load_into(module: nn.Module, weights: dict[str, torch.Tensor], where: Path) 
                 f"{where}: checkpoint of another architecture: {key} is "
                 f"{tuple(weights[key].shape)}, the model has {tuple(own[key].shape)}"
             )
-    module.load_state_dict(weights)
 
 
 def load_generator(generator: nn.Module, path: Path) -> None:
     """Load only the generator from a checkpoint directory: its EMA weights, if there are any."""
+    load_into(generator, generator_weights(path), path)
+
+
+def generator_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The generator's weights in a checkpoint directory: the EMA weights, if there are any."""
     saved = read_weights(path)
     prefix = "average." if any(name.startswith("average.") for name in saved) else "generator."
-    weights = {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
-    load_into(generator, weights, path)
+    return {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
 
 
 def find_checkpoint(path: Path | str) -> Path:

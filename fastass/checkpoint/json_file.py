@@ -1,6 +1,7 @@
 """Reads small JSON files that may be damaged, or somebody else's."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,15 @@ from fastass.errors import UserError
 
 # What json raises: for a wrong text or encoding, and for 100 000 nested lists.
 DAMAGE = (ValueError, RecursionError)
+
+
+def read_result(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    """A JSON file that must have some keys. UserError names the first that is missing."""
+    content = read_json(path)
+    for key in keys:
+        if key not in content:
+            raise UserError(f"{path}: damaged: {key} is missing")
+    return content
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The command line: a thin layer over the package."""
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -100,6 +101,9 @@ def flags_of(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command → exit code: 0 done, 1 failed or incomplete, 2 bad input, 130/143 killed."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal of few characters gets a ? for others
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     parser = build_parser()
     try:
         args = parse(parser, sys.argv[1:] if arguments is None else arguments)

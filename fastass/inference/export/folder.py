@@ -22,6 +22,7 @@ from fastass.inference.segmenter import Segmenter
 from fastass.models.deeplab import DeepLab
 
 GRAPH, README = "graph.json", "README.md"
+FILES = (FOLDER, MODEL, GRAPH, README)
 
 PLAIN = """\
 import json, numpy as np, torch
