@@ -164,6 +164,29 @@ def test_an_error_on_one_rank_ends_all(toycity: Path, tmp_path: Path) -> None:
     assert "cli.py" not in output
 
 
+@pytest.mark.slow
+def test_ranks_of_a_killed_launcher_keep_their_directory(toycity: Path, tmp_path: Path) -> None:
+    """A second launcher is refused while they train, and goes on once they have ended."""
+    run = tmp_path / "run"
+    words = arguments(toycity, run)
+    with torchrun([*words, "--steps", "4000"]) as first:
+        until(lambda: lines(run) >= 5, first)
+        orphans = ranks_of(first)
+        first.kill()
+        first.wait()
+        try:
+            with torchrun([*words, "--steps", "4000"]) as second:
+                output = second.communicate(timeout=90)[0]
+            assert f"{run}: process {orphans[0]} on " in output, output
+            assert "is training there" in output
+        finally:
+            for process in orphans:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+    with torchrun([*words, "--steps", "4000", "--stop-at", "12"]) as third:
+        assert "resuming" in third.communicate(timeout=90)[0]
+
+
 def namespaces() -> list[str]:
     """A command with network namespaces of its own; skips where they are not permitted."""
     words = ["unshare", "--map-root-user", "--net", "--mount"]
