@@ -84,11 +84,12 @@ def peak_rate(device: torch.device, dtype: torch.dtype, rounds: int = 5) -> floa
     x = torch.randn(1, channels, side, side, device=device, dtype=dtype)
     weight = torch.randn(channels, channels, 3, 3, device=device, dtype=dtype)
     x, weight = (t.to(memory_format=torch.channels_last) for t in (x, weight))
-    rates = []
-    for flops, call in (
+    products: tuple[tuple[int, Callable[[], object]], ...] = (
         (2 * n**3, lambda: a @ b),
         (2 * side**2 * channels**2 * 9, lambda: F.conv2d(x, weight, padding=1)),
-    ):
+    )
+    rates: list[float] = []
+    for flops, call in products:
         with torch.no_grad():
             call()
             rates += [flops / timed(call, device) for _ in range(rounds)]

@@ -1,15 +1,21 @@
 """The error for bad input data."""
 
+LONGEST = 8000  # characters of a message: the longest path has 4095
+
 
 class DataError(ValueError):
     """Bad input data. The message is one line: what is wrong, where, and what to do.
 
     Names of files end up in messages, and a name may hold anything but a slash: characters that
-    would move a terminal's cursor or break the line are shown as escapes.
+    would move a terminal's cursor or break the line are shown as escapes. A message that quotes too
+    much of a damaged file is shortened.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+        text = printable(message)
+        if len(text) > LONGEST:
+            text = f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
+        super().__init__(text)
 
 
 def printable(text: str) -> str:

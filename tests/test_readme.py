@@ -104,3 +104,12 @@ def test_quoted_code_is_in_the_file_named() -> None:
         first, *lines = block.text.splitlines()
         source = (ROOT / first.removeprefix("# ")).read_text(encoding="utf-8").splitlines()
         assert set(lines) <= set(source), set(lines) - set(source)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_every_path_that_a_page_names_is_there(page: Path) -> None:
+    if page.name == "CHANGELOG.md":
+        return  # it tells of what was there
+    rooms = "fastass|kernels|pipelines|bench|tests|examples"
+    paths = re.findall(rf"`((?:{rooms})/[\w./-]+)`", page.read_text(encoding="utf-8"))
+    assert [p for p in paths if "NAME" not in p and not (ROOT / p).exists()] == []

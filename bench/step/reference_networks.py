@@ -51,7 +51,8 @@ class Block(nn.Module):
         if self.bottleneck:
             out = self.bn3(self.conv3(self.relu(out)))
         out += x if self.downsample is None else self.downsample(x)
-        return self.relu(out)
+        activated: Tensor = self.relu(out)
+        return activated
 
 
 class ResNet(nn.Module):
@@ -119,7 +120,7 @@ class Classifier(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.branches[0](x)
+        out: Tensor = self.branches[0](x)
         for branch in self.branches[1:]:
             out += branch(x)
         return out
@@ -173,7 +174,8 @@ class GlobalDiscriminator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
             x = self.leaky_relu(layer(x))
-        return self.layers[-1](x)
+        logits: Tensor = self.layers[-1](x)
+        return logits
 
 
 class SemanticDiscriminator(nn.Module):

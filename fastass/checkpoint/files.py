@@ -47,8 +47,6 @@ from fastass.checkpoint.pointers import (
     replaced,
     target,
 )
-from fastass.checkpoint.pointers import CLASSES as CLASSES
-from fastass.checkpoint.pointers import CONFIG as CONFIG
 from fastass.errors import UserError
 from fastass.models.weights.files import check_storage, check_zip
 from fastass.pipelines.durable import sync_directory, write_synced

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from fastass.checkpoint.json_file import DAMAGE
-from fastass.checkpoint.own_files import CLASS_MEANS as CLASS_MEANS
 from fastass.checkpoint.own_files import (
     CONFIG,
     INPUTS,
@@ -33,11 +32,6 @@ from fastass.checkpoint.own_files import (
     mark_text,
     remove_run,
 )
-from fastass.checkpoint.own_files import EXAMPLES as EXAMPLES
-from fastass.checkpoint.own_files import LOGGERS as LOGGERS
-from fastass.checkpoint.own_files import SHEET as SHEET
-from fastass.checkpoint.own_files import SUMMARY as SUMMARY
-from fastass.checkpoint.own_files import TENSORBOARD as TENSORBOARD
 from fastass.checkpoint.pointers import list_checkpoints
 from fastass.config.schema import Config
 from fastass.config.text import to_yaml

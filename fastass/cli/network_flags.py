@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Literal, get_args
 
-from fastass.cli.flag_values import typed
+from fastass.cli.parser import typed
 from fastass.config.schema import ScaleFactor, Size
 from fastass.inference.from_weights import WeightFile
 from fastass.inference.load import load

@@ -8,6 +8,7 @@ from fastass.config.text import parse
 from fastass.errors import UserError
 from fastass.pipelines.datasets.layouts import open_dataset
 from fastass.pipelines.errors import DataError, printable
+from fastass.pipelines.packed.files import read_manifest
 from fastass.pipelines.packed.pack import pack
 from fastass.pipelines.packed.verify import verify
 from fastass.pipelines.process_pool import cores
@@ -16,13 +17,22 @@ from fastass.tracking.terminal import reporter
 
 def flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("--root", metavar="DIR", help="data set to pack, in the layout of its owners")
+    add(
+        "--root",
+        metavar="DIR",
+        help="data set to pack, in the layout of its owners: its folder, a folder of zip archives, "
+        "or zip archives separated by commas",
+    )
     add(
         "--layout",
         default="auto",
         help="gta5, synthia, cityscapes, folder, or auto to recognise it (auto)",
     )
-    add("--split", default="train", help="split to pack, e.g. train or val (train)")
+    add(
+        "--split",
+        default="train",
+        help="split to pack, e.g. train or val; all for data without splits (train)",
+    )
     add(
         "--size",
         metavar="WxH",
@@ -112,6 +122,10 @@ def _pack(args: Namespace) -> None:
             f"{args.out}: not finished: {len(result.bad)} bad samples; repair or remove them, or "
             "pass --on-bad-sample skip, and run the same command again"
         )
+
+    if absent := read_manifest(args.out).absent_classes:
+        hint = "; 255 is ignored unless ids lists it" if data.layout == "folder" else ""
+        print(printable(f"warning: no pixel of the classes {', '.join(absent)}{hint}"))
 
 
 def _verify(root: Path, workers: int | None) -> None:

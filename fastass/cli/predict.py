@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 from fastass.cli.command import Command
-from fastass.cli.flag_values import typed
 from fastass.cli.network_flags import execution_flags, load_segmenter, view_flags, views_of
+from fastass.cli.parser import typed
 from fastass.config.schema import Size
 from fastass.errors import Incomplete
 from fastass.inference import frames

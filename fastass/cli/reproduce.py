@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from fastass.cli.command import Command
-from fastass.cli.flag_values import typed
+from fastass.cli.parser import typed
 from fastass.config.presets import preset
 from fastass.config.schema import LAMBDA_SADV, Count
 from fastass.errors import TrainingFailure, UserError
@@ -91,6 +91,11 @@ def _train(
     """Run the starts that the cells share, then this part of the cells; → logs of failed runs."""
     source = grids[0].source
     flags = [*_data(args, source), *args.train.split()]
+    if not (args.toycity or "--init" in flags or args.init):
+        raise UserError(
+            f"{args.table} starts from pretrained weights; give --init FILE (the same for every "
+            "run), or --train '--init none'"
+        )
     starts = _starts(seeds, flags) if args.toycity and not args.init else []
     cells = {
         run.name: run

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from fastass.cli.command import Command
-from fastass.cli.flag_values import typed
+from fastass.cli.parser import typed
 from fastass.config.schema import Images, Seed
 from fastass.models.number_range import Range
 from fastass.pipelines.errors import printable

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from fastass.cli.command import Command
-from fastass.cli.flag_values import StoreValue, typed
+from fastass.cli.parser import StoreValue, typed
 from fastass.config.configure import DEFAULT_PRESET, configure, from_file
 from fastass.config.presets import PRESETS, preset
 from fastass.config.text import Leaf, flag_of, settable, value_at

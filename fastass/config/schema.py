@@ -229,8 +229,8 @@ class Config:
     steps: Count = 150_000
     """Optimizer steps of the method."""
     start_steps: Steps = 0
-    """Steps of supervised training on the source before the method. Use it if there are no
-    pretrained weights."""
+    """Steps of supervised training before the method, on the source (oracle: on the labelled target
+    images). Use it if there are no pretrained weights."""
     batch: Count = 1
     """Images per stream and device in one mini-batch."""
     accumulate: Count = 1

@@ -121,7 +121,8 @@ def override(config: Config, values: Mapping[str, Any], where: str = "") -> Conf
         for part in above:
             node = node.setdefault(part, {})
         node[name] = parse(value, known[path].type, f"{where}{path}")
-    return _replaced(config, tree)
+    replaced: Config = _replaced(config, tree)
+    return replaced
 
 
 def _replaced(node: Any, tree: Mapping[str, Any]) -> Any:

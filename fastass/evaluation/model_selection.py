@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from fastass.checkpoint.run_directory import METRICS
+from fastass.checkpoint.own_files import METRICS
 
 LAST_FEW = 5
 

@@ -12,9 +12,6 @@ import torch
 from torch import Tensor
 
 from fastass.checkpoint.files import (
-    CLASSES,
-    CONFIG,
-    MODEL,
     check_fit,
     find_checkpoint,
     generator_weights,
@@ -22,6 +19,7 @@ from fastass.checkpoint.files import (
     read_weights,
 )
 from fastass.checkpoint.json_file import read_json, read_result
+from fastass.checkpoint.pointers import CLASSES, CONFIG, MODEL
 from fastass.config.schema import Config
 from fastass.config.text import from_yaml, override
 from fastass.errors import UserError

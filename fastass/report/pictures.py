@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fastass.checkpoint.run_directory import EXAMPLES, SHEET
+from fastass.checkpoint.own_files import EXAMPLES, SHEET
 from fastass.pipelines.datasets.classes import IGNORE
 from fastass.pipelines.datasets.image_file import open_header
 from fastass.report.run_record import RunRecord

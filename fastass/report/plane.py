@@ -9,10 +9,16 @@ _PLACES = [
     place
     for r in (9, 16, 24)
     for place in (
-        (r, 4, "start"), (-r, 4, "end"), (0, -r, "middle"), (0, r + 8, "middle"),
-        (r, -r + 6, "start"), (-r, -r + 6, "end"), (r, r + 4, "start"), (-r, r + 4, "end"),
+        (r, 4, "start"),
+        (-r, 4, "end"),
+        (0, -r, "middle"),
+        (0, r + 8, "middle"),
+        (r, -r + 6, "start"),
+        (-r, -r + 6, "end"),
+        (r, r + 4, "start"),
+        (-r, r + 4, "end"),
     )
-]  # fmt: skip
+]
 _LETTER, _LINE = 5.9, 11.0  # size of a letter of the labels, for keeping them apart
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fastass.checkpoint.files import find_checkpoint
-from fastass.checkpoint.run_directory import CLASS_MEANS, CONFIG, METRICS, SUMMARY
+from fastass.checkpoint.own_files import CLASS_MEANS, CONFIG, METRICS, SUMMARY
 from fastass.config.schema import Config
 from fastass.config.text import flatten, leaves, parse, read_keys
 from fastass.errors import UserError

@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from tabulate import tabulate
 
 from fastass.checkpoint.json_file import read_result
-from fastass.checkpoint.run_directory import CLASS_MEANS
+from fastass.checkpoint.own_files import CLASS_MEANS
 from fastass.config.schema import LAMBDA_SADV
 from fastass.reproduce.grids import HEADS, Grid, start_name
 from fastass.reproduce.table import Record, gains

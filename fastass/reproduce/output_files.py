@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fastass.checkpoint.json_file import read_result
-from fastass.checkpoint.run_directory import CLASS_MEANS
+from fastass.checkpoint.own_files import CLASS_MEANS
 from fastass.pipelines.datasets.classes import CITYSCAPES, SYNTHIA_13
 from fastass.reproduce import claims
 from fastass.reproduce.centroid_plot import centroid_plot

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from fastass.checkpoint.run_directory import SUMMARY
+from fastass.checkpoint.own_files import SUMMARY
 from fastass.pipelines.file_lock import locked
 from fastass.tracking.progress import Reporter
 

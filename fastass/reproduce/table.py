@@ -8,7 +8,7 @@ from typing import Any
 from tabulate import tabulate
 
 from fastass.checkpoint.json_file import read_result
-from fastass.checkpoint.run_directory import SUMMARY
+from fastass.checkpoint.own_files import SUMMARY
 from fastass.config import paper
 from fastass.evaluation.model_selection import LAST_FEW
 from fastass.reproduce.grids import HEADS, Cell, Grid

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from fastass.checkpoint.own_files import SUMMARY
 from fastass.checkpoint.pointers import BEST, START
-from fastass.checkpoint.run_directory import SUMMARY, RunDirectory
+from fastass.checkpoint.run_directory import RunDirectory
 from fastass.config.schema import Config
 from fastass.errors import USER_ERRORS, TrainingFailure
 from fastass.evaluation.evaluate import Scores, evaluate

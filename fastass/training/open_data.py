@@ -8,6 +8,7 @@ import numpy as np
 from fastass.config.schema import Config, DataConfig, ToyCityConfig
 from fastass.errors import UserError
 from fastass.pipelines.datasets.layouts import Dataset, open_dataset
+from fastass.pipelines.datasets.mask_check import mask_warning
 from fastass.pipelines.loaders.sample_reader import open_reader
 from fastass.pipelines.packed.dataset import PackedDataset, is_packed, open_packed
 from fastass.pipelines.toycity import generate, is_complete
@@ -43,6 +44,10 @@ def open_training_data(config: Config, reporter: Reporter) -> tuple[TrainingData
     val = _subset(
         open_any(d.val or root, d.target_layout, "val", whole=d.val is not None), d.classes
     )
+    shipped = [data for data in (source, target, val) if isinstance(data, Dataset)]
+    for warning in dict.fromkeys(map(mask_warning, shipped)):
+        if warning is not None:
+            reporter.line(warning)
     if source is not None and source.classes.names != val.classes.names:
         raise UserError(
             f"data.source has classes {', '.join(source.classes.names[:3])}, …, data.target "
@@ -151,6 +156,7 @@ def _with_toycity(data: DataConfig, toy: ToyCityConfig, reporter: Reporter) -> D
             shift=toy.shift,
             workers=max(1, data.workers),
             progress=lambda done, total: reporter.advance(done),
+            on_wait=reporter.line,
         )
     source = data.source or str(root / "gta5")
     return replace(data, source=source, target=data.target or str(root / "cityscapes"))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from fastass.checkpoint.json_file import read_json
+from fastass.checkpoint.own_files import CONFIG, SUMMARY
 from fastass.checkpoint.resume import (
     adopt_roots,
     check_same,
@@ -16,14 +17,7 @@ from fastass.checkpoint.resume import (
     weights_fingerprint,
     with_absolute_paths,
 )
-from fastass.checkpoint.run_directory import (
-    CONFIG,
-    SUMMARY,
-    RunDirectory,
-    adopt_run,
-    inspect_run,
-    make_run,
-)
+from fastass.checkpoint.run_directory import RunDirectory, adopt_run, inspect_run, make_run
 from fastass.checkpoint.run_lock import PATIENCE, locked_run
 from fastass.checkpoint.starting_weights import check_init, start_from
 from fastass.config.schema import Config

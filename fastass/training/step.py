@@ -70,7 +70,7 @@ class TrainStep:
         runtime: Runtime,
         world: World = SINGLE_PROCESS,
     ) -> None:
-        """Moves `module` to the device. UserError for an optimizer backend that is not there."""
+        """Moves `module` to the device. UserError for an optimizer that is not available."""
         self.config, self.runtime, self.world = config, runtime, world
         self.module = module.to(runtime.device)
         self.ema_updates = 0

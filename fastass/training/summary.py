@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
-from fastass.checkpoint.files import START, find_checkpoint, load_generator, target
-from fastass.checkpoint.run_directory import CLASS_MEANS, EXAMPLES, SHEET, RunDirectory, versions
+from fastass.checkpoint.files import find_checkpoint, load_generator
+from fastass.checkpoint.own_files import CLASS_MEANS, EXAMPLES, SHEET
+from fastass.checkpoint.pointers import START, target
+from fastass.checkpoint.run_directory import RunDirectory, versions
 from fastass.config.schema import Config
 from fastass.errors import UserError
 from fastass.evaluation import class_centroids

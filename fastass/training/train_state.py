@@ -9,17 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from fastass.checkpoint.async_writer import AsyncWriter
-from fastass.checkpoint.files import (
-    CLASSES,
-    CONFIG,
-    LAST,
-    STATE,
-    Checkpoint,
-    load_into,
-    newest_checkpoint,
-    read_checkpoint,
-    target,
-)
+from fastass.checkpoint.files import Checkpoint, load_into, newest_checkpoint, read_checkpoint
+from fastass.checkpoint.pointers import CLASSES, CONFIG, LAST, STATE, target
 from fastass.checkpoint.run_directory import RunDirectory, has_checkpoint
 from fastass.config.schema import Config
 from fastass.config.text import to_yaml

@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from reprlib import repr as repr_short
 from typing import Any
 
-from fastass.pipelines.datasets.classes import IGNORE, MAX_CLASSES, ClassTable
+from fastass.pipelines.datasets.classes import IGNORE, MAX_CLASSES, MAX_ID, ClassTable
 from fastass.pipelines.datasets.files import File
 from fastass.pipelines.datasets.yaml_file import read_yaml
 from fastass.pipelines.errors import DataError
 
 CLASS_FILE = "classes.yaml"
-MAX_ID = 65535  # of a 16-bit label
 _KEYS = ("names", "ids", "colors", "ignore", "image_suffix", "label_suffix", "splits")
 
 

@@ -12,6 +12,7 @@ from fastass.pipelines.errors import DataError
 
 IGNORE = 255
 MAX_CLASSES = 64  # of the kernels
+MAX_ID = 65535  # label value, of a 16-bit file
 _UNKNOWN = 254  # marks values that are not in the table
 
 

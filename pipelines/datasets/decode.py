@@ -98,7 +98,7 @@ def decode_label(
         image = open_header(data, where)
         raw = np.asarray(image)
         if cityscapes_colors and info.colour == PALETTE:
-            check_palette(image, raw, where)
+            check_palette(image, where)
         return raw if raw.dtype == np.uint8 else raw.astype(np.uint16)
     except DataError:
         raise

@@ -15,15 +15,42 @@ LIMIT = "FASTASS_MAX_PIXELS"
 DEFAULT_LIMIT = 178_956_970  # pixels; where Pillow too refuses a file
 # Not among them: formats that run a program (EPS), are no pictures (PDF, MPEG), or are obsolete.
 FORMATS = (
-    "PNG", "JPEG", "MPO", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF", "JPEG2000", "PPM", "TGA",
-    "SGI", "PCX", "ICO", "QOI",
-)  # fmt: skip
+    "PNG",
+    "JPEG",
+    "MPO",
+    "WEBP",
+    "AVIF",
+    "TIFF",
+    "BMP",
+    "DIB",
+    "GIF",
+    "JPEG2000",
+    "PPM",
+    "TGA",
+    "SGI",
+    "PCX",
+    "ICO",
+    "QOI",
+)
 SUFFIXES = tuple(
     ".png .apng .jpg .jpeg .jpe .jfif .mpo .webp .avif .tif .tiff .bmp .dib .gif .jp2 .j2k .jpx "
     ".ppm .pgm .pbm .pnm .tga .sgi .pcx .ico .qoi".split()
 )
-# What Pillow raises for damaged files: OSError (truncated), SyntaxError (broken PNG), and others.
-DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
+# What Pillow raises for damaged files: of some formats nearly anything. Not MemoryError.
+DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    AssertionError,
+    struct.error,
+    zlib.error,
+)
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 _ORIENTATION = 0x0112  # the EXIF tag; 1 means upright
@@ -78,7 +105,7 @@ def pixel_limit() -> int:
     if not text.isdecimal() or int(text) < 1:
         raise DataError(f"{LIMIT}={text}: must be a number of pixels")
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-    warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of metadata
     Image.MAX_IMAGE_PIXELS = int(text)
     return int(text)
 
@@ -118,7 +145,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 def damaged(where: str, error: Exception) -> DataError:
     """The DataError for what Pillow raised on a damaged file."""
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
     return DataError(f"{where}: damaged image file: {reason}")
 
 

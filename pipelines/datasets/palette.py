@@ -15,16 +15,16 @@ from fastass.pipelines.errors import DataError
 _SAME_COLOR = {18: "pole", 34: "car"}
 
 
-def check_palette(image: Image.Image, raw: np.ndarray, where: str) -> None:
+def check_palette(image: Image.Image, where: str) -> None:
     """Raise DataError, naming `where`, unless the palette's colours fit GTA5's and Cityscapes' ids.
 
-    raw: the indices [H,W] of `image`, all of them ids. Only ids that occur are checked. The colour
-    of a class must be nearest to that class; an ignored id must not have the colour of a class. A
-    palette without colours (black, or index i in grey i) says nothing, and passes.
+    Only the indices that occur are checked: the colour of a class must be nearest to that class, an
+    ignored id must not have the colour of a class. A palette without colours (black, or grey i for
+    index i) says nothing, and passes.
     """
     flat = image.getpalette("RGB") or []
     colors = np.array(flat, np.int64).reshape(-1, 3)
-    for value in np.flatnonzero(np.bincount(raw.ravel(), minlength=256)).tolist():
+    for value in np.flatnonzero(image.histogram()).tolist():
         own = GTA5.train_ids.get(value, IGNORE)
         color = colors[value] if value < len(colors) else np.zeros(3, np.int64)
         if (color == 0).all() or (color == value).all():

@@ -53,6 +53,8 @@ def check_png(data: bytes | memoryview) -> PngInfo:
         if zlib.crc32(view[at + 4 : stop]) != struct.unpack_from(">I", data, stop)[0]:
             raise ValueError(f"wrong checksum in its {kind.decode('latin-1')!r} chunk")
         if kind == b"IHDR":
+            if length != 13:
+                raise ValueError(f"a header of {length} bytes")
             header = struct.unpack(">IIBBBBB", data[start:stop])
         elif kind == b"IDAT":
             pixels.append((start, stop))

@@ -3,6 +3,7 @@
 import lzma
 import os
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -15,10 +16,19 @@ from fastass.pipelines.errors import DataError
 MAX_BYTES = 1 << 31  # of one file: an archive can claim more than memory holds
 # The first folders of the layouts: never taken for the folder that somebody zipped as a whole.
 _LAYOUT_FOLDERS = ("images", "labels", "RGB", "GT", "leftImg8bit", "gtFine", "gtCoarse")
+# What the zip module raises for damaged archives, and RuntimeError for encrypted ones.
 _DAMAGE = (
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, KeyError,
-    RuntimeError, NotImplementedError,
-)  # fmt: skip
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+)
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,9 @@ def _list(archive: Path) -> Iterator[ZipMember]:
         raise DataError(f"{archive}: cannot be read as a zip archive: {_reason(error)}") from None
     for entry in entries:
         parts = PurePosixPath(entry.filename).parts
-        if entry.is_dir() or "__MACOSX" in parts or any(part.startswith(".") for part in parts):
+        if not parts or entry.filename.endswith("/"):  # a folder
+            continue
+        if "__MACOSX" in parts or any(part.startswith(".") for part in parts):
             continue
         if stat.S_ISLNK(entry.external_attr >> 16):
             raise DataError(f"{archive}/{entry.filename}: is a symbolic link; unpack the archive")
@@ -123,4 +135,4 @@ def _open(archive: Path) -> zipfile.ZipFile:
 
 def _reason(error: Exception) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__
+    return " ".join(text.split())[:200] or type(error).__name__

@@ -11,7 +11,7 @@ A packed directory holds one split of one data set, written by `fastass.pipeline
     shard-00000.json   index: key, name and (offset, size, CRC-32) of the members of every record
     shard-00000.idx    the same offsets in the format of DALI's `wds2idx`
     packing.json       only until the directory is finished
-    packing.lock       while a process packs into the directory; empty of meaning otherwise
+    packing.lock       while a process packs into the directory (or was killed doing so)
 
 The content does not depend on time, host, user or number of workers: the same files, settings and
 library versions give the same bytes. The manifest is written last. The digests of the JSON files

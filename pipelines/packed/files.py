@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.packed.index import AGAIN, ShardIndex, index_name, shard_name
-from fastass.pipelines.packed.manifest import MANIFEST, UNFINISHED, Manifest
+from fastass.pipelines.packed.manifest import MANIFEST, UNFINISHED, Manifest, PackSettings
 
 
 def read_manifest(root: Path) -> Manifest:
@@ -33,7 +33,16 @@ def read_index(root: Path, number: int, manifest: Manifest) -> ShardIndex:
             f"{path}: its checksum differs from the manifest's: the index is damaged, or belongs "
             f"to another packed data set; {AGAIN} to rewrite it"
         )
+    check_index(index, manifest.settings, path)
     return index
+
+
+def check_index(index: ShardIndex, settings: PackSettings, path: Path) -> None:
+    """Raise DataError, naming `path`, unless the index may belong to a directory of `settings`."""
+    if len(index.class_pixels) != len(settings.classes):
+        raise DataError(f"{path}: is damaged: class pixels of another number of classes")
+    if settings.label is None and any(record.label for record in index.records):
+        raise DataError(f"{path}: is damaged: has labels, and the data set has none")
 
 
 def read_file(path: Path, missing: str) -> bytes:

@@ -5,9 +5,11 @@ The on-disk format is described in `fastass.pipelines.packed.dataset`.
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from reprlib import repr as repr_short
 from typing import Any, NamedTuple, TypeVar
 
 from fastass.pipelines.errors import DataError
@@ -15,6 +17,8 @@ from fastass.pipelines.errors import DataError
 FORMAT = "fastass-packed"
 VERSION = 1
 AGAIN = "run the same `fastass pack` command again"
+
+_KEY = re.compile(r"[0-9]{7,20}-[A-Za-z0-9_-]{0,72}")  # see `record_key`
 
 T = TypeVar("T")
 
@@ -81,13 +85,13 @@ class ShardIndex:
 
         def build(tree: dict[str, Any]) -> ShardIndex:
             return cls(
-                shard=str(tree["shard"]),
-                size=int(tree["size"]),
-                settings=str(tree["settings"]),
-                source=str(tree["source"]),
-                class_pixels=tuple(map(int, tree["class_pixels"])),
-                ignored_pixels=int(tree["ignored_pixels"]),
-                bad=tuple(BadSample(*bad) for bad in tree["bad"]),
+                shard=text(tree["shard"]),
+                size=natural(tree["size"]),
+                settings=text(tree["settings"]),
+                source=text(tree["source"]),
+                class_pixels=tuple(map(natural, tree["class_pixels"])),
+                ignored_pixels=natural(tree["ignored_pixels"]),
+                bad=tuple(BadSample(*map(text, bad)) for bad in tree["bad"]),
                 records=tuple(_record(*row) for row in tree["records"]),
             )
 
@@ -97,7 +101,7 @@ class ShardIndex:
                 f"{path}: is the index of {index.shard}, not of {shard}; {AGAIN} to rewrite it"
             )
         for record in index.records:
-            if any(m.offset < 0 or m.offset + m.size > index.size for m in record.members):
+            if any(m.offset + m.size > index.size for m in record.members):
                 raise DataError(f"{path}: record {record.key} is outside {shard}")
         return index
 
@@ -115,16 +119,41 @@ def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _record(key: str, name: str, image: list[int], label: Any, meta: list[int]) -> Record:
-    return Record(key, name, Member(*image), Member(*label) if label else None, Member(*meta))
+def natural(value: object) -> int:
+    """A JSON value that must be a number 0, 1, 2, … Raises ValueError."""
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise ValueError(f"{repr_short(value)} is no size or count")
+    return value
+
+
+def text(value: object) -> str:
+    """A JSON value that must be a text, no longer than a path. Raises ValueError."""
+    if type(value) is not str or len(value) > 4096:
+        raise ValueError(f"{repr_short(value)} is no text")
+    return value
+
+
+def _record(key: object, name: object, image: Any, label: Any, meta: Any) -> Record:
+    if not _KEY.fullmatch(text(key)):
+        raise ValueError(f"{repr_short(key)} is no key of a record")
+    return Record(
+        text(key), text(name), _member(image), _member(label) if label else None, _member(meta)
+    )
+
+
+def _member(row: Any) -> Member:
+    return Member(*map(natural, row))
 
 
 def decode(data: bytes, path: Path, build: Callable[[dict[str, Any]], T]) -> T:
-    """`build` of a JSON file; DataError for damage and for another version."""
+    """`build` of a JSON file. Raises DataError for damage and for another version.
+
+    build: raises ValueError, KeyError or TypeError for content that is not as it should be.
+    """
     try:
         tree = json.loads(data)
         if tree["format"] != FORMAT:
-            raise ValueError(f"its format is {tree['format']!r}")
+            raise ValueError(f"its format is {repr_short(tree['format'])}")
         version = tree["version"]
         if version == VERSION:
             if tree.pop("sha256") != digest(tree):
@@ -137,6 +166,6 @@ def decode(data: bytes, path: Path, build: Callable[[dict[str, Any]], T]) -> T:
             f"{AGAIN} to rewrite it"
         ) from None
     raise DataError(
-        f"{path}: has format version {version}, and this fastass reads version {VERSION}: "
-        "pack the data set again, or use the fastass that wrote it"
+        f"{path}: has format version {repr_short(version)}, and this fastass reads version "
+        f"{VERSION}: pack the data set again, or use the fastass that wrote it"
     )

@@ -21,7 +21,7 @@ from fastass.pipelines.durable import PART, write_durably
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.packed.check_shard import check_shard
 from fastass.pipelines.packed.encode import encoder_settings
-from fastass.pipelines.packed.files import read_file
+from fastass.pipelines.packed.files import check_index, read_file
 from fastass.pipelines.packed.index import BadSample, ShardIndex, digest, index_name, shard_name
 from fastass.pipelines.packed.lock import claim, release
 from fastass.pipelines.packed.manifest import MANIFEST, Manifest, PackSettings
@@ -148,6 +148,7 @@ class _Packing:
         path = self.out / index_name(number)
         try:
             index = ShardIndex.decode(read_file(path, ""), path, shard_name(number))
+            check_index(index, self.settings, path)
         except DataError:
             return
         chunk = self.chunks[number]

@@ -102,7 +102,7 @@ def _matches(directory: Path, wanted: Request) -> bool:
     try:
         if json.loads(path.read_text()) != wanted.manifest():
             return False
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return all(file.is_file() for job in wanted.jobs(directory) for file in files(job))
 

@@ -14,11 +14,6 @@ from torch import nn
 from fastass.checkpoint import files
 from fastass.checkpoint.async_writer import AsyncWriter
 from fastass.checkpoint.files import (
-    CHECKSUMS,
-    CLASSES,
-    CONFIG,
-    MODEL,
-    STATE,
     find_checkpoint,
     load_into,
     newest_checkpoint,
@@ -26,7 +21,7 @@ from fastass.checkpoint.files import (
     read_weights,
     save_checkpoint,
 )
-from fastass.checkpoint.pointers import point
+from fastass.checkpoint.pointers import CHECKSUMS, CLASSES, CONFIG, MODEL, STATE, point
 from fastass.errors import UserError
 
 
@@ -37,7 +32,7 @@ def module(width: int = 3) -> nn.Module:
 
 def save(run: Path, step: int, *links: str, width: int = 3) -> Path:
     texts = {CONFIG: "steps: 1\n", CLASSES: "{}"}
-    state = {"engine": {}, "position": {}}
+    state: dict[str, Any] = {"engine": {}, "position": {}}
     weights = dict(module(width).state_dict())
     return save_checkpoint(run, step, weights, state, texts, ("last", *links))
 

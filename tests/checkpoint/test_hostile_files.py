@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 
 import fastass
-from fastass.checkpoint.files import CHECKSUMS, STATE, find_checkpoint, list_checkpoints, read_state
+from fastass.checkpoint.files import find_checkpoint, read_state
+from fastass.checkpoint.pointers import CHECKSUMS, STATE, list_checkpoints
 from fastass.cli.main import main
 from fastass.errors import USER_ERRORS, UserError
 from fastass.inference.load import load

@@ -27,8 +27,9 @@ import torch
 from child import environment
 
 from fastass.checkpoint import run_lock
-from fastass.checkpoint.files import find_checkpoint, list_checkpoints, read_state
+from fastass.checkpoint.files import find_checkpoint, read_state
 from fastass.checkpoint.own_files import MARK, is_marked
+from fastass.checkpoint.pointers import list_checkpoints
 from fastass.checkpoint.run_directory import inspect_run
 from fastass.cli.main import main
 from fastass.errors import UserError

@@ -1,7 +1,7 @@
 """Ranges of numbers: each field has one, and none can be left, by a flag, a file or from Python.
 
 Looked for the kind "a value out of range is trained": every int and float of the configuration's
-tree (this test walks it), the numeric flags of the other commands (`fastass.cli.flag_values.typed`
+tree (this test walks it), the numeric flags of the other commands (`fastass.cli.parser.typed`
 in eval, predict, toycity, reproduce), pairs that contradict each other (`check_values`), the
 sizes and class counts that the kernels and D_g can take (`Side`, `MAX_CLASSES`).
 """
@@ -117,9 +117,12 @@ def test_a_configuration_built_in_python_is_checked() -> None:
     ],
 )
 def test_an_error_names_the_flag_and_nothing_is_written(
-    words: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    words: str,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["train", "toycity", *words.split(), "--out", "o"]) == 2
     captured = capsys.readouterr()
@@ -142,9 +145,12 @@ def test_an_error_names_the_flag_and_nothing_is_written(
     ],
 )
 def test_flags_of_other_commands(
-    words: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    words: str,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(words.split()) == 2
     assert message in capsys.readouterr().err

@@ -11,7 +11,7 @@ import shutil
 import signal
 import time
 from collections import Counter
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,7 @@ def kill_at_every_change(folder: str) -> dict[str, int]:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         words = tiny_runs.train(city, run, *short)
-        code = command(words, output, lambda kill=kill: watch_changes(run, kill))
+        code = command(words, output, partial(watch_changes, run, kill))
         if code != 0:
             assert code == -signal.SIGKILL, output.read_text()
             if (run / "checkpoints").exists():

@@ -26,7 +26,7 @@ def randomised(network: fastass.Segmenter) -> fastass.Segmenter:
     """Scores far apart, as those of a trained network are."""
     torch.manual_seed(0)
     for branch in network.generator.classifier.branches:
-        torch.nn.init.normal_(branch.weight, std=0.3)
+        torch.nn.init.normal_(branch.get_parameter("weight"), std=0.3)
     return network
 
 
@@ -178,9 +178,12 @@ def test_a_difference_is_a_failure(network: fastass.Segmenter) -> None:
 
 
 def test_bad_words(
-    trained: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    trained: Path,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     out = str(tmp_path / "model")
     for words, message in (

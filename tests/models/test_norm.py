@@ -49,7 +49,12 @@ def test_folding_keeps_no_second_copy_of_the_weight(conv: nn.Conv2d) -> None:
     frozen = FrozenBatchNorm2d(6).double()
     randomise(frozen)
     kept: list[torch.Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+
+    def keep(t: torch.Tensor) -> torch.Tensor:
+        kept.append(t)
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         conv_bn(torch.randn(1, 4, 9, 9, dtype=torch.float64), conv, frozen)
     shapes = [t for t in kept if t.shape == conv.weight.shape]
     assert [t.data_ptr() for t in shapes] == [conv.weight.data_ptr()]

@@ -9,6 +9,7 @@ just made.
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import dataset_files as files
 import pytest
@@ -98,7 +99,7 @@ def test_toycity_does_not_write_through_planted_links(tmp_path: Path) -> None:
     (root / dataset.UNFINISHED).symlink_to(victim)
     (root / f"{dataset.MANIFEST}.tmp").symlink_to(victim)
     (root / "gta5").symlink_to(other)
-    small = {"source_size": (64, 32), "target_size": (64, 32), "workers": 1}
+    small: dict[str, Any] = {"source_size": (64, 32), "target_size": (64, 32), "workers": 1}
     with pytest.raises(DataError, match="gta5: is a symbolic link; remove it"):
         generate(root, 1, 1, **small)
     assert not list(other.iterdir())

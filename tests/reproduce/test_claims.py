@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fastass.cli.main import main
@@ -21,9 +22,14 @@ Records = list[dict[str, Any]]
 def record(method: str, labelled: int, values: list[float], **more: Any) -> dict[str, Any]:
     last = {"values": values, "mean": sum(values) / len(values) if values else None}
     return {
-        "method": method, "labelled": labelled, "seeds": list(range(len(values))), "last": last,
-        "part": "", "lambda_sadv": None, **more,
-    }  # fmt: skip
+        "method": method,
+        "labelled": labelled,
+        "seeds": list(range(len(values))),
+        "last": last,
+        "part": "",
+        "lambda_sadv": None,
+        **more,
+    }
 
 
 def table1(oracle: dict[int, float], ga: dict[int, float], sa: dict[int, float]) -> Records:
@@ -117,8 +123,11 @@ def test_distances_are_read_from_the_runs(runs: Path) -> None:
     table1, table2 = (grid(name, None, toycity=True) for name in ("table1", "table2"))
     found = class_distances(table1, table2, runs, range(2))
     assert {name: values for name, values in found.items() if values} == {
-        "start": [0.5], "Joint": [0.4], "GA+CSA": [0.2], "GA+CSA λ 1": [0.1]
-    }  # fmt: skip
+        "start": [0.5],
+        "Joint": [0.4],
+        "GA+CSA": [0.2],
+        "GA+CSA λ 1": [0.1],
+    }
     assert found["GA"] == found["GA+FCSA λ 1"] == []
 
 
@@ -128,8 +137,10 @@ def test_the_command_writes_claims_and_a_picture(
     assert main(["reproduce", "claims", "--toycity", "--no-train", "--out", str(runs)]) == 0
     assert "| (a) | Adapted models beat" in capsys.readouterr().out
     assert {path.name for path in (runs / "claims").iterdir()} == {
-        "claims.json", "claims.md", "class_means.svg"
-    }  # fmt: skip
+        "claims.json",
+        "claims.md",
+        "class_means.svg",
+    }
     picture = ET.parse(runs / "claims" / "class_means.svg")
     texts = [text.text for text in picture.findall(".//{*}text")]
     assert texts.count("road") == texts.count("sky") == 2  # the start, and `joint`
@@ -144,12 +155,11 @@ def test_the_picture_shows_every_mean_where_the_report_has_it(runs: Path) -> Non
     assert ET.fromstring(svg(figure)) is not None
     expected = plane(means)
     for axes in figure.axes:
-        source, target = (points.get_offsets().tolist() for points in axes.collections)
+        source, target = (np.asarray(points.get_offsets()).tolist() for points in axes.collections)
         assert source == [[*mean.source] for mean in expected.means]
         assert target == [[*mean.target] for mean in expected.means]
-        assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines] == [
-            mean.source for mean in expected.means
-        ]
+        begins = [tuple(np.asarray(line.get_xydata())[0]) for line in axes.lines]
+        assert begins == [mean.source for mean in expected.means]
 
 
 def test_flatness_compares_the_same_seeds() -> None:

@@ -1,17 +1,13 @@
 """The paper's tables as grids: cells, statistics, the paper's figures beside them, and the runs."""
 
-import itertools
-import json
 import re
 import sys
 import threading
-import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.text import Text
+from run_summaries import write_summary
 
 from fastass.cli import reproduce as command
 from fastass.cli.main import main
@@ -20,25 +16,10 @@ from fastass.config.presets import PRESETS
 from fastass.errors import UserError
 from fastass.pipelines.datasets.classes import CITYSCAPES, SYNTHIA_13
 from fastass.reproduce import figure, scheduler
-from fastass.reproduce.chart import Chart, Line, Panel, line_chart, tick_labels
-from fastass.reproduce.figure import svg
 from fastass.reproduce.grids import GRIDS, TOYCITY_COUNTS, grid
 from fastass.reproduce.scheduler import CellRun, run_all
 from fastass.reproduce.table import markdown, results
-from fastass.reproduce.table_chart import table_chart
 from fastass.tracking.progress import Plain
-
-
-def write(out: Path, name: str, miou: float, **classes: float | None) -> None:
-    (out / name).mkdir(parents=True, exist_ok=True)
-    summary = {
-        "selection": {"last": miou, "best": miou + 1, "mean_of_last": miou - 0.5},
-        "per_class_iou": classes,
-        "training_seconds": 2.0,
-        "device": "cpu",
-        "versions": {"torch": "2"},
-    }
-    (out / name / "summary.json").write_text(json.dumps(summary))
 
 
 def cells(line: str) -> list[str]:
@@ -93,17 +74,23 @@ def test_tables_share_their_runs() -> None:
     assert names["table4"] <= names["table1"]
     assert names["table5"] <= names["table3"]
     assert {"ga_fcsa-10-seed0", "ga_csa-50-seed0"} == names["table1"] & names["table2"] - {
-        "ga_fcsa-50-seed0", "ga_csa-10-seed0"
-    }  # fmt: skip
+        "ga_fcsa-50-seed0",
+        "ga_csa-10-seed0",
+    }
     assert "ga_csa-10-λ0.1-seed0" in names["table2"]
 
 
 def test_toycity_has_its_own_counts_and_no_figure_of_the_paper() -> None:
     cells = grid("table1", (20,), toycity=True).cells
     assert [(c.method, c.labelled) for c in cells] == [
-        ("source_only", 0), ("ga", 0),
-        ("joint", 20), ("oracle", 20), ("ga", 20), ("ga+fcsa", 20), ("ga+csa", 20),
-    ]  # fmt: skip
+        ("source_only", 0),
+        ("ga", 0),
+        ("joint", 20),
+        ("oracle", 20),
+        ("ga", 20),
+        ("ga+fcsa", 20),
+        ("ga+csa", 20),
+    ]
     for table in GRIDS:
         cells = grid(table, None, toycity=True).cells
         assert all(cell.paper is None for cell in cells)
@@ -112,8 +99,8 @@ def test_toycity_has_its_own_counts_and_no_figure_of_the_paper() -> None:
 
 def test_statistics_over_the_complete_runs(tmp_path: Path) -> None:
     table = grid("table1", (50,), toycity=False)
-    write(tmp_path, "ga_csa-50-seed0", 50.0, road=90.0, train=None)
-    write(tmp_path, "ga_csa-50-seed2", 52.0, road=92.0, train=None)
+    write_summary(tmp_path, "ga_csa-50-seed0", 50.0, road=90.0, train=None)
+    write_summary(tmp_path, "ga_csa-50-seed2", 52.0, road=92.0, train=None)
     records = results(table, tmp_path, range(3))
     csa = next(r for r in records if r["method"] == "ga+csa")
     assert csa["seeds"] == [0, 2]
@@ -128,9 +115,9 @@ def test_statistics_over_the_complete_runs(tmp_path: Path) -> None:
 def test_table_1_in_the_papers_shape(tmp_path: Path) -> None:
     table = grid("table1", (0, 50), toycity=False)
     for seed, (oracle, csa) in enumerate(((40.0, 50.0), (41.0, 52.0))):
-        write(tmp_path, f"oracle-50-seed{seed}", oracle)
-        write(tmp_path, f"ga_csa-50-seed{seed}", csa)
-    write(tmp_path, "ga-50-seed0", 49.0)
+        write_summary(tmp_path, f"oracle-50-seed{seed}", oracle)
+        write_summary(tmp_path, f"ga_csa-50-seed{seed}", csa)
+    write_summary(tmp_path, "ga-50-seed0", 49.0)
     text = markdown(table, results(table, tmp_path, range(2)), ())
     lines = text.splitlines()
     assert lines[:2] == ["The last evaluation:", ""]
@@ -138,9 +125,15 @@ def test_table_1_in_the_papers_shape(tmp_path: Path) -> None:
     assert [cells(line) for line in (lines[2], *lines[4:6])] == [
         ["# labelled", "Oracle", "GA", "GA+FCSA", "GA+CSA", "Improve"],
         ["0", "–", "not run (paper 42.4)", "–", "–", "–"],
-        ["50", "40.5 ± 0.7 (paper 39.5)", "49.0 (paper 50.0)", "not run (paper 50.2)",
-         "51.0 ± 1.4 (paper 50.1)", "+10.5 ± 0.7 (paper +10.6)"],
-    ]  # fmt: skip
+        [
+            "50",
+            "40.5 ± 0.7 (paper 39.5)",
+            "49.0 (paper 50.0)",
+            "not run (paper 50.2)",
+            "51.0 ± 1.4 (paper 50.1)",
+            "+10.5 ± 0.7 (paper +10.6)",
+        ],
+    ]
     assert "best evaluation on val" in text
     assert re.search(r" \| 50.0 \(paper 50.0\) +\| ", text)
     assert "mean of the last 5" in text
@@ -148,125 +141,38 @@ def test_table_1_in_the_papers_shape(tmp_path: Path) -> None:
 
 def test_table_2_has_two_parts(tmp_path: Path) -> None:
     table = grid("table2", (500,), toycity=False)
-    write(tmp_path, "ga_csa-500-seed0", 60.0)
-    write(tmp_path, "ga_csa-500-λ1-seed0", 61.0)
+    write_summary(tmp_path, "ga_csa-500-seed0", 60.0)
+    write_summary(tmp_path, "ga_csa-500-λ1-seed0", 61.0)
     lines = markdown(table, results(table, tmp_path, range(1)), ()).splitlines()
     assert lines[0] == "The last evaluation, (a) FCSA:"
     b = lines.index("The last evaluation, (b) CSA:")
     assert cells(lines[b + 2]) == ["# labelled", "λ = 1", "λ = 0.1", "λ = 0.01", "λ = 0.001"]
     assert cells(lines[b + 4]) == [
-        "500", "61.0 (paper 59.76)", "not run (paper 59.46)", "60.0 (paper 60.16)",
+        "500",
+        "61.0 (paper 59.76)",
+        "not run (paper 59.46)",
+        "60.0 (paper 60.16)",
         "not run (paper 59.67)",
-    ]  # fmt: skip
+    ]
 
 
 def test_tables_4_and_5_show_every_class_and_the_paper(tmp_path: Path) -> None:
     table = grid("table5", (50,), toycity=False)
-    write(tmp_path, "ga_csa-50-seed0", 61.0, road=90.0, wall=3.0)
+    write_summary(tmp_path, "ga_csa-50-seed0", 61.0, road=90.0, wall=3.0)
     lines = markdown(table, results(table, tmp_path, range(1)), SYNTHIA_13).splitlines()
     assert lines[0].count("|") == 13 + 3
     assert [line.split("|")[1].strip() for line in lines[2:]] == [
-        "Wu et al. (paper)", "Tsai et al. (paper)", "Hong et al. (paper)",
-        "ours 50", "ours 50 (paper)",
-    ]  # fmt: skip
+        "Wu et al. (paper)",
+        "Tsai et al. (paper)",
+        "Hong et al. (paper)",
+        "ours 50",
+        "ours 50 (paper)",
+    ]
     assert cells(lines[5])[:3] == ["ours 50", "90.0", "–"]
     assert cells(lines[5])[-1] == "61.0"
     assert cells(lines[6])[-2:] == ["59.6", "60.7"]
     for rows, names in ((paper.TABLE_4, CITYSCAPES.names), (paper.TABLE_5, SYNTHIA_13)):
         assert {len(row) for row in rows.values()} == {len(names) + 1}
-
-
-def test_chart_of_methods(tmp_path: Path) -> None:
-    """A line per method, the paper's dashed, and the gain over the oracle beside them."""
-    table = grid("table3", None, toycity=False)
-    write(tmp_path, "ga_csa-50-seed0", 61.0)
-    write(tmp_path, "ga_csa-50-seed1", 63.0)
-    write(tmp_path, "ga_csa-500-seed0", 66.0)
-    write(tmp_path, "oracle-50-seed0", 51.0)
-    write(tmp_path, "oracle-50-seed1", 52.0)
-    chart = table_chart(table, results(table, tmp_path, range(2)))
-    assert chart is not None
-    levels, differences = chart.panels
-    names = ["Oracle", "GA+CSA", "Oracle (paper)", "GA (paper)", "GA+CSA (paper)"]
-    assert [line.name for line in levels.lines] == names
-    assert [line.dashed for line in levels.lines] == [False] * 2 + [True] * 3
-    assert levels.lines[1].points == ((50, 62.0, pytest.approx(2**0.5)), (500, 66.0, None))
-    assert all(len(line.points) == 6 for line in levels.lines[2:])
-    assert levels.lines[1].number == levels.lines[4].number != levels.lines[0].number
-    assert differences.y_label == "mIoU minus Oracle, points"
-    assert differences.lines[0].points == ((50, 10.5, pytest.approx(0.5**0.5)),)  # 10 and 11
-    oracle, _, csa = paper.TABLE_3[50]
-    assert oracle is not None
-    assert csa is not None
-    assert differences.lines[2].name == "GA+CSA (paper)"
-    assert differences.lines[2].points[0] == (50, pytest.approx(csa - oracle), None)
-
-
-def test_chart_of_toycity_is_measured_against_joint(tmp_path: Path) -> None:
-    table = grid("table1", (10, 50), toycity=True)
-    for name, miou in (("joint-10", 30.0), ("ga-10", 31.0), ("oracle-10", 20.0)):
-        write(tmp_path, f"{name}-seed0", miou)
-    chart = table_chart(table, results(table, tmp_path, range(1)))
-    assert chart is not None
-    assert chart.panels[1].y_label == "mIoU minus Joint, points"
-    assert [(line.name, line.points) for line in chart.panels[1].lines] == [
-        ("GA", ((10, 1.0, None),))
-    ]
-
-
-def test_chart_of_table_2_has_a_panel_per_count(tmp_path: Path) -> None:
-    table = grid("table2", None, toycity=False)
-    chart = table_chart(table, results(table, tmp_path, range(1)))
-    assert chart is not None
-    assert [panel.title for panel in chart.panels] == ["100 labelled images", "500 labelled images"]
-    assert [line.name for line in chart.panels[1].lines] == ["(a) FCSA (paper)", "(b) CSA (paper)"]
-    assert chart.panels[1].lines[1].points[0] == (0.001, 59.67, None)
-    assert table_chart(grid("table4", None, toycity=False), []) is None
-
-
-@pytest.mark.parametrize("xs", [TOYCITY_COUNTS, paper.COUNTS[1:], (0.001, 0.008, 0.01, 0.04, 0.1)])
-def test_labels_of_a_chart_do_not_touch(xs: tuple[float, ...]) -> None:
-    """Measured on the drawn figure: labels of ticks, titles and legend, all inside of it."""
-    points = tuple((x, 30 + i, 0.5) for i, x in enumerate(xs))
-    lines = (Line("Oracle", points, 1), Line("GA+FCSA (paper)", points, 4, dashed=True))
-    panels = (Panel("10 labelled images", "mIoU, %", lines), Panel("", "mIoU, %", lines, zero=True))
-    drawn = line_chart(Chart("mIoU against labelled target images", "labelled images", panels))
-    FigureCanvasAgg(drawn).draw()
-    hidden = {  # matplotlib also keeps, but does not draw, ticks outside of the axes
-        id(tick.label1)
-        for axes in drawn.axes
-        for axis in (axes.xaxis, axes.yaxis)
-        for tick in axis.get_major_ticks()
-        if not min(axis.get_view_interval()) <= tick.get_loc() <= max(axis.get_view_interval())
-    }
-    texts = [t for t in drawn.findobj(Text) if t.get_text() and t.get_visible()]
-    boxes = [(t.get_text(), t.get_window_extent()) for t in texts if id(t) not in hidden]
-    assert len(boxes) > 2 * len(panels) * 3
-    for name, box in boxes:
-        assert drawn.bbox.x0 <= box.x0, name
-        assert drawn.bbox.y0 <= box.y0, name
-        assert box.x1 <= drawn.bbox.x1, name
-        assert box.y1 <= drawn.bbox.y1, name
-    for (name, box), (other_name, other) in itertools.combinations(boxes, 2):
-        assert not box.overlaps(other), (name, other_name)
-    for axes in drawn.axes:
-        assert [tick for tick in axes.get_xticks() if xs[0] <= tick <= xs[-1]] == [*map(float, xs)]
-
-
-def test_only_close_ticks_lose_their_label() -> None:
-    assert tick_labels((5, 10, 20, 50, 300)) == ["5", "10", "20", "50", "300"]
-    assert tick_labels((0.001, 0.008, 0.01, 1)) == ["0.001", "0.008", "", "1"]
-    assert tick_labels((100, 2900, 2975)) == ["100", "", "2975"]
-    assert tick_labels((10,)) == ["10"]
-
-
-def test_a_chart_is_the_same_text_every_time() -> None:
-    chart = Chart("t", "x", (Panel("", "y", (Line("<a & b>", ((10, 3.0, None),)),)),))
-    first, second = (svg(line_chart(chart)) for _ in range(2))
-    assert first == second
-    assert "<a & b>" in {text.text for text in ET.fromstring(first).findall(".//{*}text")}
-    with pytest.raises(ValueError, match="at least one point"):
-        line_chart(Chart("t", "x", ()))
 
 
 def test_without_matplotlib_nothing_is_started(
@@ -295,7 +201,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             done = Done()
             done.returncode = 1
             return done
-        write(out.parent, out.name, 30.0)
+        write_summary(out.parent, out.name, 30.0)
         return Done()
 
     monkeypatch.setattr(scheduler.subprocess, "run", run)

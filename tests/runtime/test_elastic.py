@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from child import ROOT
 from processes import children, command_line
 from ranks import free_port
 
-from fastass.checkpoint.files import find_checkpoint, list_checkpoints, read_weights
+from fastass.checkpoint.files import find_checkpoint, read_weights
+from fastass.checkpoint.pointers import list_checkpoints
 from fastass.pipelines.toycity import generate
 
 SMALL = (
@@ -44,14 +46,25 @@ def torchrun(
 ) -> Iterator[subprocess.Popen[str]]:
     """A group of ranks, ended at the end."""
     group = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks),
-        "--max-restarts", str(restarts), "--monitor-interval", "0.1",
-        "--master-port", str(free_port()),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        str(ranks),
+        "--max-restarts",
+        str(restarts),
+        "--monitor-interval",
+        "0.1",
+        "--master-port",
+        str(free_port()),
+    ]
     agent = subprocess.Popen(
-        [*group, *words], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [*group, *words],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     try:
         yield agent
     finally:
@@ -81,6 +94,15 @@ def lines(run: Path) -> int:
     return path.read_text().count("\n") if path.exists() else 0
 
 
+def has_other_lines(run: Path, than: int) -> bool:
+    return lines(run) != than
+
+
+def both_past(run: Path, after: int, agent: subprocess.Popen[str]) -> bool:
+    """Both ranks run, and have logged at least `after` lines."""
+    return lines(run) >= after and len(ranks_of(agent)) == 2
+
+
 def weights(run: Path) -> dict[str, torch.Tensor]:
     return read_weights(find_checkpoint(run / "last"))
 
@@ -93,10 +115,10 @@ def test_a_killed_rank_costs_nothing(toycity: Path, tmp_path: Path) -> None:
         assert "mIoU" in agent.communicate(timeout=120)[0]
     with torchrun(arguments(toycity, run), restarts=2) as agent:
         for rank, after in ((1, 12), (0, 31)):
-            until(lambda after=after: lines(run) >= after and len(ranks_of(agent)) == 2, agent)
+            until(partial(both_past, run, after, agent), agent)
             os.kill(ranks_of(agent)[rank], signal.SIGKILL)
             killed_at = lines(run)
-            until(lambda n=killed_at: lines(run) != n, agent)
+            until(partial(has_other_lines, run, killed_at), agent)
         output = agent.communicate(timeout=120)[0]
     assert output.count("resuming") == 2, output
     assert agent.returncode == 0, output
@@ -211,9 +233,11 @@ def test_a_node_that_is_cut_off_for_a_while_costs_nothing(toycity: Path, tmp_pat
     tools = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # torchrun
     done = subprocess.run(
         [*unshare, "bash", *script, *words],
-        capture_output=True, text=True, timeout=400,
+        capture_output=True,
+        text=True,
+        timeout=400,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PATH": tools},
-    )  # fmt: skip
+    )
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-4000:]
     assert "cable back" in output

@@ -8,6 +8,13 @@ import numpy as np
 from PIL import Image
 
 from fastass.pipelines.datasets.classes import COLORS, GTA5, IGNORE
+from fastass.pipelines.datasets.files import File
+
+
+def on_disk(file: File | None) -> Path:
+    """The path of a sample's image or label, which must be there and in no archive."""
+    assert isinstance(file, Path), file
+    return file
 
 
 def natural(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -45,10 +52,18 @@ def id_color(label_id: int) -> tuple[int, int, int]:
     if train_id != IGNORE:
         return COLORS[train_id]
     others = {
-        5: (111, 74, 0), 6: (81, 0, 81), 9: (250, 170, 160), 10: (230, 150, 140),
-        14: (180, 165, 180), 15: (150, 100, 100), 16: (150, 120, 90), 18: (153, 153, 153),
-        29: (0, 0, 90), 30: (0, 0, 110), 34: (0, 0, 142),
-    }  # fmt: skip
+        5: (111, 74, 0),
+        6: (81, 0, 81),
+        9: (250, 170, 160),
+        10: (230, 150, 140),
+        14: (180, 165, 180),
+        15: (150, 100, 100),
+        16: (150, 120, 90),
+        18: (153, 153, 153),
+        29: (0, 0, 90),
+        30: (0, 0, 110),
+        34: (0, 0, 142),
+    }
     return others.get(label_id, (0, 0, 0))
 
 

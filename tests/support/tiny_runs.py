@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from fastass.checkpoint.files import find_checkpoint, list_checkpoints, read_state, read_weights
-from fastass.checkpoint.run_directory import EXAMPLES, METRICS, SUMMARY
+from fastass.checkpoint.files import find_checkpoint, read_state, read_weights
+from fastass.checkpoint.own_files import EXAMPLES, METRICS, SUMMARY
+from fastass.checkpoint.pointers import list_checkpoints
 from fastass.pipelines.toycity import generate
 
 TINY = (
@@ -18,11 +19,20 @@ TINY = (
 SAME = ("miou", "best_miou", "per_class_iou", "confusion", "start", "selection", "skipped_samples")
 
 # Values of a run of a second or two, by the names of `fastass.train`.
-SMALL = {
-    "method": "ga+csa", "labelled": 1, "steps": 2, "start_steps": 1, "batch": 2, "workers": 0,
-    "model_width": 16, "discriminator_width": 4, "hidden": 8, "eval_every": 0,
-    "source_size": (64, 32), "target_size": (64, 32),
-}  # fmt: skip
+SMALL: dict[str, Any] = {
+    "method": "ga+csa",
+    "labelled": 1,
+    "steps": 2,
+    "start_steps": 1,
+    "batch": 2,
+    "workers": 0,
+    "model_width": 16,
+    "discriminator_width": 4,
+    "hidden": 8,
+    "eval_every": 0,
+    "source_size": (64, 32),
+    "target_size": (64, 32),
+}
 
 
 def city(root: Path) -> Path:

@@ -23,8 +23,11 @@ def test_a_pipe_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
         show.scored(20, 18.234)
         show.line("a [b] line")
     lines = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"train 20/800 · \d+:\d\d left · 86.2 images/s · data wait 3% · "
-                        r"GPU 10.3 of 79 GiB · L_seg\(I_s\) 0.250 .*", lines[0])  # fmt: skip
+    assert re.fullmatch(
+        r"train 20/800 · \d+:\d\d left · 86.2 images/s · data wait 3% · "
+        r"GPU 10.3 of 79 GiB · L_seg\(I_s\) 0.250 .*",
+        lines[0],
+    )
     assert lines[1:] == ["step 20: mIoU 18.23 on target val", "a [b] line"]
 
 
@@ -60,9 +63,17 @@ def test_the_live_view_fits_the_terminal(width: int) -> None:
     assert max(map(len, lines)) <= width
     text = "\n".join(lines)
     for part in (
-        "train", "123456/150000", "ETA", "86.2 images/s", "data wait 3%", "GPU 10.3 of 79",
-        "L_seg(I_tl) 0.250", "L_sd(F_tl) 0.250", "mIoU 30.0 ▁", "█ 59.0 (best 59.0)",
-    ):  # fmt: skip
+        "train",
+        "123456/150000",
+        "ETA",
+        "86.2 images/s",
+        "data wait 3%",
+        "GPU 10.3 of 79",
+        "L_seg(I_tl) 0.250",
+        "L_sd(F_tl) 0.250",
+        "mIoU 30.0 ▁",
+        "█ 59.0 (best 59.0)",
+    ):
         assert part in text
     assert len(set(lines)) <= 8  # the view is drawn twice here: printed, and live
 

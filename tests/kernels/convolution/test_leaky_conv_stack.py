@@ -60,7 +60,7 @@ def test_twice_sends_each_gradient_one_way(autocast: bool) -> None:
     g = torch.randn_like(y)
     expected = torch.autograd.grad(y, everything, g)
     for output, reached in ((to_x, everything[:1]), (to_parameters, everything[1:])):
-        found = torch.autograd.grad(output, everything, g, allow_unused=True)
+        found = torch.autograd.grad(output, everything, g, retain_graph=True, allow_unused=True)
         for t, ours, theirs in zip(everything, found, expected, strict=True):
             if any(t is other for other in reached):
                 assert ours is not None

@@ -16,9 +16,18 @@ from fastass.pipelines.errors import DataError
 
 
 @pytest.mark.parametrize(
-    "name", ["classes.yml", "Classes.yaml", "classes.YAML", "classes.yaml.txt", "class.yaml",
-             "classes.json", "classes.txt", "classes"],
-)  # fmt: skip
+    "name",
+    [
+        "classes.yml",
+        "Classes.yaml",
+        "classes.YAML",
+        "classes.yaml.txt",
+        "class.yaml",
+        "classes.json",
+        "classes.txt",
+        "classes",
+    ],
+)
 def test_a_misnamed_class_file(tmp_path: Path, name: str) -> None:
     root = files.folder(tmp_path)
     (root / "classes.yaml").rename(root / name)

@@ -34,17 +34,18 @@ def test_gta5_labels_as_they_are(tmp_path: Path) -> None:
     """Every id with its own colour; also saved again with the same palette, or without colours."""
     data = open_dataset(files.gta5(tmp_path, 1, (70, 10)))
     (sample,) = data.samples
+    label = files.on_disk(sample.label)
     ids = np.arange(700, dtype=np.uint8).reshape(10, 70) % 35
-    files.write_palette(sample.label, ids)
+    files.write_palette(label, ids)
     wanted = read_label(data, sample)
     assert set(np.unique(wanted)) == {*range(19), IGNORE}
     grey = Image.fromarray(ids)
-    grey.save(sample.label)
+    grey.save(label)
     np.testing.assert_array_equal(read_label(data, sample), wanted)
     for palette in ([v for i in range(256) for v in (i, i, i)], [0] * 768):
         image = Image.fromarray(ids)
         image.putpalette(palette)
-        image.save(sample.label)
+        image.save(label)
         np.testing.assert_array_equal(read_label(data, sample), wanted)
 
 
@@ -59,11 +60,11 @@ def test_gta5_labels_quantised_again(tmp_path: Path, how: str) -> None:
         ids = np.where(ids > 17, 7, 26).astype(np.uint8)  # their new indices, 0 and 1, are ignored
     files.write_palette(sample.label, ids)
     before = np.asarray(Image.open(sample.label).convert("RGB"))
-    image = Image.open(sample.label)
+    image: Image.Image = Image.open(sample.label)
     if how == "adaptive":
         image = image.convert("RGB").convert("P", palette=Image.Palette.ADAPTIVE)
     elif how == "sorted":
-        image = image.remap_palette(range(34, -1, -1))
+        image = image.remap_palette([*range(34, -1, -1)])
     elif how == "shortened":
         image = image.remap_palette(np.unique(ids).tolist()[1:])
     else:

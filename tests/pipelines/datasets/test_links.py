@@ -96,16 +96,19 @@ def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_deep_tree(tmp_path: Path) -> None:
-    here = os.getcwd()
+    depth, here = 1500, os.getcwd()  # deeper than Python's recursion limit
+    os.chdir(tmp_path)
     try:
-        os.chdir(tmp_path)
-        for _ in range(1500):  # deeper than Python's recursion limit
+        for _ in range(depth):
             os.mkdir("d")
             os.chdir("d")
+        with pytest.raises(DataError, match="no images"):
+            open_images(tmp_path)
+        for _ in range(depth):  # pytest cannot remove it
+            os.chdir("..")
+            os.rmdir("d")
     finally:
         os.chdir(here)
-    with pytest.raises(DataError, match="no images"):
-        open_images(tmp_path)
 
 
 def test_hidden_folders_are_not_read(tmp_path: Path) -> None:

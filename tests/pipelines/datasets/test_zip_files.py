@@ -4,6 +4,7 @@ import shutil
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import dataset_files as files
 import numpy as np
@@ -42,7 +43,7 @@ def gta5_archives(tmp_path: Path, count: int = 5) -> tuple[Path, list[Path]]:
     return root, archives
 
 
-def assert_same_samples(ours: str | Path, unpacked: Path, **options: str) -> None:
+def assert_same_samples(ours: str | Path, unpacked: Path, **options: Any) -> None:
     data, truth = open_dataset(ours, **options), open_dataset(unpacked, **options)
     assert (data.layout, data.split, data.classes) == (truth.layout, truth.split, truth.classes)
     assert [s.name for s in data.samples] == [s.name for s in truth.samples]

@@ -161,7 +161,10 @@ def store(root: Path, data: bytes, suffix: str) -> str:
         file.seek(member.offset)
         file.write(data)
     member = member._replace(crc32=crc32(data))
-    changed = stored._replace(**{"label" if suffix == ".seg.raw" else "image": member})
+    if suffix == ".seg.raw":
+        changed = stored._replace(label=member)
+    else:
+        changed = stored._replace(image=member)
     replace_index(root, 1, replace(index, records=(index.records[0], changed)))
     return stored.key
 

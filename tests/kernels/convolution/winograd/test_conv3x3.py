@@ -3,6 +3,8 @@
 pytest tests/kernels/convolution/winograd/test_conv3x3.py -k at_most_twice -rP     prints the errors
 """
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -29,7 +31,7 @@ SHAPES = [  # B, I, O, h, w, dilation
 ]
 
 
-def inputs(shape: tuple[int, ...]) -> tuple[Tensor, ...]:
+def inputs(shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x as after a ReLU, weight, bias, gradient of y; channels last."""
     B, inputs, outputs, h, w, _ = shape
     generator = torch.Generator().manual_seed(sum(shape))
@@ -51,8 +53,12 @@ def ours(x: Tensor, weight: Tensor, bias: Tensor | None, g: Tensor, d: int) -> l
 
 def plain(x: Tensor, weight: Tensor, bias: Tensor, g: Tensor, d: int) -> list[Tensor]:
     given = [t.detach().requires_grad_() for t in (x, weight, bias)]
-    y = F.conv2d(*given, padding=d, dilation=d)
+    y = F.conv2d(given[0], given[1], given[2], padding=d, dilation=d)
     return [y.detach(), *torch.autograd.grad(y, given, g)]
+
+
+def in_float64(x: Tensor, weight: Tensor, bias: Tensor, g: Tensor, d: int) -> list[Tensor]:
+    return plain(x.double(), weight.double(), bias.double(), g.double(), d)
 
 
 def error(actual: Tensor, truth: Tensor) -> float:
@@ -74,9 +80,10 @@ def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 def test_error_is_at_most_twice_that_of_plain_torch(shape: tuple[int, ...]) -> None:
     """Plain torch in the layouts that the models use otherwise: NCHW for a weight's gradient."""
     given, d = inputs(shape), shape[-1]
-    truth = plain(*(t.double() for t in given), d)
+    truth = in_float64(*given, d)
     theirs = plain(*given, d)
-    theirs[2] = plain(*(t.contiguous() for t in given), d)[2]
+    x, weight, bias, g = (t.contiguous() for t in given)
+    theirs[2] = plain(x, weight, bias, g, d)[2]
     for name, actual, other, expected in zip(
         ("y", "x", "weight", "bias"), ours(*given, d), theirs, truth, strict=True
     ):
@@ -95,7 +102,7 @@ def test_both_tiles_on_every_instruction_set(
 ) -> None:
     monkeypatch.setattr(op, "output_tile", lambda *_: tile)
     given, d = inputs(shape), shape[-1]
-    truth = plain(*(t.double() for t in given), d)
+    truth = in_float64(*given, d)
     for actual, expected in zip(ours(*given, d), truth, strict=True):
         assert error(actual, expected) < 1e-6
 
@@ -131,16 +138,23 @@ def test_only_the_gradients_that_are_wanted() -> None:
     x, weight, bias, g = inputs((1, 32, 32, 9, 7, 1))
     full = ours(x, weight, bias, g, 1)[1:]
     for i in range(3):
-        wanted = tuple(j == i for j in range(3))
+        wanted = (i == 0, i == 1, i == 2)
         found = kernels.conv3x3_gradients(g, x, weight, dilation=1, wanted=wanted)
-        assert torch.equal(found[i], full[i])
+        ours_alone = found[i]
+        assert ours_alone is not None
+        assert torch.equal(ours_alone, full[i])
         assert all(t is None for j, t in enumerate(found) if j != i)
 
 
 def test_nothing_but_the_inputs_is_kept() -> None:
     x, weight, bias, _ = inputs((1, 32, 32, 9, 7, 1))
     kept: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+
+    def keep(t: Tensor) -> Tensor:
+        kept.append(t)
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         kernels.conv3x3(x, weight.requires_grad_(), bias)
     assert {t.data_ptr() for t in kept} == {x.data_ptr(), weight.data_ptr()}
 
@@ -155,8 +169,8 @@ def test_reference_is_plain_torch() -> None:
         kernels.use("auto")
     for a, b in zip(results, plain(x, weight, bias, g, 2), strict=True):
         assert torch.equal(a, b)
-    for a, b in zip(found, results[1:], strict=True):
-        torch.testing.assert_close(a, b)
+    for gradient, b in zip(found, results[1:], strict=True):
+        torch.testing.assert_close(gradient, b)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +208,11 @@ def test_the_tile_that_rounding_allows() -> None:
     ],
 )
 def test_wrong_arguments(change: dict[str, object], error: type[Exception], message: str) -> None:
-    right = {"x": torch.zeros(1, 32, 4, 4), "weight": torch.zeros(32, 32, 3, 3), "bias": None}
+    right: dict[str, Any] = {
+        "x": torch.zeros(1, 32, 4, 4),
+        "weight": torch.zeros(32, 32, 3, 3),
+        "bias": None,
+    }
     with pytest.raises(error, match=message):
         kernels.conv3x3(**{**right, **change})
 

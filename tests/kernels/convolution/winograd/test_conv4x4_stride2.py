@@ -36,7 +36,7 @@ def inputs(shape: tuple[int, ...]) -> tuple[Tensor, nn.Conv2d, Tensor]:
     B, C, O, H, W = shape
     torch.manual_seed(sum(shape))
     x = F.leaky_relu(torch.randn(B, C, H, W), NEGATIVE_SLOPE).contiguous(memory_format=CL)
-    layer = nn.Conv2d(C, O, 4, 2, 1).to(memory_format=CL)
+    layer = nn.Conv2d(C, O, 4, 2, 1).to(memory_format=CL)  # type: ignore[call-overload]
     return x, layer, torch.randn(B, O, H // 2, W // 2).contiguous(memory_format=CL)
 
 
@@ -58,7 +58,7 @@ def ours(x: Tensor, layer: nn.Conv2d, g: Tensor) -> list[Tensor]:
 def plain(x: Tensor, layer: nn.Conv2d, g: Tensor, dtype: torch.dtype) -> list[Tensor]:
     assert layer.bias is not None
     given = [t.detach().to(dtype).requires_grad_() for t in (x, layer.weight, layer.bias)]
-    y = F.conv2d(*given, stride=2, padding=1)
+    y = F.conv2d(given[0], given[1], given[2], stride=2, padding=1)
     of_x, of_weight, of_bias = torch.autograd.grad(y, given, g.to(dtype))
     of_x = torch.where(given[0] > 0, of_x, of_x * NEGATIVE_SLOPE)
     return [F.leaky_relu(y, NEGATIVE_SLOPE).detach(), of_x.detach(), of_weight, of_bias]
