@@ -1,6 +1,7 @@
 """`fastass eval|predict|export` of a weight file, and `fastass.load`."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,14 +67,15 @@ def test_adaptsegnets_file_implies_its_branches_and_normalisation(tmp_path: Path
     assert network.classes.names[0] == "road"
     single = fastass.load(path, device="cpu", backbone="resnet18", heads="single")
     assert single.generator.config.heads == "single"
-    for options, message in (
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"aspp_branches": 4}, "made with --aspp-branches 2, not 4"),
         ({"normalize": "imagenet"}, "made with --normalize bgr, not imagenet"),
         ({"classes": ("road", "car")}, "its classifier has 19 classes, not 2"),
         ({"backbone": None}, "a weight file needs --backbone"),
         ({"backbone": "vgg16"}, "does not fit vgg16"),
         ({"backbone": "resnet50"}, "does not fit resnet50"),
-    ):
+    ]
+    for options, message in wrong:
         with pytest.raises(UserError, match=message):
             fastass.load(path, device="cpu", **{"backbone": "resnet18", **options})
 
@@ -86,14 +88,14 @@ def test_what_the_file_does_not_say(file: Path, trained: Path, tmp_path: Path) -
     state = torch.load(file, weights_only=True)
     classifier = {n: t[:5].clone() if n.startswith("classifier") else t for n, t in state.items()}
     torch.save(classifier, tmp_path / "five.pth")
-    options = {"backbone": "tiny", "normalize": "imagenet", "device": "cpu"}
+    options: Any = {"backbone": "tiny", "normalize": "imagenet", "device": "cpu"}
     with pytest.raises(UserError, match="5 classes; give their names, --classes"):
-        fastass.load(tmp_path / "five.pth", **options)  # type: ignore[arg-type]
-    five = fastass.load(tmp_path / "five.pth", **options, classes=tuple("abcde"))  # type: ignore[arg-type]
+        fastass.load(tmp_path / "five.pth", **options)
+    five = fastass.load(tmp_path / "five.pth", **options, classes=tuple("abcde"))
     assert five.classes.names == tuple("abcde")
     torch.save({n: t for n, t in state.items() if "classifier" not in n}, tmp_path / "none.pth")
     with pytest.raises(UserError, match="it has no classifier"):
-        fastass.load(tmp_path / "none.pth", **options)  # type: ignore[arg-type]
+        fastass.load(tmp_path / "none.pth", **options)
 
 
 def test_the_file_inside_a_checkpoint_is_the_checkpoint(trained: Path) -> None:
