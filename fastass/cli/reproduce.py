@@ -156,11 +156,6 @@ def _data(args: Namespace, domain: str) -> list[str]:
         source = getattr(args, domain)
         if source is None or args.cityscapes is None:
             raise UserError(f"{args.table} needs --{domain} DIR and --cityscapes DIR, or --toycity")
-        if not (args.init or "--init" in args.train.split()):
-            raise UserError(
-                f"{args.table} starts from pretrained weights; give --init FILE (the same for "
-                "every run), or --train '--init none'"
-            )
         return ["--data-source", source, "--data-target", args.cityscapes]
     toy = preset("toycity").toycity
     root = f"{toy.directory}_{domain}_shift{SHIFT:g}"
