@@ -25,7 +25,11 @@ Side = Annotated[int, Range(32, 16384)]
 Size = tuple[Side, Side]
 Layout = Annotated[str, LayoutName()]
 
+Normalize = Literal["bgr", "imagenet"]
 Method = Literal["oracle", "source_only", "joint", "ga", "ga+fcsa", "ga+csa"]
+
+# Values of `init` that are no file and no run.
+NAMED_WEIGHTS = ("none", "imagenet", "pretrained")
 
 # The λ_sadv that the paper chose in Table 2.
 LAMBDA_SADV = {"ga+fcsa": 0.04, "ga+csa": 0.01}
@@ -75,7 +79,7 @@ class DataConfig:
     sets."""
     report: tuple[str, ...] = ()
     """Also report the mIoU over these classes, e.g. the 13 that SYNTHIA results are compared on."""
-    normalize: Literal["bgr", "imagenet"] = "bgr"
+    normalize: Normalize = "bgr"
     """Normalisation of the images; it must match the weights of --init. `bgr`: subtract the mean,
     for weights of the AdaptSegNet baseline. `imagenet`: RGB mean and standard deviation, for
     torchvision's weights."""

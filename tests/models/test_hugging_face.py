@@ -133,6 +133,8 @@ def test_train_resume_predict_and_export(words: dict[str, Any], tmp_path: Path) 
     fastass.export(network, tmp_path / "folder", format="safetensors")
     again = fastass.load(tmp_path / "folder", device="cpu")
     np.testing.assert_array_equal(again.predict(image), labels)
+    with pytest.raises(UserError, match="use --format safetensors"):
+        fastass.export(network, tmp_path / "model.onnx")
 
 
 def test_pretrained_weights(words: dict[str, Any], tmp_path: Path) -> None:
