@@ -30,11 +30,17 @@ from safetensors.torch import save as safetensors_save
 from torch import nn
 
 from fastass.errors import UserError
+from fastass.models.domain_statistics import TargetStatistics
 from fastass.pipelines.durable import sync_directory, write_synced
 from fastass.runtime.atomic_write import writing
 
 MODEL, STATE, CONFIG, CLASSES = "model.safetensors", "state.pt", "config.yaml", "classes.json"
 CHECKSUMS = "checksums.json"
+# A network's prefix → that of its running statistics of the target's streams.
+_TARGET_STATISTICS = {
+    "generator.": "target_statistics.",
+    "average.": "average_target_statistics.",
+}
 
 
 class Checkpoint(NamedTuple):
@@ -223,12 +229,40 @@ def load_into(module: nn.Module, weights: dict[str, torch.Tensor], where: Path) 
     module.load_state_dict(weights)
 
 
-def load_generator(generator: nn.Module, path: Path) -> None:
-    """Load only the generator from a checkpoint directory: its EMA weights, if there are any."""
+def add_target_statistics(weights: dict[str, torch.Tensor], module: nn.Module) -> bool:
+    """Give an older checkpoint the target's running statistics: the mixed ones; → if it had none.
+
+    weights: of a training module; changed in place. They are those that `module` lacks nothing of.
+    """
+    missing = [name for name in module.state_dict() if name not in weights]
+    copies = {
+        name: f"{network}{name.removeprefix(statistics)}"
+        for name in missing
+        for network, statistics in _TARGET_STATISTICS.items()
+        if name.startswith(statistics)
+    }
+    weights |= {name: weights[own].clone() for name, own in copies.items() if own in weights}
+    return bool(copies)
+
+
+def load_generator(generator: nn.Module, path: Path) -> TargetStatistics | None:
+    """Load only the generator from a checkpoint directory: its EMA weights, if there are any.
+
+    Its norms then hold the running statistics of all streams. → those of the target's streams;
+    None if the checkpoint has none.
+    """
     saved = read_weights(path)
     prefix = "average." if any(name.startswith("average.") for name in saved) else "generator."
-    weights = {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
-    load_into(generator, weights, path)
+    load_into(generator, _below(prefix, saved), path)
+    if not (statistics := _below(_TARGET_STATISTICS[prefix], saved)):
+        return None
+    target = TargetStatistics(generator)
+    load_into(target, statistics, path)
+    return target
+
+
+def _below(prefix: str, saved: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
 
 
 def find_checkpoint(path: Path | str) -> Path:

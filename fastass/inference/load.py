@@ -17,7 +17,7 @@ from fastass.checkpoint.files import (
     load_into,
     read_weights,
 )
-from fastass.config.schema import Config
+from fastass.config.schema import Config, NormStatistics
 from fastass.config.text import from_yaml, override
 from fastass.errors import UserError
 from fastass.inference.segmenter import Preparation, Segmenter
@@ -37,12 +37,15 @@ def load(
     amp: bool = False,
     kernels: str = "auto",
     tune_allocator: bool = False,
+    norm_statistics: NormStatistics | None = None,
 ) -> Segmenter:
     """The trained network of a run, of a checkpoint in it, or of an exported folder.
 
     Of a run, the best checkpoint is loaded, or the last one if none was evaluated. tune_allocator:
-    change malloc's settings in this process, which makes predictions on a CPU faster. Raises
-    UserError for a path without a network, a damaged file, or a missing device.
+    change malloc's settings in this process, which makes predictions on a CPU faster.
+    norm_statistics: the running statistics of batch norm to use, `mixed` or `domain` (default: as
+    the run was configured); a checkpoint without the target's uses the mixed ones. Raises UserError
+    for a path without a network, a damaged file, or a missing device.
     """
     asked = {
         "runtime.device": device,
@@ -51,18 +54,34 @@ def load(
         "runtime.tune_allocator": tune_allocator,
     }
     if (Path(path) / FOLDER).is_file():
+        if norm_statistics is not None:
+            raise UserError(
+                f"{path}: an exported folder has one kind of running statistics; leave out "
+                f"--norm-statistics {norm_statistics}"
+            )
         return _from_folder(Path(path), setup_runtime(override(Config(), asked).runtime))
     checkpoint = find_checkpoint(path)
     config = from_yaml(checkpoint / CONFIG)
     runtime = setup_runtime(override(config, asked).runtime)
-    generator = build_deeplab(config.model)
-    load_generator(generator, checkpoint)
+    if norm_statistics is not None and not config.model.has_running_statistics:
+        raise UserError(
+            f"{path}: --norm-statistics {norm_statistics} has no effect: its network has no "
+            "running statistics"
+        )
+    generator = build_deeplab(config.model).to(runtime.device)
+    target = load_generator(generator, checkpoint)
+    chosen: NormStatistics | None = "mixed" if config.model.has_running_statistics else None
+    if target is not None and (norm_statistics or config.norm_statistics) == "domain":
+        target.exchange()
+        chosen = "domain"
     return Segmenter(
-        generator.to(runtime.device),
+        generator,
         _classes(checkpoint / CLASSES),
         Preparation(config.data.target_size, config.data.normalize),
         runtime,
         config.data.report,
+        chosen,
+        target,
     )
 
 
@@ -77,6 +96,7 @@ def description(segmenter: Segmenter) -> dict[str, Any]:
             for name, color in zip(segmenter.classes.names, segmenter.classes.colors, strict=True)
         ],
         "report": list(segmenter.report),
+        "norm_statistics": segmenter.norm_statistics,
         "preprocessing": {
             "size": list(segmenter.prepare.size),
             "resize": "bicubic with antialiasing, to size (width, height); any size works",

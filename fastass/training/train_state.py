@@ -10,6 +10,7 @@ from fastass.checkpoint.files import (
     CLASSES,
     CONFIG,
     Checkpoint,
+    add_target_statistics,
     load_into,
     newest_checkpoint,
     read_checkpoint,
@@ -63,7 +64,12 @@ class TrainState:
             self.run.forget_after(0)
             return
         saved = self._newest()
-        load_into(self.train_step.module, saved.weights, saved.path)
+        module = self.train_step.module
+        if add_target_statistics(saved.weights, module):
+            self.reporter.line(
+                f"{saved.path}: without statistics of the target; the mixed are used"
+            )
+        load_into(module, saved.weights, saved.path)
         self.train_step.load_state(saved.state["engine"])
         self.progress = progress = Progress(**saved.state["position"])
         self.meters.images, self.meters.seconds = progress.images, progress.seconds
