@@ -175,6 +175,52 @@ def test_a_warm_up_rises_to_the_scaled_rate() -> None:
     assert factors == pytest.approx([0.1, 0.5, 1, 1, 1])
 
 
+@pytest.mark.parametrize(
+    ("step", "warmup", "schedule_steps", "factor"),
+    [
+        # The start: its own decay over 10 steps, (1 − t/10)².
+        (0, 0, None, 1.0),
+        (5, 0, None, 0.25),
+        (9, 0, None, 0.01),
+        # The method: anew from step 10 on, over 20 steps.
+        (10, 0, None, 1.0),
+        (20, 0, None, 0.25),
+        (29, 0, None, 0.0025),
+        (30, 0, None, 0.0),  # and 0 after its end
+        (40, 0, None, 0.0),
+        # A schedule that is longer or shorter than the run; the start has no part in it.
+        (20, 0, 100, 0.81),
+        (15, 0, 10, 0.25),
+        (25, 0, 10, 0.0),
+        (5, 0, 100, 0.25),
+        # The warm-up multiplies the decay.
+        (0, 8, None, 1 / 8),
+        (5, 8, None, 6 / 8 * 0.25),
+        (7, 8, None, 8 / 8 * 0.09),
+        (10, 8, None, 1 / 8),
+        (14, 8, None, 5 / 8 * 0.64),
+        (16, 8, None, 7 / 8 * 0.49),
+        (20, 8, None, 0.25),
+        (0, 1, None, 1.0),
+    ],
+)
+def test_the_factor_is_warm_up_times_decay(
+    step: int, warmup: int, schedule_steps: int | None, factor: float
+) -> None:
+    optim = OptimConfig(power=2.0, warmup=warmup, schedule_steps=schedule_steps)
+    assert decay(step, optim, start_steps=10, steps=20) == pytest.approx(factor, abs=1e-12)
+
+
+def test_every_group_gets_its_own_rate_times_the_factor() -> None:
+    g, d = both("torch")
+    optim = config("torch").optim
+    set_rates([g, d], 0.25)
+    assert [group["lr"] for group in g.param_groups] == pytest.approx(
+        [0.25 * optim.lr, 0.25 * optim.lr * optim.head_lr]
+    )
+    assert [group["lr"] for group in d.param_groups] == pytest.approx([0.25 * optim.d_lr])
+
+
 def test_presets_keep_their_rates_at_their_own_batch() -> None:
     for name in ("toycity", "gta5_to_cityscapes_csa_500"):
         c = preset(name)
