@@ -228,7 +228,7 @@ def test_a_warm_up_rises_to_the_scaled_rate() -> None:
     ],
 )
 def test_the_factor_is_warm_up_times_decay(
-    step: int, warmup: int, schedule_steps: int | 0, factor: float
+    step: int, warmup: int, schedule_steps: int, factor: float
 ) -> None:
     optim = OptimConfig(power=2.0, warmup=warmup, schedule_steps=schedule_steps)
     assert decay(step, optim, start_steps=10, steps=20) == pytest.approx(factor, abs=1e-12)
