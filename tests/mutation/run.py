@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 from cosmic_ray.commands import init
 from cosmic_ray.mutating import mutate_and_test
-from cosmic_ray.work_db import WorkDB, use_db
-from cosmic_ray.work_item import TestOutcome, WorkerOutcome, WorkResult
+from cosmic_ray.work_db import use_db
+from cosmic_ray.work_item import TestOutcome, WorkerOutcome, WorkItem, WorkResult
 from explained_mutants import Mutant, explained, from_diff
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -82,14 +82,14 @@ def digest(paths: list[Path]) -> str:
     return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:12]
 
 
-def fill(db: WorkDB, source: str) -> None:
-    """Begin the session of one file: every mutant of `OPERATORS`, the others marked as skipped."""
-    init([source], db, {})
-    skipped = [
-        item.job_id for item in db.work_items
-        if not all(OPERATORS.fullmatch(m.operator_name) for m in item.mutations)
-    ]  # fmt: skip
-    db.set_multiple_results(skipped, WorkResult(WorkerOutcome.SKIPPED))
+def is_mistake(item: WorkItem, lines: list[str]) -> bool:
+    """Whether `OPERATORS` has the mutant, and it changes no `*` that is not an operator."""
+    (mutation,) = item.mutations
+    row, column = mutation.start_pos
+    before, rest = lines[row - 1][:column].rstrip(), lines[row - 1][column:].lstrip("*")
+    unpacks = before[-1:] in ("", "(", "[", "{", ",") and rest[:1] != " "
+    starred = mutation.operator_name.endswith(("_Mul_Div", "_Pow_Mul"))
+    return bool(OPERATORS.fullmatch(mutation.operator_name)) and not (starred and unpacks)
 
 
 def is_survivor(result: WorkResult) -> bool:
@@ -105,8 +105,11 @@ def mutate(source: str, tests: str, reasons: dict[Mutant, str]) -> tuple[Counter
     complete = session.exists() and tried_with.exists()
     with use_db(session) as db:
         if not complete:
-            fill(db, source)
+            init([source], db, {})
             tried_with.write_text(now)
+        lines = (COPY / source).read_text(encoding="utf-8").splitlines()
+        skipped = [item.job_id for item in db.work_items if not is_mistake(item, lines)]
+        db.set_multiple_results(skipped, WorkResult(WorkerOutcome.SKIPPED))
         todo = list(db.pending_work_items)
         if tried_with.read_text() != now:
             todo += [item for item, result in db.completed_work_items if is_survivor(result)]

@@ -139,8 +139,9 @@ def test_an_apex_that_cannot_be_used_is_refused(
     install(monkeypatch, tmp_path, text, extension)
     with pytest.raises(UserError, match=reason):
         both("apex")
-    with pytest.raises(UserError, match=reason):
-        describe_optimizers("apex", torch.device("cuda"))
+    for device in ("cuda", "cpu"):
+        with pytest.raises(UserError, match=reason):
+            describe_optimizers("apex", torch.device(device))
 
 
 def test_apex_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
