@@ -92,6 +92,12 @@ class DataConfig:
     """Strength of random colour jitter, from 0 (off) to below 1."""
     blur: Annotated[float, Range(0, 10)] = 0.0
     """Largest sigma of a random Gaussian blur, in pixels (0: off)."""
+    rare_class: Rate | None = None
+    """Temperature T of rare-class sampling: draw images with rare classes more often, as DAFormer
+    does. 0.01 is strong, 1 is weak. Unset: each image once per epoch. Use it if rare classes have a
+    low IoU."""
+    rare_class_on: Literal["source", "labelled", "both"] = "source"
+    """Images that `rare_class` draws: source images, labelled target images, or both."""
     workers: Annotated[int, Range(0, 1024)] = 2
     """Threads that decode and augment images. Raise it if a run reports a long data wait and cores
     are idle."""

@@ -109,7 +109,7 @@ class ShardIndex:
                 class_pixels=tuple(map(natural, tree["class_pixels"])),
                 ignored_pixels=natural(tree["ignored_pixels"]),
                 bad=tuple(BadSample(*map(text, bad)) for bad in tree["bad"]),
-                records=tuple(_record(*row, histogram) for row, histogram in rows),
+                records=tuple(_record(histogram, *row) for row, histogram in rows),
             )
 
         index = decode(data, path, build)
@@ -150,9 +150,7 @@ def text(value: object) -> str:
     return value
 
 
-def _record(
-    key: object, name: object, image: Any, label: Any, meta: Any, histogram: Any
-) -> Record:
+def _record(histogram: Any, key: object, name: object, image: Any, label: Any, meta: Any) -> Record:
     if not _KEY.fullmatch(text(key)):
         raise ValueError(f"{repr_short(key)} is no key of a record")
     return Record(
