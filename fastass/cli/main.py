@@ -39,6 +39,7 @@ COMMANDS = {
         reproduce.COMMAND,
         information.DOCTOR,
         information.PRESETS_COMMAND,
+        information.INFO,
         completion.COMMAND,
     )
 }
