@@ -80,8 +80,9 @@ class DataConfig:
     mirror: bool = True
     """Mirror images at random. Turn it off if left and right matter in your data."""
     scale: tuple[ScaleFactor, ScaleFactor] | None = None
-    """Range of a random scale, e.g. 1.0,1.5; a crop of the training size is taken from the scaled
-    image. Unset: no random scale."""
+    """Range of a random scale, e.g. 0.5,2.0; a crop of the training size is taken from the scaled
+    image. A scaled image that is smaller than the crop is padded; padding is ignored in the losses
+    of labelled images. Unset: no random scale."""
     source_resize: Size | None = None
     """Size of source images that `scale` multiplies, WxH, before the crop of `source_size`. Unset:
     `source_size`."""
