@@ -2,12 +2,20 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ranks import run_ranks
 from tiny_runs import assert_same, city, train
 
 from fastass.cli.main import main
+from fastass.config.presets import preset
+from fastass.method.adaptation import method_spec
+from fastass.runtime.process_group import World
+from fastass.tracking.progress import Silent
+from fastass.training.open_data import open_training_data
+from fastass.training.rare_class import rare_class_orders
 
 pytestmark = pytest.mark.usefixtures("user_cache")
 
@@ -143,3 +151,26 @@ def test_labels_without_a_class(
     error = capsys.readouterr().err
     assert "no label of the source images has a pixel of a class" in error
     assert error.count("\n") == 1
+
+
+def order_of_rank(world: World, root: Path) -> list[int]:
+    """The first draws of this rank's order, which rank 0 alone has counted."""
+    config = replace(preset("toycity"), method="joint", labelled=2)
+    paths = replace(
+        config.data,
+        source=str(root / "gta5"),
+        target=str(root / "cityscapes"),
+        source_size=(64, 32),
+        target_size=(64, 32),
+        rare_class=0.1,
+        rare_class_on="both",
+    )
+    data, _ = open_training_data(replace(config, data=paths), Silent())
+    spec = method_spec("joint", 2)
+    orders = world.broadcast_from_main(lambda: rare_class_orders(data, spec, Silent()))
+    return [orders[s].sample_at(0, s, p) for s in ("source", "labelled") for p in range(30)]
+
+
+def test_every_rank_has_the_order_of_rank_0(small_city: Path) -> None:
+    alone = order_of_rank(World(), small_city)
+    assert run_ranks(2, order_of_rank, small_city) == [alone, alone]
