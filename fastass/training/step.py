@@ -25,6 +25,7 @@ from fastass.runtime.ddp import wrap
 from fastass.runtime.device import Runtime
 from fastass.runtime.malloc import Allocator
 from fastass.runtime.process_group import SINGLE_PROCESS, World
+from fastass.self_training.mixer import SelfTraining
 from fastass.training.concurrent_backward import ConcurrentBackward, choose_backward
 from fastass.training.optimizers.build import (
     batch_factor,
@@ -49,6 +50,8 @@ def build(config: Config, spec: MethodSpec) -> Adaptation:
     module = Adaptation(generator, d_g, d_s, config.loss)
     if config.ema:
         module.average = ema.average_of(generator)
+    if spec.mix:
+        module.teacher = ema.average_of(generator)
     return module
 
 
@@ -74,6 +77,7 @@ class TrainStep:
         self.config, self.runtime, self.world = config, runtime, world
         self.module = module.to(runtime.device)
         self.ema_updates = 0
+        self.self_training = self._self_training()
         self._adapt: bool | None = None  # the phase that `_forward` is made for
         self._parallel: DistributedDataParallel | None = None
         self._forward: nn.Module = self.module
@@ -105,6 +109,19 @@ class TrainStep:
             optimizers["semantic"] = discriminator_optimizer(d_s, optim, factor)
         return optimizers
 
+    def _self_training(self) -> SelfTraining | None:
+        teacher, config = self.module.teacher, self.config
+        if teacher is None:
+            return None
+        return SelfTraining(
+            teacher,
+            self.module.generator,
+            config.mixing,
+            seed=config.seed,
+            normalize=config.data.normalize,
+            world=self.world,
+        )
+
     @property
     def generator(self) -> DeepLab:
         return self.module.generator
@@ -125,6 +142,9 @@ class TrainStep:
         """
         self.module.train()
         self._enter(adapt)
+        self_training = self.self_training if adapt else None
+        if self_training is not None:
+            batches = self._with_mixed(self_training, batches)
         terms = sum_terms(self._gradients(batches, adapt))
         for optimizer in self.optimizers.values():
             if any(p.grad is not None for g in optimizer.param_groups for p in g["params"]):
@@ -134,8 +154,23 @@ class TrainStep:
         if self.module.average is not None:
             ema.update(self.module.average, self.generator, self.config.ema, self.ema_updates)
             self.ema_updates += 1
+        if self_training is not None:
+            self_training.follow()
         self._allocator.stepped()
         return terms
+
+    def _with_mixed(
+        self, self_training: SelfTraining, batches: Sequence[StepBatch]
+    ) -> list[StepBatch]:
+        """The batches of a step with their mixed ones. I_tu itself is for D_g."""
+        self_training.start()
+        with self.runtime.autocast():
+            mixed = self_training.mixed(batches)
+        clean = self.module.global_discriminators
+        return [
+            batch._replace(unlabelled=batch.unlabelled if clean else None, mixed=each)
+            for batch, each in zip(batches, mixed, strict=True)
+        ]
 
     def _gradients(self, batches: Sequence[StepBatch], adapt: bool) -> list[LossTerms]:
         """All forwards and backwards of a step → the terms of its parts."""
@@ -147,9 +182,9 @@ class TrainStep:
             return self._forward_and_backward(part, weights[part.number], adapt)
 
         if self.concurrent_backward is not None and len(batches) == 1:
-            streams = [_Part(stream, 0, last=True) for stream in _streams(batches[0])]
-            if len(streams) > 1:
-                return self.concurrent_backward.run(run, streams[:1], streams[1:])
+            halves = [[_Part(b, 0, last=True) for b in half] for half in _halves(batches[0])]
+            if all(halves):
+                return self.concurrent_backward.run(run, *halves)
         return [run(part) for part in self._parts(batches)]
 
     def _parts(self, batches: Sequence[StepBatch]) -> Iterator[_Part]:
@@ -218,6 +253,7 @@ class TrainStep:
             "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
             "scaler": self.scaler.state_dict(),
             "ema_updates": self.ema_updates,
+            "self_training": None if self.self_training is None else self.self_training.state(),
             "rng": torch.get_rng_state(),
         }
 
@@ -227,7 +263,21 @@ class TrainStep:
             optimizer.load_state_dict(state["optimizers"][name])
         self.scaler.load_state_dict(state["scaler"])
         self.ema_updates = state.get("ema_updates", 0)
+        if self.self_training is not None:
+            self.self_training.load_state(state["self_training"])
         torch.set_rng_state(state["rng"])
+
+
+def _halves(batch: StepBatch) -> tuple[list[StepBatch], list[StepBatch]]:
+    """A batch in two halves of about the same work, in the order of StepBatch.
+
+    Each half adds at most one gradient to a parameter.
+    """
+    if batch.mixed is None:
+        streams = _streams(batch)
+        return streams[:1], streams[1:]
+    both = batch._replace(unlabelled=None, mixed=None)
+    return [both], [StepBatch(unlabelled=batch.unlabelled, mixed=batch.mixed)]
 
 
 def _streams(batch: StepBatch) -> list[StepBatch]:
