@@ -1,7 +1,7 @@
 """Checkpoints that survive a crash at any moment.
 
 RUN/checkpoints/step-00000500/
-    model.safetensors   weights of G (`generator.…`), D_g and D_s
+    model.safetensors   weights of G (`generator.…`), D_g, D_s, and the average and the teacher
     state.pt            step, optimizers, scaler, random state (loads with weights_only=True)
     config.yaml         the configuration
     classes.json        names and colours of the classes
@@ -35,6 +35,7 @@ from fastass.runtime.atomic_write import writing
 
 MODEL, STATE, CONFIG, CLASSES = "model.safetensors", "state.pt", "config.yaml", "classes.json"
 CHECKSUMS = "checksums.json"
+TEACHER = "teacher."  # begins the names of the weights of self-training's teacher
 
 
 class Checkpoint(NamedTuple):
@@ -211,6 +212,14 @@ def _read(path: Path, name: str) -> bytes:
 def load_into(module: nn.Module, weights: dict[str, torch.Tensor], where: Path) -> None:
     """Load weights that must fit exactly. UserError names the first key that does not fit."""
     own = module.state_dict()
+    saved, needed = (any(k.startswith(TEACHER) for k in keys) for keys in (weights, own))
+    if saved and not needed:
+        raise UserError(f"{where}: the checkpoint has a teacher, and this run has none; give --mix")
+    if needed and not saved:
+        raise UserError(
+            f"{where}: the checkpoint has no teacher, which --mix needs; leave out --mix, or start "
+            f"a new run from these weights with --init {where}"
+        )
     for key in [*own, *weights]:
         if key not in weights or key not in own:
             side = "lacks" if key not in weights else "has an unknown"

@@ -141,9 +141,9 @@ class MixingConfig:
     is the weight of its pixels that are not pasted."""
     decay: Below1 = 0.99
     """Decay of the teacher's running average of the weights. Raise it for long runs."""
-    jitter: Below1 = 0.25
+    color_jitter: Below1 = 0.25
     """Strength of the colour jitter of mixed images, from 0 (off) to below 1."""
-    blur: Annotated[float, Range(0, 10)] = 1.0
+    blur_sigma: Annotated[float, Range(0, 10)] = 1.0
     """Largest sigma of the Gaussian blur of every other mixed image, in pixels (0: off)."""
     zoom: Annotated[float, Range(1, 8)] = 2.0
     """Largest factor by which a random crop of the mixed image is magnified (1: off)."""

@@ -121,13 +121,15 @@ class SelfTraining:
             images = augment.magnify_images(images, boxes)
             labels = augment.magnify_maps(labels, boxes)
             pasted = augment.magnify_maps(pasted, boxes)
-        if config.jitter:
-            maps = augment.color_maps(draws.color, config.jitter, self.normalization)
+        if config.color_jitter:
+            maps = augment.color_maps(draws.color, config.color_jitter, self.normalization)
             matrix, offset = (augment.to_device(m, images.device).to(images.dtype) for m in maps)
             images = augment.recolor(images, matrix, offset, self.normalization)
-        if config.blur:
-            low = min(config.blur, MIN_SIGMA)
-            sigmas = np.where(draws.blurred < 0.5, low + (config.blur - low) * draws.sigma, 0.0)
+        if config.blur_sigma:
+            low = min(config.blur_sigma, MIN_SIGMA)
+            sigmas = np.where(
+                draws.blurred < 0.5, low + (config.blur_sigma - low) * draws.sigma, 0.0
+            )
             images = augment.blur(images, sigmas.tolist())
         return images.contiguous(memory_format=torch.channels_last), labels, pasted
 

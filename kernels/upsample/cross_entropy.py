@@ -83,16 +83,10 @@ def _forward(
     scale: Tensor | None = None,
 ) -> Outputs:
     size = (labels.shape[1], labels.shape[2])
+    needs = (need_gradient, need_probabilities)
+    weights = () if full is None else (full, scale)
     total, valid, saved, p = run(
-        scores,
-        labels,
-        size,
-        align_corners,
-        ignore_index,
-        need_gradient,
-        need_probabilities,
-        full,
-        scale,
+        scores, labels, size, align_corners, ignore_index, *needs, *weights
     )
     if full is not None:
         valid = torch.full_like(valid, labels.numel())
@@ -102,6 +96,9 @@ def _forward(
 
 
 def _cuda(*arguments: Any) -> Outputs:
+    if len(arguments) > 6 and arguments[6] is not None:
+        raise RuntimeError("pixel weights have no Triton kernel yet: choose kernels=reference")
+    arguments = arguments[:6]
     from fastass.kernels.upsample import softmax_gpu as gpu
 
     return _forward(gpu.forward, *arguments)

@@ -164,13 +164,13 @@ def plain_mix(e: TrainStep, batch: StepBatch, update: int) -> tuple[Tensor, Tens
         columns = (left + (torch.arange(W) + 0.5) * w / W).long()
         label, weight = label[rows][:, columns], weight[rows][:, columns]
         levels = image * std + mean
-        brightness, contrast, saturation = 1 + c.jitter * (2 * torch.tensor(d.color[i]) - 1)
+        brightness, contrast, saturation = 1 + c.color_jitter * (2 * torch.tensor(d.color[i]) - 1)
         chroma = torch.diag(torch.stack([torch.ones(()), saturation, saturation]).to(P.dtype))
         levels = torch.einsum("ij,jhw->ihw", YIQ.inverse() @ chroma @ YIQ, levels)
         levels = contrast * brightness * levels + 128 * (1 - contrast)
         image = (levels.clamp(0, 255) - mean) / std
         if d.blurred[i] < 0.5:
-            sigma = 0.15 + (c.blur - 0.15) * float(d.sigma[i])
+            sigma = 0.15 + (c.blur_sigma - 0.15) * float(d.sigma[i])
             r = int(-(-3 * sigma // 1))
             t = torch.exp(-0.5 * (torch.arange(-r, r + 1, dtype=P.dtype) / sigma) ** 2)
             kernel = (t[:, None] * t / t.sum() ** 2).expand(3, 1, -1, -1)
@@ -337,7 +337,7 @@ def test_ranks_and_accumulation_do_not_matter(method: str) -> None:
         for name, value in state.items():
             torch.testing.assert_close(other[name], value, rtol=1e-6, atol=1e-9, msg=name)
     for backward in ("fused", "streamed") if method == "joint" else ("fused",):
-        c = replace(c, backward=backward)  # type: ignore[arg-type]
+        c = replace(c, backward=backward)
         for found, weights in run_ranks(2, on_ranks, c, 4):
             for a, b in zip(found, terms, strict=True):
                 torch.testing.assert_close(torch.tensor(a).double(), b, rtol=1e-6, atol=1e-9)
