@@ -41,13 +41,10 @@ class SelfTraining:
         self.updates = 0  # of the teacher: steps of the method
         self._shares: list[Tensor] = []  # [2] per batch since the last flush: sure, pasted
 
-    def start(self) -> None:
-        """At the method's first step the teacher is G."""
+    def mixed(self, batches: Sequence[StepBatch]) -> list[Batch]:
+        """The mixed batch of each batch of a step. In the method's first step the teacher is G."""
         if self.updates == 0:
             self.teacher.load_state_dict(self.generator.state_dict())
-
-    def mixed(self, batches: Sequence[StepBatch]) -> list[Batch]:
-        """The mixed batch of each of a step's batches."""
         first = self.updates * len(batches)
         return [self.mix(batch, first + number) for number, batch in enumerate(batches)]
 

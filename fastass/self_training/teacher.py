@@ -20,7 +20,7 @@ def pseudo_labels(teacher: DeepLab, images: Tensor, confidence: float) -> Pseudo
     The teacher is in train mode: its norms take the batch's statistics. It keeps none of them.
     """
     size = (images.shape[2], images.shape[3])
-    with running_statistics.deferred():  # and dropped
+    with running_statistics.collected():  # and dropped
         scores = teacher(images).scores
     return kernels.upsample_pseudo_labels(
         scores, size, confidence, align_corners=teacher.config.align_corners

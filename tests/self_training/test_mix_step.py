@@ -21,6 +21,7 @@ from fastass.config.schema import (
     RuntimeConfig,
 )
 from fastass.kernels.convolution import running_statistics
+from fastass.kernels.convolution.running_statistics import BatchStatistics
 from fastass.method.adaptation import method_spec, objective
 from fastass.models.config import ModelConfig
 from fastass.pipelines.loaders.batch import Batch, StepBatch
@@ -110,7 +111,7 @@ def middle_confidence(e: TrainStep, batch: StepBatch) -> float:
     """A threshold that half of the pixels exceed."""
     assert batch.unlabelled is not None
     assert e.module.teacher is not None
-    with torch.no_grad(), running_statistics.deferred():
+    with torch.no_grad(), running_statistics.collected():
         scores = e.module.teacher(batch.unlabelled.images).scores
     return float(upsample(scores).softmax(1).amax(1).median())
 
@@ -394,3 +395,34 @@ def test_the_compiled_step_is_one_graph(
         assert backend.graphs == graphs
     assert not counters["graph_break"], dict(counters["graph_break"])
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("method", ["source_only", "joint", "ga"])
+def test_mixed_images_feed_the_statistics_of_all_streams_alone(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The target's are fed by target images; by mixed ones where there are no others."""
+    c = config(method, "batch")
+    e = engine(c)
+    norm, feed = e.generator.backbone.bn1, e.module.feed
+    all_streams, target = norm.running_mean, e.module.target_statistics.vectors(norm)[0]
+    begun = all_streams.clone()
+    seen: list[BatchStatistics] = []
+
+    def remember(batch_statistics: Any) -> None:
+        seen.extend(s for s in batch_statistics if s.norm is norm)
+        feed(batch_statistics)
+
+    monkeypatch.setattr(e.module, "feed", remember)
+    e.step([streams(c)], adapt=True)
+    others = {"source_only": [], "joint": ["labelled"], "ga": ["labelled", "unlabelled"]}[method]
+    assert [s.stream for s in seen] == ["source", *others, "mixed"]
+    for vector, names in (
+        (all_streams, ["source", *others, "mixed"]),
+        (target, others or ["mixed"]),
+    ):
+        expected = begun.clone()
+        for s in seen:
+            if s.stream in names:
+                expected.lerp_(s.mean, norm.momentum)
+        torch.testing.assert_close(vector, expected)
