@@ -96,9 +96,6 @@ def _forward(
 
 
 def _cuda(*arguments: Any) -> Outputs:
-    if len(arguments) > 6 and arguments[6] is not None:
-        raise RuntimeError("pixel weights have no Triton kernel yet: choose kernels=reference")
-    arguments = arguments[:6]
     from fastass.kernels.upsample import softmax_gpu as gpu
 
     return _forward(gpu.forward, *arguments)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from interpreter import interpreted
 from torch import Tensor
 from torch.nn import functional
 
@@ -213,3 +214,48 @@ def test_the_operator_is_registered_and_compiles() -> None:
     (expected,) = torch.autograd.grad(step(scores), scores)
     (gradient,) = torch.autograd.grad(compiled(scores), scores)
     torch.testing.assert_close(gradient, expected)
+
+
+INTERPRETED = """
+import torch
+from fastass.kernels import PixelWeights
+from fastass.kernels.upsample import cross_entropy as entropy
+from fastass.kernels.upsample import softmax_gpu as softmax
+
+for shape in ((2, 5, 3, 7, 9, 22), (1, 3, 1, 1, 3, 4), (1, 2, 3, 20, 1, 41), (2, 33, 3, 4, 5, 9)):
+    for align in (False, True):
+        for dtype in (torch.float32, torch.bfloat16):
+            torch.manual_seed(0)
+            batch, classes, _, _, height, width = shape
+            scores = torch.randn(shape[:4]).to(dtype).contiguous(memory_format=torch.channels_last)
+            labels = torch.randint(0, classes, (batch, height, width), dtype=torch.uint8)
+            labels[torch.rand(labels.shape) < 0.2] = 255
+            weights = PixelWeights(torch.rand(labels.shape) < 0.4, torch.rand(batch))
+            exact = scores.double().requires_grad_()
+            truth, P = entropy.reference(
+                exact, labels, align_corners=align, return_probabilities=True, weights=weights
+            )
+            (of_loss,) = torch.autograd.grad(truth * labels.numel(), exact)
+            loss, _, gradient, p = softmax.forward(
+                scores, labels, (height, width), align, 255, True, True, *weights
+            )
+            close = dict(rtol=2e-6, atol=3e-6)
+            torch.testing.assert_close(loss, truth.detach() * labels.numel(), **close)
+            torch.testing.assert_close(gradient.double(), of_loss, **close)
+            rough = dict(rtol=1e-2, atol=1e-3) if dtype == torch.bfloat16 else close
+            torch.testing.assert_close(p.double(), P.detach(), **rough)
+            mean, pixels, *_ = entropy._cuda(scores, labels, align, 255, True, False, *weights)
+            assert pixels == labels.numel()
+            torch.testing.assert_close(mean.double(), truth.detach(), **close)
+
+labels[0, 0, :5] = 200
+for ignored in (255, 1):
+    loss, *_ = softmax.forward(
+        scores, labels, (height, width), True, ignored, True, False, *weights
+    )
+    assert loss.isnan()
+"""
+
+
+def test_triton_in_the_interpreter() -> None:
+    interpreted("-c", INTERPRETED)

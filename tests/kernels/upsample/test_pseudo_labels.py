@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from interpreter import interpreted
 from torch import Tensor
 from torch.nn import functional
 
@@ -115,3 +116,32 @@ def test_arguments_are_checked() -> None:
 def test_the_operator_is_registered() -> None:
     scores = scores_of((2, 5, 7, 9, 50, 70))
     torch.library.opcheck(torch.ops.fastass.upsample_pseudo_labels, (scores, 50, 70, 0.8, True))
+
+
+INTERPRETED = """
+import torch
+from fastass.kernels.upsample import pseudo_labels as op
+
+for shape in ((2, 5, 3, 7, 9, 22), (1, 1, 1, 1, 3, 4), (1, 19, 4, 2, 3, 9), (1, 5, 3, 20, 30, 80)):
+    for align in (False, True):
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            torch.manual_seed(0)
+            scores = (3 * torch.randn(shape[:4])).to(dtype)
+            P = op.upsampled(scores.double(), shape[4:], align).softmax(1)
+            best, truth = P.max(1)
+            clear = (P > best[:, None] - 1e-5).sum(1) == 1
+            for threshold in (0.0, 0.7):
+                labels, confident = op._cuda(scores, *shape[4:], threshold, align)
+                assert labels.dtype == torch.uint8 and confident.dtype == torch.int64
+                assert torch.equal(labels[clear].long(), truth[clear])
+                low, high = (best > threshold + d for d in (1e-6, -1e-6))
+                assert (low.sum((1, 2)) <= confident).all()
+                assert (confident <= high.sum((1, 2))).all()
+
+scores[:, 2] = float("-inf")
+assert not (op._cuda(scores, 30, 80, 0.5, True)[0] == 2).any()
+"""
+
+
+def test_triton_in_the_interpreter() -> None:
+    interpreted("-c", INTERPRETED)
