@@ -134,6 +134,12 @@ class Adaptation(nn.Module):
             lambda stream: not some or stream in self.target_streams,
         )
 
+    def restart_target_statistics(self) -> None:
+        """Make the target's running statistics equal to the generator's own, and the averages'."""
+        for statistics in (self.target_statistics, self.average_target_statistics):
+            if statistics is not None:
+                statistics.copy_from_network()
+
     def _generate(self, images: Tensor, name: str) -> Output:
         """G's output for the stream of this name."""
         with stream(name):

@@ -54,17 +54,30 @@ class TargetStatistics(nn.Module):
         """[mean, variance] kept for a norm of the network."""
         return _vectors(self._of[norm])
 
+    def exchange(self) -> None:
+        """The network's statistics and these change places. Nothing is copied."""
+        for norm, leaf in self._of.items():
+            own = _vectors(norm)
+            _set(norm, _vectors(leaf))
+            _set(leaf, own)
+
     @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """The network normalises with these statistics in evaluation mode. Nothing is copied."""
-        own = {norm: _vectors(norm) for norm in self._of}
+    def exchanged(self) -> Iterator[None]:
+        """Inside, the network normalises with these statistics in evaluation mode."""
+        self.exchange()
         try:
-            for norm in own:
-                _set(norm, self.vectors(norm))
             yield
         finally:
-            for norm, vectors in own.items():
-                _set(norm, vectors)
+            self.exchange()
+
+    def differ(self) -> bool:
+        """Whether any of them differs from the network's own."""
+        pairs = [
+            pair
+            for norm in self._of
+            for pair in zip(_vectors(norm), self.vectors(norm), strict=True)
+        ]
+        return not all(torch.equal(own, these) for own, these in pairs)
 
 
 @torch.no_grad()

@@ -164,6 +164,14 @@ class TrainStep:
             module.target_statistics if module.average is None else module.average_target_statistics
         )
 
+    @contextlib.contextmanager
+    def judged(self) -> Iterator[DeepLab]:
+        """`evaluated` with the running statistics that `norm_statistics` chooses."""
+        target = self.evaluated_target_statistics
+        swap = target is not None and self.config.norm_statistics == "domain"
+        with target.exchanged() if swap and target is not None else contextlib.nullcontext():
+            yield self.evaluated
+
     def step(self, batches: Sequence[StepBatch], *, adapt: bool) -> LossTerms:
         """One optimizer step over `accumulate` batches → this rank's part of each term, detached.
 

@@ -65,7 +65,7 @@ def has_running(norm: nn.Module) -> TypeGuard[Norm]:
     return (
         type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm)
         and norm.training
-        and norm.track_running_stats
+        and bool(norm.track_running_stats)
         and norm.momentum is not None
     )
 

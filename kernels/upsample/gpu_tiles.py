@@ -117,12 +117,10 @@ def forward_kernel(
                 loss += tl.where(counts, nll, 0.0)
                 count += counts.to(tl.int32)
                 if GRADIENT:
+                    p = term / total[:, None]
+                    gradient = tl.where(counts[:, None], p - own.to(tl.float32), 0.0)
                     if WEIGHTS:
-                        p = term * (weight / total)[:, None]
-                        p -= tl.where(own, weight[:, None], 0.0)
-                    else:
-                        p = term / total[:, None] - own.to(tl.float32)
-                    gradient = tl.where(counts[:, None], p, 0.0)
+                        gradient *= weight[:, None]
                     a += gradient
                     b += ty * gradient
         if GRADIENT:

@@ -50,10 +50,10 @@ def _product(classes: int, inputs: _Size, outputs: _Size, align: bool) -> int:
     return int(classes ** largest_cell(inputs[0], outputs[0], align) < 2**126)
 
 
-def _tile_tiles(classes: int, align: bool) -> dict[str, int]:
-    """A tile is 16 cells, so that some 16 tiles fit into the registers of 4 warps."""
-    padded = power_of_2(classes, at_least=4)
-    return {"CLASSES": classes, "PADDED": padded, "CELLS": 16, "ALIGN": int(align)}
+def _tile_tiles(classes: int, align: bool, weighted: bool = False) -> dict[str, int]:
+    """A tile is 16 cells, so that some 16 tiles fit into the registers of 4 warps; 8 with weights."""
+    padded, cells = power_of_2(classes, at_least=4), 8 if weighted else 16
+    return {"CLASSES": classes, "PADDED": padded, "CELLS": cells, "ALIGN": int(align)}
 
 
 def _grid(tiles: dict[str, int], batch: int, inputs: _Size) -> tuple[int, int, int]:
@@ -77,7 +77,7 @@ def forward(
     """Weighted sum of losses (float64), valid pixels, the gradient of the sum (float32), P."""
     batch, classes = scores.shape[:2]
     inputs = (scores.shape[2], scores.shape[3])
-    tiles = _tile_tiles(classes, align_corners)
+    tiles = _tile_tiles(classes, align_corners, weighted=full is not None)
     options: dict[str, Any] = {"num_warps": 4}
     kernel = gpu_tiles.forward_kernel
     if _in_columns(classes):
@@ -165,7 +165,7 @@ def _aot_forward(
     given: dict[str, Any] = dict.fromkeys((*_WEIGHTED, "logarithms"))
     given |= _aot_arguments(dtype, classes, ("scores", *pointers))
     if not _in_columns(classes):
-        constants = {**_tile_tiles(classes, align), **flags}
+        constants = {**_tile_tiles(classes, align, "full" in pointers), **flags}
         return Launch(name, gpu_tiles.forward_kernel, given, constants, num_warps=4)
     tiles = _column_tiles(classes, _INPUTS, _OUTPUTS, align)
     product = {"PRODUCT": _product(classes, _INPUTS, _OUTPUTS, align)}
