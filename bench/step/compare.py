@@ -178,7 +178,7 @@ def _row(
 
 def images_per_step(config: Config) -> int:
     """Images of all streams in one step."""
-    spec = method_spec(config.method, labelled=max(config.labelled, 1))
+    spec = method_spec(config.method, labelled=max(config.labelled, 1), mix=config.mix)
     return config.batch * (spec.source + spec.labelled + spec.global_)
 
 

@@ -65,7 +65,7 @@ class Worker:
         self.candidate, self.config = candidate, config
         self.runtime: Runtime = setup_runtime(config.runtime)
         self.device = self.runtime.device
-        spec = method_spec(config.method, labelled=max(config.labelled, 1))
+        spec = method_spec(config.method, labelled=max(config.labelled, 1), mix=config.mix)
         module = build(config, spec)
         self.optimizer_seconds = 0.0
         self.step_count = 0

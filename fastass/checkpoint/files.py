@@ -1,7 +1,7 @@
 """Checkpoints that survive a crash at any moment.
 
 RUN/checkpoints/step-00000500/
-    model.safetensors   weights of G (`generator.…`), D_g and D_s
+    model.safetensors   weights of G (`generator.…`), D_g, D_s, and the average and the teacher
     state.pt            step, optimizers, scaler, random state (loads with weights_only=True)
     config.yaml         the configuration
     classes.json        names and colours of the classes
@@ -53,6 +53,7 @@ from fastass.models.weights.files import check_storage, check_zip
 from fastass.pipelines.durable import sync_directory, write_synced
 from fastass.runtime.atomic_write import writing
 
+TEACHER = "teacher."  # begins the names of the weights of self-training's teacher
 # A network's prefix → that of its running statistics of the target's streams.
 _TARGET_STATISTICS = {
     "generator.": "target_statistics.",
@@ -251,6 +252,14 @@ def load_into(module: nn.Module, weights: dict[str, torch.Tensor], where: Path) 
 def check_fit(module: nn.Module, weights: dict[str, torch.Tensor], where: Path) -> None:
     """UserError unless weights have exactly the module's names and shapes; it may be on `meta`."""
     own = module.state_dict()
+    saved, needed = (any(k.startswith(TEACHER) for k in keys) for keys in (weights, own))
+    if saved and not needed:
+        raise UserError(f"{where}: the checkpoint has a teacher, and this run has none; give --mix")
+    if needed and not saved:
+        raise UserError(
+            f"{where}: the checkpoint has no teacher, which --mix needs; leave out --mix, or start "
+            f"a new run from these weights with --init {where}"
+        )
     for key in [*own, *weights]:
         if key not in weights or key not in own:
             side = "lacks" if key not in weights else "has an unknown"

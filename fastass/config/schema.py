@@ -127,12 +127,35 @@ class LossConfig:
     """λ_gd, the weight of the global discriminator's loss (Eq. 3)."""
     sd: Factor = 0.5
     """λ_sd, the weight of the semantic discriminator's loss (Eq. 6, 8)."""
+    mix: Factor = 2.0
+    """λ_mix, the weight of the loss of mixed images (`--mix`)."""
     aux_seg: Factor = 0.1
     """Factor on λ_seg for the auxiliary head of a multi-level model."""
     aux_gadv: Factor = 0.2
     """Factor on λ_gadv for the auxiliary head of a multi-level model."""
     gan: Literal["vanilla", "ls"] = "vanilla"
     """Form of the global losses: `vanilla` cross-entropy, or `ls`, least squares."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixingConfig:
+    """Self-training with `--mix`: a teacher's labels, and pieces of labelled images pasted over
+    them."""
+
+    paste: Literal["both", "source", "labelled"] = "both"
+    """Images whose pieces are pasted onto unlabelled ones: `source`, `labelled` (target), or
+    `both`, the target's over the source's. Use `labelled` if the source looks unlike the target."""
+    confidence: Annotated[float, Range(0, 1)] = 0.8
+    """Probability above which the teacher is sure of a pixel. The share of such pixels in an image
+    is the weight of its pixels that are not pasted."""
+    decay: Below1 = 0.99
+    """Decay of the teacher's running average of the weights. Raise it for long runs."""
+    color_jitter: Below1 = 0.25
+    """Strength of the colour jitter of mixed images, from 0 (off) to below 1."""
+    blur_sigma: Annotated[float, Range(0, 10)] = 1.0
+    """Largest sigma of the Gaussian blur of every other mixed image, in pixels (0: off)."""
+    zoom: Annotated[float, Range(1, 8)] = 2.0
+    """Largest factor by which a random crop of the mixed image is magnified (1: off)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,6 +252,9 @@ class Config:
     """Name of the preset that this configuration is based on."""
     method: Method = "ga+csa"
     """Training method: oracle, source_only, joint, ga, ga+fcsa or ga+csa (docs/method.md)."""
+    mix: bool = False
+    """Also train on mixed images: unlabelled target images that a teacher labels, with pieces of
+    labelled images pasted on. For any method with a source."""
     labelled: Annotated[int, Range(0)] = 0
     """Number of labelled target images."""
     labelled_seed: Seed = 0
@@ -278,6 +304,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     toycity: ToyCityConfig = field(default_factory=ToyCityConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    mixing: MixingConfig = field(default_factory=MixingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)

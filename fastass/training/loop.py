@@ -141,6 +141,8 @@ class Trainer:
             raise TrainingFailure(f"{error}; {self.state.kept()}") from None
         if not means:
             return
+        if self.train_step.self_training is not None:
+            means["mixing"] = self.train_step.self_training.flush()
         skipped = self.world.sum(torch.tensor(self._skipped))
         self.progress.skipped += int(skipped)
         self._skipped = 0

@@ -29,6 +29,7 @@ from fastass.runtime.ddp import check_parallel
 from fastass.runtime.device import Runtime, choose_device, setup_runtime
 from fastass.runtime.openmp import threads_spin
 from fastass.runtime.process_group import World, join
+from fastass.self_training.check import check_mixing
 from fastass.tracking.progress import Reporter, Silent
 from fastass.tracking.services import Loggers, check_services
 from fastass.training.data import TrainingData
@@ -113,7 +114,7 @@ def _train(
     data, config = world.main_first(lambda: open_training_data(config, progress))
     config = with_absolute_paths(config)
     data = replace(data, rank=world.rank, world=world.size)
-    spec = method_spec(config.method, len(data.labelled_names))
+    spec = method_spec(config.method, len(data.labelled_names), config.mix)
     inputs = _inputs(data)
     if resuming:
         check_same(out, config, data.labelled_names, inputs, progress.line)
@@ -198,6 +199,8 @@ def check_values(config: Config) -> None:
     d = config.data
     if config.method == "oracle" and config.labelled == 0 and config.labelled_list is None:
         raise UserError("method oracle trains on labelled target images; give --labelled N")
+    if config.mix:
+        check_mixing(config)
     model = config.model
     if config.norm_statistics == "domain" and not model.has_running_statistics:
         what = "vgg16 has no norms" if model.backbone == "vgg16" else "norm frozen keeps constants"
