@@ -3,12 +3,14 @@ import pytest
 from dataset_files import blocks
 from PIL import Image
 
+from fastass.pipelines.datasets.classes import IGNORE
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.loaders.augment import (
     Augment,
     AugmentParams,
     color_matrix,
     draw_params,
+    placement,
     region_box,
     resize_label,
 )
@@ -66,6 +68,63 @@ def test_draws_are_pure_and_in_range() -> None:
     np.testing.assert_allclose(regions[:, 2], regions[:, 3])  # the aspect of `resize` is kept
     assert regions[:, 2].min() < 0.3
     assert regions[:, 2].max() > 0.9
+
+
+def test_a_small_image_is_padded() -> None:
+    """At half size it lies somewhere in the crop, whole, and the rest is ignored."""
+    label = np.arange(64 * 32, dtype=np.int64).reshape(32, 64).astype(np.uint8) % 200
+    small = np.asarray(Image.fromarray(label).resize((32, 16), Image.Resampling.NEAREST))
+    augment, places = Augment(scale=(0.5, 0.5)), set()
+    assert augment.pads((64, 32))
+    for position in range(800):
+        drawn = draw_params(augment, (64, 32), 0, "source", position)
+        left, top, width, height = placement(drawn, (64, 32))
+        assert (width, height) == (32, 16)
+        places.add((left, top))
+        padded = resize_label(label, drawn, (64, 32))
+        inside = padded[top : top + 16, left : left + 32]
+        np.testing.assert_array_equal(inside[:, ::-1] if drawn.mirror else inside, small)
+        assert (padded == IGNORE).sum() == 64 * 32 - 32 * 16
+    lefts, tops = {left for left, _ in places}, {top for _, top in places}
+    assert (min(lefts), max(lefts), min(tops), max(tops)) == (0, 32, 0, 16)
+
+
+@pytest.mark.parametrize(
+    ("scale", "resize", "pads"),
+    [
+        (None, None, False),
+        ((1.0, 2.0), None, False),
+        ((0.999, 2.0), None, False),  # 63.9 × 31.97 is 64 × 32
+        ((0.98, 2.0), None, True),
+        ((0.5, 2.0), (128, 64), False),
+        ((0.5, 2.0), (128, 60), True),
+        ((0.01, 0.01), None, True),
+    ],
+)
+def test_padding_is_foreseen(
+    scale: tuple[float, float] | None, resize: tuple[int, int] | None, pads: bool
+) -> None:
+    augment, size = Augment(scale=scale, resize=resize), (64, 32)
+    augment.check(size)
+    assert augment.pads(size) == pads
+    sizes = set()
+    for position in range(300):
+        left, top, width, height = placement(draw_params(augment, size, 0, "s", position), size)
+        assert 0 <= left <= left + width <= 64
+        assert 0 <= top <= top + height <= 32
+        assert min(width, height) >= 1
+        sizes.add((width, height))
+    assert (sizes != {size}) == pads
+
+
+def test_a_wide_image_is_cropped_and_padded() -> None:
+    drawn = draw_params(Augment(scale=(1.0, 1.0), resize=(128, 16)), (64, 32), 0, "source", 0)
+    left, top, width, height = placement(drawn, (64, 32))
+    assert (left, width, height) == (0, 64, 16)
+    box = region_box(drawn, (256, 32))
+    assert box[2] - box[0] == pytest.approx(128)
+    assert (box[1], box[3]) == (0, 32)
+    assert 0 <= top <= 16
 
 
 def test_color_matrix() -> None:
