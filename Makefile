@@ -1,6 +1,7 @@
 # make train   set up .venv, install, adapt a DeepLab on the built-in ToyCity data
 # make test    set up .venv, install, check style and types, run the tests
 # make slow    the long tests: kills, sanitizers, full compilation
+# make mutation  do the tests notice small mistakes? resumable; ROOMS="order ema" for some rooms
 # make docs    build the documentation into build/site
 # make gpu     on a machine with a CUDA GPU: its tests, then every benchmark, into runs/gpu
 # make clean   remove .venv and build products (never runs/ or data/)
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(shell find kernels -name "*.cpp" -o -name "*.h") \
 	$(shell find fastass kernels pipelines -type d -not -name __pycache__)
 
-.PHONY: train test slow docs gpu install clean
+.PHONY: train test slow mutation docs gpu install clean
 
 train: install
 	$(BIN)/fastass train toycity --amp --resume --out runs/toycity
@@ -26,6 +27,10 @@ test: install
 
 slow: install
 	$(BIN)/pytest -m slow
+	EXAMPLES=2000 $(BIN)/pytest -m hypothesis
+
+mutation: install
+	PYTHONPATH=tests/support nice $(BIN)/python tests/mutation/run.py $(ROOMS)
 
 docs: install
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt 'mkdocs-material>=9.6'
