@@ -4,19 +4,19 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from fastass.cli.command import Command
-from fastass.cli.network_flags import note_missing_statistics, statistics_flag
+from fastass.cli.network_flags import (
+    network_flags,
+    note_missing_statistics,
+    statistics_flag,
+    weight_file,
+)
 from fastass.inference.export import FORMATS, export
 from fastass.inference.load import load
 
 
 def flags(parser: ArgumentParser) -> None:
+    network_flags(parser)
     add = parser.add_argument
-    add(
-        "checkpoint",
-        type=Path,
-        metavar="CKPT",
-        help="a run, a checkpoint in it, or an exported folder",
-    )
     add(
         "--format",
         required=True,
@@ -36,7 +36,12 @@ def flags(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    segmenter = load(args.checkpoint, device="cpu", norm_statistics=args.norm_statistics)
+    segmenter = load(
+        args.checkpoint,
+        device="cpu",
+        owner=weight_file(args),
+        norm_statistics=args.norm_statistics,
+    )
     note_missing_statistics(args, segmenter)
     line = export(segmenter, args.out, args.format, overwrite=args.overwrite)
     width, height = segmenter.prepare.size

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from fastass.checkpoint.run_directory import SUMMARY
+from fastass.checkpoint.own_files import SUMMARY
+from fastass.pipelines.file_lock import locked
 from fastass.tracking.progress import Reporter
 
 
@@ -67,7 +68,13 @@ def _complete(run: CellRun, out: Path) -> bool:
 
 
 def _run(run: CellRun, out: Path, jobs: int, devices: "queue.Queue[str | None]") -> int:
-    """→ exit code."""
+    """→ exit code. If another process runs the cell, waits for it and takes its result."""
+    lock = out / f".{run.name}.lock"
+    with locked(lock, f"running {run.name}", wait=True, on_wait=_print_line):
+        return 0 if _complete(run, out) else _train(run, out, jobs, devices)
+
+
+def _train(run: CellRun, out: Path, jobs: int, devices: "queue.Queue[str | None]") -> int:
     words = out / f"{run.name}.words"
     text = "".join(f"{w}\n" for w in run.words)
     if run.writes and not (words.exists() and words.read_text(encoding="utf-8") == text):
@@ -92,6 +99,10 @@ def _run(run: CellRun, out: Path, jobs: int, devices: "queue.Queue[str | None]")
             if code:
                 return code
     return 0
+
+
+def _print_line(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager
