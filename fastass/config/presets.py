@@ -79,7 +79,8 @@ def _row(source: str, table: str, method: str, labelled: int, miou: float) -> Pr
 def _per_class(table: str, method: str, labelled: int) -> str:
     """The row of Table 4 or 5 with the same model's IoU per class, where there is one."""
     number, rows = ("4", paper.TABLE_4) if table == "Table 1" else ("5", paper.TABLE_5)
-    row = {"oracle": f"oracle {labelled}", "ga+csa": f"ours {labelled}"}.get(method, "")
+    ours = "ga" if number == "5" and labelled in paper.TABLE_5_GA else "ga+csa"
+    row = {"oracle": f"oracle {labelled}", ours: f"ours {labelled}"}.get(method, "")
     return f"; Table {number}, {row}" if row in rows else ""
 
 

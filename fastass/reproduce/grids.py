@@ -131,7 +131,8 @@ def _methods(
     columns `joint` and `control`, and self-training (`mix`).
     """
     if toycity:
-        cells = [Cell(m, 0) for m in WITHOUT_LABELS]
+        row_0 = WITHOUT_LABELS if counts is None or 0 in counts else ("source_only",)
+        cells = [Cell(m, 0) for m in row_0]
         columns = [m for m in HEADS if m in ("joint", "control", *methods) or m.endswith("+mix")]
         cells += [Cell(m, n) for n in counts or TOYCITY_COUNTS if n for m in columns]
     else:
@@ -177,10 +178,17 @@ def _classes(
     counts: Sequence[int] | None,
     toycity: bool,
 ) -> Grid:
-    """The oracle with all labels and GA+CSA, class by class."""
+    """The oracle with all labels and the paper's method, class by class.
+
+    That is GA+CSA, and GA in the rows of Table 5 that carry GA's figures.
+    """
     all_ = TOYCITY_COUNTS[-1] if toycity else paper.COUNTS[-1]
+    of_ga = paper.TABLE_5_GA if table == "table5" and not toycity else ()
     wanted = [("oracle", all_)]
-    wanted += [("ga+csa", n) for n in (TOYCITY_COUNTS if toycity else paper.COUNTS[1:])]
+    wanted += [
+        ("ga" if n in of_ga else "ga+csa", n)
+        for n in (TOYCITY_COUNTS if toycity else paper.COUNTS[1:])
+    ]
     cells = [
         Cell(method, n, paper=None if toycity else rows[paper.row_name(method, n)][-1])
         for method, n in wanted

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 
 from fastass.reproduce.chart import Chart, Line, Panel
+from fastass.reproduce.comparison import Record, gains
 from fastass.reproduce.grids import HEADS, Grid
-from fastass.reproduce.table import Record, gains
 
 Point = tuple[float, float, float | None]
 Points = dict[str, list[Point]]  # by method
