@@ -3,13 +3,16 @@
 import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Annotated
 
 from fastass.cli.command import Command
 from fastass.cli.network_flags import execution_flags, load_segmenter, view_flags, views_of
+from fastass.cli.parser import typed
 from fastass.errors import UserError
 from fastass.evaluation.adabn import reestimate
 from fastass.evaluation.evaluate import Scores, evaluate, evaluate_both
 from fastass.inference.segmenter import Segmenter
+from fastass.models.number_range import Range
 from fastass.pipelines.loaders.evaluation import EvalLoader
 from fastass.runtime.atomic_write import write_whole
 from fastass.tracking.terminal import reporter
@@ -17,6 +20,7 @@ from fastass.training.open_data import open_any
 from fastass.training.summary import iou_table
 
 NORM_IMAGES, NORM_BATCH = 64, 4
+Pixels = Annotated[int, Range(1, 16384)]
 
 
 def flags(parser: ArgumentParser) -> None:
@@ -39,6 +43,12 @@ def flags(parser: ArgumentParser) -> None:
         help="compute the running statistics of batch norm anew on the training images of this "
         "data set; for a network that meets a new domain",
     )
+    parser.add_argument(
+        "--size",
+        type=typed(tuple[Pixels, Pixels]),
+        metavar="WxH",
+        help="size at which the network reads the images (the training size of the target)",
+    )
     view_flags(parser)
 
 
@@ -55,7 +65,7 @@ def run(args: Namespace) -> None:
             f"{args.data}: its classes ({', '.join(data.classes.names[:3])}, …) are not those of "
             f"the network ({', '.join(network.classes.names[:3])}, …)"
         )
-    size = views.read_at(network.prepare.size)
+    size = views.read_at(args.size or network.prepare.size)
     loader = EvalLoader(data, size, network.prepare.normalize)
     other = network.other_statistics
     if args.norm_from is not None:

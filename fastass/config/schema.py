@@ -135,6 +135,14 @@ class LossConfig:
     """Factor on λ_gadv for the auxiliary head of a multi-level model."""
     gan: Literal["vanilla", "ls"] = "vanilla"
     """Form of the global losses: `vanilla` cross-entropy, or `ls`, least squares."""
+    push: Literal["source", "target", "both"] = "source"
+    """Domain whose score maps L_gadv pushes towards the other. `source`: Eq. 2 of the paper.
+    `target`: the AdaptSegNet baseline, whose unlabelled images then have gradients. `both`: the sum
+    of the two."""
+    label_grid: Literal["nearest", "aligned"] = "nearest"
+    """Label that a feature pixel takes in the semantic module. `nearest`: that of plain nearest
+    downsampling. `aligned`: the one at the place where the classifier's upsampling with aligned
+    corners puts the pixel."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,8 @@
     total = λ_seg (L_seg(I_s) + L_seg(I_tl)) + λ_gadv L_gadv(I_s) + λ_sadv L_sadv(I_s)   → G
           + λ_gd (L_gd(F_s) + L_gd(F_tu)) + λ_sd (L_sd(F_s) + L_sd(F_tl))                → D_g, D_s
 
+With `push` L_gadv(I_tu) takes the place of L_gadv(I_s), as in AdaptSegNet, or is added to it.
+
 One `backward()` of it gives the gradients of the alternating procedure. L_gadv and L_sadv go
 through `frozen(D)`, so they reach G alone. The discriminator losses see detached P, F and V, so
 they reach the discriminators alone. With self-training (`fastass.self_training`) the sum has one
@@ -104,11 +106,12 @@ class Adaptation(nn.Module):
         self.target_streams: tuple[str, ...] = TARGET_STREAMS
         self.weights = weights
         self.align_corners = generator.config.align_corners
+        self.aligned_labels = weights.label_grid == "aligned"
 
     def forward(self, batch: StepBatch, *, adapt: bool = True) -> LossTerms:
         """The terms of the streams in `batch`; without `adapt`, L_seg alone.
 
-        Unlabelled images are forwarded without gradients.
+        Unlabelled images are forwarded without gradients, unless `push` is `target` or `both`.
         """
         parts = []
         if batch.source is not None:
@@ -162,8 +165,13 @@ class Adaptation(nn.Module):
             seg = self._segmentation(output, labels)
         return LossTerms(seg_source=seg, gadv=gadv, sadv=sadv, gd_source=gd, sd_source=sd)
 
-    def _source_global(self, output: Output, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(L_seg, L_gadv, the source half of L_gd): the three losses of P share one upsampling."""
+    def _source_global(
+        self, output: Output, labels: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """(L_seg, L_gadv, the source half of L_gd): the three losses of P share one upsampling.
+
+        L_gadv is None where the target alone is pushed.
+        """
         seg, gadv, gd = [], [], []
         for scores, d_g in zip(output.levels, self.global_discriminators, strict=True):
             loss, P = losses.segmentation_loss_and_probabilities(
@@ -171,12 +179,15 @@ class Adaptation(nn.Module):
             )
             seg.append(loss)
             assert isinstance(d_g, GlobalDiscriminator)
-            to_generator, own = d_g.twice(P)  # of frozen(D_g) on P, of D_g on detached P
-            gadv.append(losses.domain_loss(to_generator, TARGET, self.weights.gan))
+            if self.weights.push == "target":
+                own = d_g(P.detach())
+            else:
+                to_generator, own = d_g.twice(P)  # of frozen(D_g) on P, of D_g on detached P
+                gadv.append(losses.domain_loss(to_generator, TARGET, self.weights.gan))
             gd.append(losses.domain_loss(own, SOURCE, self.weights.gan))
         return (
             self._levels(seg, self.weights.aux_seg),
-            self._levels(gadv, self.weights.aux_gadv),
+            self._levels(gadv, self.weights.aux_gadv) if gadv else None,
             self._levels(gd, 1.0),
         )
 
@@ -192,6 +203,8 @@ class Adaptation(nn.Module):
 
     def _unlabelled(self, batch: Batch) -> LossTerms:
         """The target half of L_gd. G only supplies P here, so it runs without gradients."""
+        if self.weights.push != "source":
+            return self._pushed(batch)
         images = batch.images
         size = (images.shape[2], images.shape[3])
         with torch.no_grad():
@@ -218,6 +231,22 @@ class Adaptation(nn.Module):
         ]
         return LossTerms(mix=self._levels(values, self.weights.aux_seg))
 
+    def _pushed(self, batch: Batch) -> LossTerms:
+        """L_gadv of the unlabelled images, judged as source, and the target half of L_gd."""
+        size = (batch.images.shape[2], batch.images.shape[3])
+        levels = self._generate(batch.images, "unlabelled").levels
+        gadv, gd = [], []
+        for scores, d_g in zip(levels, self.global_discriminators, strict=True):
+            P = kernels.upsample_softmax(scores, size, align_corners=self.align_corners)
+            assert isinstance(d_g, GlobalDiscriminator)
+            to_generator, own = d_g.twice(P)
+            gadv.append(losses.domain_loss(to_generator, SOURCE, self.weights.gan))
+            gd.append(losses.domain_loss(own, TARGET, self.weights.gan))
+        return LossTerms(
+            gadv_target=self._levels(gadv, self.weights.aux_gadv),
+            gd_target=self._levels(gd, 1.0),
+        )
+
     def _segmentation(self, output: Output, labels: Tensor) -> Tensor:
         values = [
             losses.segmentation_loss(scores, labels, align_corners=self.align_corners)
@@ -242,9 +271,11 @@ class Adaptation(nn.Module):
                 d_s.bias2,
                 domain=domain,
                 adversarial=adversarial,
+                aligned=self.aligned_labels,
             )
             return (sadv if adversarial else None), sd
-        V, counts = kernels.class_mean(features, labels, self.generator.config.num_classes)
+        C = self.generator.config.num_classes
+        V, counts = kernels.class_mean(features, labels, C, aligned=self.aligned_labels)
         sd = losses.class_mean_loss(d_s(V.detach()), counts, domain)
         if not adversarial:
             return None, sd

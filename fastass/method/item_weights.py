@@ -69,7 +69,8 @@ def _items(module: Adaptation, stream: Batch | None, zero: Tensor) -> ItemCounts
     if d_s is None:
         return ItemCounts(pixels, zero, image_count)
     config = module.generator.config
-    cells = nearest_labels(labels, feature_size(config, (images.shape[2], images.shape[3])))
+    size = feature_size(config, (images.shape[2], images.shape[3]))
+    cells = nearest_labels(labels, size, module.aligned_labels)
     if isinstance(d_s, PixelDiscriminator):
         semantic = (cells != IGNORED).sum()
     else:

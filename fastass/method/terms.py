@@ -55,6 +55,10 @@ class LossTerms(NamedTuple):
         Tensor | None,
         Term("L_gadv(I_s)", "global adversarial", "gadv", "source", "images"),
     ] = None
+    gadv_target: Annotated[
+        Tensor | None,
+        Term("L_gadv(I_tu)", "global adversarial, target", "gadv", "unlabelled", "images"),
+    ] = None
     sadv: Annotated[
         Tensor | None,
         Term("L_sadv(I_s)", "semantic adversarial", "sadv", "source", "semantic"),

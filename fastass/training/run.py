@@ -202,6 +202,22 @@ def check_values(config: Config) -> None:
     if config.mix:
         check_mixing(config)
     model = config.model
+    if config.loss.push != "source" and not config.method.startswith("ga"):
+        raise UserError(
+            f"--loss-push {config.loss.push} has no effect on method {config.method}, which has no "
+            "L_gadv; leave it out"
+        )
+    if config.loss.label_grid == "aligned":
+        if "+" not in config.method:
+            raise UserError(
+                f"--loss-label-grid aligned has no effect on method {config.method}, which has no "
+                "semantic module; leave it out"
+            )
+        if not model.align_corners:
+            raise UserError(
+                "--loss-label-grid aligned is the grid of an upsampling with aligned corners; it "
+                "contradicts --no-model-align-corners"
+            )
     if config.norm_statistics == "domain" and not model.has_running_statistics:
         what = "vgg16 has no norms" if model.backbone == "vgg16" else "norm frozen keeps constants"
         raise UserError(

@@ -24,7 +24,7 @@ def _forward_kernel(
     features, labels, partials, partial_counts, channels, pixels, width, label_height, label_width,
     scale_y, scale_x, num_classes, ignore_index, image_stride, channel_stride, pixel_stride,
     pixels_per_part, CLASSES: tl.constexpr, CHANNELS: tl.constexpr, PIXELS: tl.constexpr,
-    SPLIT: tl.constexpr, INTERPRET: tl.constexpr,
+    SPLIT: tl.constexpr, INTERPRET: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
     """Sums of one range of pixels of one image, for one block of channels: onehotᵀ · F."""
     block, part, image = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -39,7 +39,7 @@ def _forward_kernel(
         p = start + tl.arange(0, PIXELS)
         label = nearest_class(
             labels, image, p, p < last, width, label_height, label_width, scale_y, scale_x,
-            num_classes, ignore_index,
+            num_classes, ignore_index, ALIGNED,
         )  # fmt: skip
         # Ignored pixels are not read.
         value = tl.load(
@@ -95,7 +95,7 @@ def _reduce_kernel(
 def _backward_kernel(
     gradient, counts, labels, out, channels, pixels, width, label_height, label_width, scale_y,
     scale_x, num_classes, ignore_index, image_stride, channel_stride, pixel_stride,
-    CHANNELS: tl.constexpr, PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr, PIXELS: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
     """Each pixel takes gradient / count of its class; ignored pixels take zero."""
     n = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
@@ -103,7 +103,7 @@ def _backward_kernel(
     image = tl.program_id(2)
     label = nearest_class(
         labels, image, p, p < pixels, width, label_height, label_width, scale_y, scale_x,
-        num_classes, ignore_index,
+        num_classes, ignore_index, ALIGNED,
     )  # fmt: skip
     row = image * num_classes + label
     count = tl.load(counts + row, mask=label >= 0, other=1).to(tl.float32)
@@ -162,7 +162,7 @@ def _parts(batch: int, channels: int, pixels: int, tiles: dict[str, int]) -> tup
 
 
 def forward(
-    features: Tensor, labels: Tensor, num_classes: int, ignore_index: int
+    features: Tensor, labels: Tensor, num_classes: int, ignore_index: int, aligned: bool
 ) -> tuple[Tensor, Tensor]:
     features, channels_last = dense(features)
     labels = labels.contiguous()
@@ -182,7 +182,8 @@ def forward(
         pixels_per_part=per_part,
         num_classes=num_classes,
         ignore_index=ignore_index,
-        **nearest_arguments((h, w), (labels.shape[1], labels.shape[2])),
+        **nearest_arguments((h, w), (labels.shape[1], labels.shape[2]), aligned),
+        ALIGNED=aligned,
         **_strides(N, h * w, channels_last),
         **tiles,
         num_warps=_WARPS["forward"],
@@ -209,6 +210,7 @@ def backward(
     ignore_index: int,
     dtype: torch.dtype,
     channels_last: bool,
+    aligned: bool,
 ) -> Tensor:
     B, C, N = gradient.shape
     h, w = size
@@ -223,7 +225,8 @@ def backward(
         channels=N,
         num_classes=C,
         ignore_index=ignore_index,
-        **nearest_arguments((h, w), (labels.shape[1], labels.shape[2])),
+        **nearest_arguments((h, w), (labels.shape[1], labels.shape[2]), aligned),
+        ALIGNED=aligned,
         **_strides(N, h * w, channels_last),
         **tiles,
         num_warps=_WARPS["backward"],
@@ -251,22 +254,24 @@ def _launches() -> tuple[Launch, ...]:
             _WARPS["reduce"],
         )
     ]
-    for dtype, channels_last, C in (
-        (torch.bfloat16, True, 19),
-        (torch.float16, True, 19),
-        (torch.float32, True, 19),
-        (torch.bfloat16, True, 64),
-        (torch.float32, True, 64),
-        (torch.bfloat16, False, 19),
+    for dtype, channels_last, C, aligned in (
+        (torch.bfloat16, True, 19, False),
+        (torch.bfloat16, True, 19, True),
+        (torch.float16, True, 19, False),
+        (torch.float32, True, 19, False),
+        (torch.bfloat16, True, 64, False),
+        (torch.float32, True, 64, False),
+        (torch.bfloat16, False, 19, False),
     ):
         layout = "channels last" if channels_last else "channels first"
-        name = f"{str(dtype).removeprefix('torch.')} {layout} C={C}"
+        grid = " aligned" if aligned else ""
+        name = f"{str(dtype).removeprefix('torch.')} {layout} C={C}{grid}"
         common = {
             "labels": torch.uint8,
             "channels": N,
             "num_classes": C,
             "ignore_index": 255,
-            **nearest_arguments((91, 161), (720, 1280)),
+            **nearest_arguments((91, 161), (720, 1280), aligned),
             **_strides(N, pixels, channels_last),
         }
         forward = {
@@ -281,7 +286,7 @@ def _launches() -> tuple[Launch, ...]:
                 f"forward {name}",
                 _forward_kernel,
                 {**forward, **common},
-                {**_forward_tiles(dtype, channels_last, C), "INTERPRET": False},
+                {**_forward_tiles(dtype, channels_last, C), "INTERPRET": False, "ALIGNED": aligned},
                 _WARPS["forward"],
                 dot=True,
                 wide=channels_last,
@@ -290,7 +295,7 @@ def _launches() -> tuple[Launch, ...]:
                 f"backward {name}",
                 _backward_kernel,
                 {**backward, **common},
-                _backward_tiles(channels_last),
+                {**_backward_tiles(channels_last), "ALIGNED": aligned},
                 _WARPS["backward"],
                 wide=channels_last,
             ),

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import FrozenInstanceError
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -51,8 +52,10 @@ def all_streams(spec: MethodSpec) -> StepBatch:
     )
 
 
-def module(spec: MethodSpec, heads: str = "single", gan: str = "vanilla") -> Adaptation:
-    loss = LossConfig(**{**vars(WEIGHTS), "gan": gan})
+def module(
+    spec: MethodSpec, heads: str = "single", gan: str = "vanilla", **loss_values: Any
+) -> Adaptation:
+    loss = LossConfig(**{**vars(WEIGHTS), "gan": gan, **loss_values})
     config = Config(
         model=ModelConfig(backbone="tiny", width=16, num_classes=CLASSES, heads=heads),  # type: ignore[arg-type]
         discriminator=DiscriminatorConfig(width=4, hidden=16),
@@ -65,8 +68,14 @@ def upsample(scores: Tensor, size: tuple[int, ...]) -> Tensor:
     return F.interpolate(scores, size=size, mode="bilinear", align_corners=True)
 
 
-def small(labels: Tensor, features: Tensor) -> Tensor:
+def small(labels: Tensor, features: Tensor, aligned: bool) -> Tensor:
     size = tuple(features.shape[2:])
+    if aligned:  # label pixels at the places that an upsampling with aligned corners gives F's
+        rows, columns = (
+            (torch.linspace(0, n - 1, m, dtype=torch.float64) + 0.5).floor().long()
+            for n, m in zip(labels.shape[1:], size, strict=True)
+        )
+        return labels[:, rows][:, :, columns].long()
     return F.interpolate(labels[:, None].double(), size=size, mode="nearest")[:, 0].long()
 
 
@@ -88,7 +97,8 @@ def domain(logits: Tensor, z: int, gan: str) -> Tensor:
 
 def semantic(adaptation: Adaptation, features: Tensor, labels: Tensor, z: int) -> Tensor:
     """−log of the probability of (class, z): over class means (FCSA), or over pixels (CSA)."""
-    d_s, y = adaptation.semantic_discriminator, small(labels, features)
+    d_s = adaptation.semantic_discriminator
+    y = small(labels, features, adaptation.weights.label_grid == "aligned")
     assert d_s is not None
     if type(d_s).__name__ == "FeatureDiscriminator":
         losses = []
@@ -121,7 +131,8 @@ def alternating(a: Adaptation, streams: StepBatch, gan: str) -> None:
         loss = w.seg * seg(output, labels)
         for share, scores, d in zip((1, w.aux_gadv), output.levels, a.global_discriminators):  # noqa: B905
             P = upsample(scores, labels.shape[1:]).softmax(1)
-            loss = loss + w.gadv * share * domain(d(P), 1, gan)
+            if a.weights.push != "target":
+                loss = loss + w.gadv * share * domain(d(P), 1, gan)
         if a.semantic_discriminator is not None:
             assert w.sadv is not None
             loss = loss + w.sadv * semantic(a, output.features, labels, 1)
@@ -132,8 +143,12 @@ def alternating(a: Adaptation, streams: StepBatch, gan: str) -> None:
         output = outputs["labelled"] = a.generator(pixels)
         (w.seg * seg(output, labels)).backward()
     if streams.unlabelled is not None:
-        with torch.no_grad():
-            outputs["unlabelled"] = a.generator(streams.unlabelled.images)
+        pixels = streams.unlabelled.images
+        output = outputs["unlabelled"] = a.generator(pixels)
+        if a.weights.push != "source":
+            for share, scores, d in zip((1, w.aux_gadv), output.levels, a.global_discriminators):  # noqa: B905
+                P = upsample(scores, pixels.shape[2:]).softmax(1)
+                (w.gadv * share * domain(d(P), 0, gan)).backward(retain_graph=True)
 
     for d in discriminators:
         d.requires_grad_(True)
@@ -178,6 +193,25 @@ def test_gradients_equal_the_alternating_procedure(method: str, heads: str) -> N
 def test_gradients_with_least_squares() -> None:
     spec = method_spec("ga", labelled=4)
     assert_same_gradients(module(spec, gan="ls"), all_streams(spec), gan="ls")
+
+
+@pytest.mark.parametrize("push", ["target", "both"])
+@pytest.mark.parametrize("heads", ["single", "multi"])
+def test_gradients_where_the_target_is_pushed(push: str, heads: str) -> None:
+    spec = method_spec("ga+csa", labelled=4)
+    a, streams = module(spec, heads, push=push), all_streams(spec)
+    assert_same_gradients(a, streams)
+    terms = a(streams)
+    assert (terms.gadv is None) == (push == "target")
+    assert terms.gadv_target is not None
+    terms.gadv_target.backward()
+    assert all(name.startswith("generator.") for name in gradients(a))
+
+
+@pytest.mark.parametrize("method", ["ga+fcsa", "ga+csa"])
+def test_gradients_with_labels_on_the_classifiers_grid(method: str) -> None:
+    spec = method_spec(method, labelled=4)  # type: ignore[arg-type]
+    assert_same_gradients(module(spec, label_grid="aligned"), all_streams(spec))
 
 
 @pytest.mark.parametrize("method", ["ga+fcsa", "ga+csa"])
