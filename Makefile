@@ -2,6 +2,7 @@
 # make test    set up .venv, install, check style and types, run the tests
 # make slow    the long tests: kills, sanitizers, full compilation
 # make docs    build the documentation into build/site
+# make fake-cuda-traces   record what a step runs on a GPU, without one, for `fastass bench model`
 # make gpu     on a machine with a CUDA GPU: its tests, then every benchmark, into runs/gpu
 # make clean   remove .venv and build products (never runs/ or data/)
 
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(shell find kernels -name "*.cpp" -o -name "*.h") \
 	$(shell find fastass kernels pipelines -type d -not -name __pycache__)
 
-.PHONY: train test slow docs gpu install clean
+.PHONY: train test slow docs fake-cuda fake-cuda-traces gpu install clean
 
 train: install
 	$(BIN)/fastass train toycity --amp --resume --out runs/toycity
@@ -30,6 +31,9 @@ docs: install
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt 'mkdocs-material>=9.6'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "build/site/index.html: open it in a browser, or serve it: $(BIN)/mkdocs serve"
+
+fake-cuda-traces: install
+	PYTHONPATH=. $(BIN)/python tests/fake_cuda/write_traces.py
 
 gpu: install
 	$(BIN)/python -m bench.all_on_gpu --out runs/gpu
