@@ -2,6 +2,7 @@
 # make test    set up .venv, install, check style and types, run the tests
 # make slow    the long tests: kills, sanitizers, full compilation
 # make docs    build the documentation into build/site
+# make fake-cuda   the step with CUDA wheels of torch, the oldest and the newest, without a GPU (10 GB)
 # make fake-cuda-traces   record what a step runs on a GPU, without one, for `fastass bench model`
 # make gpu     on a machine with a CUDA GPU: its tests, then every benchmark, into runs/gpu
 # make clean   remove .venv and build products (never runs/ or data/)
@@ -31,6 +32,9 @@ docs: install
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt 'mkdocs-material>=9.6'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "build/site/index.html: open it in a browser, or serve it: $(BIN)/mkdocs serve"
+
+fake-cuda:
+	$(PYTHON) tests/fake_cuda/with_cuda_wheels.py
 
 fake-cuda-traces: install
 	PYTHONPATH=. $(BIN)/python tests/fake_cuda/write_traces.py

@@ -3,7 +3,7 @@
 import pytest
 from fake_step import METHODS, NORMS, configured, record_forward, record_step
 from recorder import Recorder
-from write_traces import traced
+from tracing import traced
 
 from fastass.bench.model import trace
 
