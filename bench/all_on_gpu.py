@@ -1,12 +1,12 @@
-"""`make gpu`: everything there is to run on a CUDA GPU.
+"""`make gpu`: runs everything that needs a CUDA GPU.
 
 Tests, operators and their table, step, switches, training, scale, in this order:
 
     python -m bench.all_on_gpu --out runs/gpu [--tiny] [--device cpu] [--only PART …]
 
-Every part is a command of its own whose output goes to OUT/<part>.txt (and .json); a part that
-fails is told and the next one runs. `--tiny` runs each part on small sizes, to try the list itself;
-with `--device cpu` what needs a GPU is skipped by pytest.
+Each part is a separate command whose output goes to OUT/<part>.txt (and .json). If a part fails,
+its exit code is reported and the next part runs. `--tiny` uses small sizes, to try the list itself;
+with `--device cpu`, pytest skips what needs a GPU.
 """
 
 import argparse
@@ -24,14 +24,14 @@ SMALL = ["--source-size", "64x48", "--target-size", "64x48", "--backbone", "tiny
 
 
 def parts(out: Path, device: str, tiny: bool) -> dict[str, list[str]]:
-    """Name → command, the cheapest and most telling first."""
+    """Name → command, the cheapest and most informative first."""
     python = [sys.executable, "-m"]
     fastass = [*python, "fastass"]
     step = [*fastass, "bench", "step", PRESET, "--device", device, "--norm", "frozen"]
     step += [*(SMALL if tiny else FULL), *(["--rounds", "1"] if tiny else [])]
     operators = [*python, "pytest", "bench/", "--device", device]
     operators += ["-k", "confusion", "--rounds", "1", "--no-compiled"] if tiny else []
-    found = {
+    commands = {
         "doctor": [*fastass, "doctor"],
         "tests": [*python, "pytest", "-q", "-m", "gpu", *(["tests/training/test_step.py"] * tiny)],
         "operators": [*operators, f"--benchmark-json={out}/operators.json"],
@@ -42,27 +42,27 @@ def parts(out: Path, device: str, tiny: bool) -> dict[str, list[str]]:
         for backward in ("fused",) if tiny else ("fused", "streamed"):
             name = f"step_batch{batch}_{backward}"
             flags = ["--batch", str(batch), "--backward", backward, *amp]
-            found[name] = [*step, *flags, "--json", f"{out}/{name}.json"]
+            commands[name] = [*step, *flags, "--json", f"{out}/{name}.json"]
     switches = [*step, *amp, "--batch", "1", "--backward", "streamed", "--switches"]
     switches += [] if tiny else ["--compiled"]
-    found["switches"] = [*switches, "--json", f"{out}/switches.json"]
+    commands["switches"] = [*switches, "--json", f"{out}/switches.json"]
     train = [*fastass, "bench", "train", "toycity", "--device", device]
     train += ["--rounds", "1", "--turn", "2", "--unmeasured", "1"] if tiny else [*amp]
     toy = ["--toycity-source", "8", "--toycity-target", "24", "--toycity-val", "2"] if tiny else []
     toy += ["--toycity-directory", f"{out}/toycity"]
-    found["train"] = [*train, *toy, "--json", f"{out}/train.json"]
+    commands["train"] = [*train, *toy, "--json", f"{out}/train.json"]
     scale = [*fastass, "bench", "scale", PRESET, "--device", device, "--norm", "frozen", *amp]
     scale += [*SMALL, "--rounds", "1"] if tiny else [*FULL, "--batch", "4"]
-    found["scale"] = [*scale, "--ranks", "", "--json", f"{out}/scale.json"]
-    return found
+    commands["scale"] = [*scale, "--ranks", "", "--json", f"{out}/scale.json"]
+    return commands
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="small sizes: tries the list itself")
-    parser.add_argument("--only", nargs="*", help="names of parts")
+    parser.add_argument("--tiny", action="store_true", help="use small sizes, to try the list")
+    parser.add_argument("--only", nargs="*", help="run only these parts")
     args = parser.parse_args()
     try:
         choose_device(args.device)

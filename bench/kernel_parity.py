@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tabulate import tabulate
 
 from fastass.kernels import available
 
@@ -28,6 +29,7 @@ LATER = 1e-2  # … at any step of a short run
 METHODS = ("ga+csa", "ga+fcsa")  # between them, every operator
 
 Losses = list[dict[str, float]]  # the terms of each step
+Row = dict[str, Any]
 
 
 def choices() -> list[str]:
@@ -55,17 +57,17 @@ def train(choice: str, method: str, steps: int, out: Path, extra: Sequence[str])
 
 def differences(ours: Losses, truth: Losses) -> list[float]:
     """The largest relative difference among the loss terms, at each step."""
-    found = []
+    largest = []
     for a, b in zip(ours, truth, strict=True):
         if a.keys() != b.keys():
             raise ValueError(f"terms {sorted(a)} and {sorted(b)} differ")
-        found.append(max(abs(a[name] - b[name]) / max(abs(b[name]), 1e-12) for name in b))
-    return found
+        largest.append(max(abs(a[name] - b[name]) / max(abs(b[name]), 1e-12) for name in b))
+    return largest
 
 
-def compare(method: str, steps: int, folder: Path, extra: Sequence[str] = ()) -> list[dict]:
-    """A row for each choice; the first is the reference."""
-    rows: list[dict] = []
+def compare(method: str, steps: int, folder: Path, extra: Sequence[str] = ()) -> list[Row]:
+    """One row per choice; the first is the reference."""
+    rows: list[Row] = []
     truth: Losses = []
     for choice in choices():
         run = train(choice, method, steps, folder / f"{method}-{choice}", extra)
@@ -98,11 +100,10 @@ COLUMNS = {
 }
 
 
-def table(rows: Sequence[dict]) -> str:
+def table(rows: Sequence[Row]) -> str:
     """Markdown."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
-    lines += ["| " + " | ".join(cell.format(**r) for cell in COLUMNS.values()) + " |" for r in rows]
-    return "\n".join(lines)
+    cells = [[cell.format(**row) for cell in COLUMNS.values()] for row in rows]
+    return tabulate(cells, [*COLUMNS], tablefmt="github", disable_numparse=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,13 +1,16 @@
-"""fastass: a fast training engine for semi-supervised domain adaptation of street scenes.
+"""fastass: train a street-scene segmentation network on synthetic images, adapt it to real ones.
 
 import fastass
 
+fastass.wait_passively()
 fastass.train("toycity", method="ga+csa", labelled=10, out="runs/x")
 labels = fastass.load("runs/x").predict("photo.jpg")
+
+`wait_passively` is optional: where other processes use the same CPU cores, call it before torch is
+imported, and a training step of a small network is several times faster. The command line does.
 """
 
 import importlib
-import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,23 +19,19 @@ if TYPE_CHECKING:
     from fastass.config.presets import preset as preset
     from fastass.config.schema import Config as Config
     from fastass.inference.segmenter import Segmenter as Segmenter
+    from fastass.runtime.openmp import wait_passively as wait_passively
 
-# Before torch loads OpenMP: idle threads look for work for some ten microseconds, which spares most
-# of a small step's hundreds of wake-ups, then sleep. On cores shared with other processes spinning
-# for longer made a training step of the tiny network 5 to 35 times slower (docs/decisions.md).
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
-# Imported when first asked for: `import fastass` alone loads neither torch nor Pillow.
+# Imported at their first use, so that `import fastass` is fast: it does not load torch.
 _PUBLIC = {
     "train": "api",
     "load": "api",
     "Config": "config.schema",
     "preset": "config.presets",
     "Segmenter": "inference.segmenter",
+    "wait_passively": "runtime.openmp",
 }
 
-__all__ = ["Config", "Segmenter", "load", "preset", "train"]
+__all__ = ["Config", "Segmenter", "load", "preset", "train", "wait_passively"]
 
 
 def __getattr__(name: str) -> Any:

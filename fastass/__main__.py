@@ -1,8 +1,17 @@
-"""`python -m fastass`."""
+"""`fastass` and `python -m fastass`."""
 
 import sys
 
-from fastass.cli.main import main
+from fastass.runtime.openmp import wait_passively
+
+
+def main() -> int:
+    """The command line, in a process of its own. Returns the exit code."""
+    wait_passively()  # before the commands load torch
+    from fastass.cli.main import main as command_line
+
+    return command_line()
+
 
 if __name__ == "__main__":
     sys.exit(main())

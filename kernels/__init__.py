@@ -5,8 +5,15 @@ auto; `available` says what this machine can run.
 """
 
 from fastass.kernels.class_mean.op import class_mean
+from fastass.kernels.convolution.batch_norm import batch_norm
+from fastass.kernels.convolution.conv2d import conv2d
+from fastass.kernels.convolution.conv_frozen_bn import conv_frozen_bn
+from fastass.kernels.convolution.cpu_forms import without_winograd
 from fastass.kernels.convolution.epilogue import convolution_epilogue_
-from fastass.kernels.convolution.winograd.conv3x3 import convolution3x3, convolution3x3_gradients
+from fastass.kernels.convolution.leaky_conv_stack import leaky_conv_stack, leaky_conv_stack_twice
+from fastass.kernels.convolution.multi_dilation_conv import multi_dilation_conv
+from fastass.kernels.convolution.recompute import recomputed_outputs
+from fastass.kernels.convolution.winograd.conv3x3 import conv3x3, conv3x3_gradients
 from fastass.kernels.dispatch import available, choice, resolve, use
 from fastass.kernels.pixel_discriminator_loss.op import pixel_discriminator_loss
 from fastass.kernels.upsample.confusion import upsample_confusion
@@ -15,15 +22,23 @@ from fastass.kernels.upsample.softmax import upsample_softmax
 
 __all__ = [
     "available",
+    "batch_norm",
     "choice",
     "class_mean",
-    "convolution3x3",
-    "convolution3x3_gradients",
+    "conv2d",
+    "conv3x3",
+    "conv3x3_gradients",
+    "conv_frozen_bn",
     "convolution_epilogue_",
+    "leaky_conv_stack",
+    "leaky_conv_stack_twice",
+    "multi_dilation_conv",
     "pixel_discriminator_loss",
+    "recomputed_outputs",
     "resolve",
     "upsample_confusion",
     "upsample_cross_entropy",
     "upsample_softmax",
     "use",
+    "without_winograd",
 ]

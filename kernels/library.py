@@ -14,9 +14,9 @@ def operator(
     """Registers fastass::NAME with the implementation of each device and returns the operator.
 
     The schema is read from the annotations of `cpu`; all three take the same arguments. `cuda` is
-    None where CPU tensors alone have an implementation, else a function that imports its module of
-    `gpu`, and with it Triton, when it is called. `fake` gives outputs of the right shapes, dtypes
-    and strides without computing anything.
+    None where CPU tensors alone have an implementation. Otherwise it is a function that imports its
+    GPU module, and with it Triton, when it is called. `fake` gives outputs of the right shapes,
+    dtypes and strides without computing anything.
     """
     made = torch.library.custom_op(f"fastass::{name}", cpu, mutates_args=(), device_types=())
     # Straight to the dispatcher: custom_op's own way imports torch's compiler, and with it Triton,

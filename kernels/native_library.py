@@ -147,7 +147,7 @@ def isa() -> str:
 
 @functools.cache
 def _routine(name: str, instruction_set: str) -> Callable[..., int]:
-    routine = getattr(library(), f"fastass_{name}_{instruction_set}")
+    routine = library()[f"fastass_{name}_{instruction_set}"]
     routine.argtypes = SIGNATURES[name]
     routine.restype = ctypes.c_int
     return routine

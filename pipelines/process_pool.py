@@ -1,4 +1,4 @@
-"""Pools of worker processes that end with their parent, and whose death is one line."""
+"""Pools of worker processes that end with their parent; a killed worker is a one-line error."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from fastass.pipelines.errors import DataError
 def become_worker() -> None:
     """Leave Ctrl-C to the parent, and end when the parent is killed.
 
-    The first thing that a process of a pool does; it would otherwise wait for ever.
+    Each process of a pool calls this first; it would otherwise outlive its parent.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()
@@ -34,18 +34,18 @@ def worker_pool(
     initializer: Callable[..., None] = become_worker,
     initargs: tuple[Any, ...] = (),
 ) -> Iterator[ProcessPoolExecutor]:
-    """A pool of processes for a `with` block; what it has not begun by the end is dropped.
+    """A pool of processes for a `with` block. Tasks that have not begun by its end are dropped.
 
-    Started by spawn: a fork hangs where OpenMP ran before. initializer: calls `become_worker`.
-    Raises DataError, naming the task, when the system kills a worker.
+    Processes are started by spawn: a fork hangs if OpenMP ran before. initializer: must call
+    `become_worker`. Raises DataError, naming the task, if the system kills a worker.
     """
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer, initargs)
     try:
         yield pool
     except BrokenProcessPool:
         raise DataError(
-            f"a {task} worker was killed, perhaps for want of memory; run the same command again, "
-            "with fewer --workers"
+            f"a {task} worker was killed, perhaps because memory ran out; run the same command "
+            "again with fewer --workers"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)

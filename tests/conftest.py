@@ -1,4 +1,4 @@
-"""Loads fastass before any test loads torch, for its OpenMP setting; a trained run for all."""
+"""Sets up OpenMP before any test loads torch; a trained run for all tests."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 
 import fastass  # before torch
+
+
+def pytest_configure() -> None:
+    fastass.wait_passively()  # before any test imports torch
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """`import fastass` as a user of the Python interface."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from PIL import Image
 from tiny_runs import SMALL
 
 import fastass
-from fastass.api import configure
+from fastass.config.configure import configure
 from fastass.errors import DataError, UserError
 from fastass.inference.views import Views, labels
 
@@ -24,14 +25,66 @@ def picture(height: int = 48, width: int = 80) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def test_import_is_light_and_comes_before_openmp() -> None:
+def test_import_is_light_and_changes_nothing() -> None:
     code = (
-        "import sys, os, fastass; heavy = {'torch', 'numpy', 'PIL', 'yaml', 'rich'};"
+        "import sys, os; before = dict(os.environ); import fastass;"
+        "heavy = {'torch', 'numpy', 'PIL', 'yaml', 'rich'};"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules);"
-        "assert os.environ['OMP_WAIT_POLICY'] == 'PASSIVE' and os.environ['GOMP_SPINCOUNT'];"
-        "assert 'load' in dir(fastass); fastass.train; assert 'torch' in sys.modules"
+        "assert os.environ == before;"
+        "assert 'load' in dir(fastass); fastass.train; assert 'torch' in sys.modules;"
+        "assert os.environ == before"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+SPINS = """
+import sys
+import fastass
+from fastass.runtime.openmp import threads_spin
+if "early" in sys.argv:
+    assert fastass.wait_passively() and "torch" not in sys.modules
+import torch
+if "late" in sys.argv:
+    assert not fastass.wait_passively()
+print(threads_spin())
+"""
+
+
+@pytest.mark.parametrize(("call", "spin"), [("early", False), ("late", True), ("never", True)])
+def test_openmp_waits_passively_if_asked_before_torch(call: str, spin: bool) -> None:
+    own = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}
+    done = subprocess.run(
+        [sys.executable, "-c", SPINS, call],
+        env={name: value for name, value in os.environ.items() if name not in own},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == str(spin)
+
+
+def test_the_command_sets_up_openmp_before_torch() -> None:
+    code = (
+        "import sys; from fastass.__main__ import main; assert 'torch' not in sys.modules;"
+        "sys.argv[1:] = ['presets']; assert main() == 0; assert 'torch' in sys.modules;"
+        "from fastass.runtime.openmp import threads_spin; assert not threads_spin()"
+    )
+    own = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}
+    environment = {name: value for name, value in os.environ.items() if name not in own}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
+
+
+def test_a_run_warns_of_spinning_threads(
+    city: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = {"data_source": str(city / "gta5"), "data_target": str(city / "cityscapes")}
+    for spin in (False, True):
+        if spin:
+            monkeypatch.delenv("OMP_WAIT_POLICY")
+            monkeypatch.delenv("GOMP_SPINCOUNT")
+        fastass.train("toycity", out=tmp_path / f"{spin}", plain=True, **{**SMALL, **data})
+        heading = capsys.readouterr().out.splitlines()[0]
+        assert ("idle OpenMP threads spin" in heading) == spin
 
 
 def test_train_returns_the_summary(city: Path, tmp_path: Path) -> None:

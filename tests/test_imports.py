@@ -4,7 +4,10 @@ import ast
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -146,3 +149,21 @@ def test_a_step_on_a_cpu_imports_neither_triton_nor_a_compiler() -> None:
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.split() == []
+
+
+def test_rooms_stay_small() -> None:
+    """What a reader can take in: a root of few files, folders of 16, files of 400 lines."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    sources = [Path(f) for f in listed.stdout.split() if f.endswith((".py", ".cpp", ".h"))]
+    folders = Counter(path.parent for path in sources)
+    assert folders[Path("fastass")] <= 6
+    assert {str(folder): n for folder, n in folders.items() if n > 16} == {}
+    long = {
+        str(path): lines
+        for path in sources
+        if (ROOT / path).exists()
+        and (lines := len((ROOT / path).read_text(encoding="utf-8").splitlines())) > 400
+    }
+    assert long == {}

@@ -22,6 +22,49 @@ def test_the_folder_map_is_complete() -> None:
     assert set(re.findall(r"^\| `fastass (\w+)", readme, flags=re.MULTILINE)) == set(COMMANDS)
 
 
+MAPS = (ROOT / "README.md", ROOT / "docs" / "architecture.md")
+ROOMS = sorted(  # folders with code, one level below the packages
+    f"{folder}/{room.name}/"
+    for folder in ("fastass", "kernels", "pipelines", "bench")
+    for room in (ROOT / folder).iterdir()
+    if room.is_dir() and not room.is_symlink() and room.name[0] not in "._"
+    if any((*room.glob("*.py"), *room.glob("*.cpp"), *room.glob("*.h")))
+)
+PATH = r"`((?:fastass|kernels|pipelines|bench|tests|docs|examples)/[\w./-]*)`"
+
+
+@pytest.mark.parametrize("page", MAPS, ids=["README", "architecture"])
+def test_a_map_names_every_room_and_no_other(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert [room for room in ROOMS if f"`{room}`" not in text] == []
+    paths = [path for path in re.findall(PATH, text) if "NAME" not in path]
+    assert len(paths) > 30
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    pictures = "".join(block.text for block in blocks(page) if block.language == "text")
+    drawn = re.findall(r"(?:fastass|kernels|pipelines|bench|tests)/[\w./]+", pictures)
+    assert [path for path in drawn if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", MAPS, ids=["README", "architecture"])
+def test_a_map_names_what_a_file_defines(page: Path) -> None:
+    """`path`: `name`, and `name` in `path`."""
+    text = page.read_text(encoding="utf-8")
+    pairs = re.findall(r"`([\w/]+\.py)`: `(\w+)`", text)
+    pairs += [
+        (path, name) for name, path in re.findall(r"`(\w+)` (?:in|\()? ?`([\w/]+\.py)`", text)
+    ]
+    assert len(pairs) >= 8
+    for path, name in pairs:
+        code = (ROOT / path).read_text(encoding="utf-8")
+        assert re.search(rf"^\s*(?:def|class) {name}\b|^{name}\b.* = ", code, re.M), (path, name)
+
+
+def test_the_map_has_every_equation() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| Eq\. ([\d, ]+): .*\| `", readme, flags=re.MULTILINE)
+    assert {int(n) for row in rows for n in row.split(",")} == set(range(1, 12))
+
+
 def flags_of(command: argparse.ArgumentParser, words: list[str]) -> dict[str, argparse.Action]:
     """The flags of a command, or of its part: `fastass bench step`."""
     for action in command._actions:
@@ -61,3 +104,12 @@ def test_quoted_code_is_in_the_file_named() -> None:
         first, *lines = block.text.splitlines()
         source = (ROOT / first.removeprefix("# ")).read_text(encoding="utf-8").splitlines()
         assert set(lines) <= set(source), set(lines) - set(source)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_every_path_that_a_page_names_is_there(page: Path) -> None:
+    if page.name == "CHANGELOG.md":
+        return  # it tells of what was there
+    rooms = "fastass|kernels|pipelines|bench|tests|examples"
+    paths = re.findall(rf"`((?:{rooms})/[\w./-]+)`", page.read_text(encoding="utf-8"))
+    assert [p for p in paths if "NAME" not in p and not (ROOT / p).exists()] == []

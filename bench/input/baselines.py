@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,8 @@ class AdaptSegNetBaseline(Dataset[tuple[np.ndarray, np.ndarray]]):
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         sample = self.dataset.samples[i % len(self.dataset)]
-        assert sample.label is not None
+        assert isinstance(sample.image, Path)
+        assert isinstance(sample.label, Path)
         with Image.open(sample.image) as file:
             image = file.convert("RGB").resize(self.size, Image.Resampling.BICUBIC)
         with Image.open(sample.label) as file:

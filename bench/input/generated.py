@@ -83,15 +83,13 @@ def main() -> None:
         files = open_dataset(root / "files", args.layout)
         pack(files, root / "packed", size)
         packed = open_packed(root / "packed")
-        rates = measure(
-            files, packed, size, batch=args.batch, workers=args.workers, rounds=args.rounds,
-            device=args.device,
-        )  # fmt: skip
+        options = {"batch": args.batch, "workers": args.workers, "rounds": args.rounds}
+        rates = measure(files, packed, size, device=args.device, **options)
     print(
         f"{args.layout}: {full[0]}x{full[1]} PNG → {size[0]}x{size[1]}, batch {args.batch}, "
         f"{args.workers} workers, {len(os.sched_getaffinity(0))} cores"
     )
-    print("\n".join(format_rates(rates)))
+    print(format_rates(rates))
 
 
 if __name__ == "__main__":

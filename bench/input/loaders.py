@@ -1,17 +1,19 @@
-"""Measures the input alone: images/s, CPU time and bytes/s of each loader, nothing is trained.
+"""Measures data loading alone, without training: images/s, CPU time and bytes/s of each loader.
 
-The loaders take turns round by round and medians are reported, so that a machine that slows down
+The loaders take turns, round by round, and medians are reported: if the machine slows down, it
 slows all of them.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
+from tabulate import tabulate
 
 from fastass.bench.input.baselines import AdaptSegNetBaseline, PackedByHand, in_processes
 from fastass.pipelines.datasets.layouts import Dataset
@@ -30,8 +32,8 @@ PREFETCHED = 10  # batches that a loader may have ready when its turn comes
 class Rate:
     """The medians of one loader.
 
-    cpu_ms: CPU time of an image and its label, all processes. bytes_per_second: of files or shards
-    read. speedup: over the AdaptSegNet baseline; None where that was not measured.
+    cpu_ms: CPU time per image with its label, of all processes. bytes_per_second: of files or
+    shards read. speedup: over the AdaptSegNet baseline; None where that was not measured.
     """
 
     loader: str
@@ -42,13 +44,13 @@ class Rate:
 
 
 @dataclass
-class _Contender:
+class _Candidate:
     name: str
     batches: Iterator[Any]
     clock: Callable[[], float]
     sample_bytes: float
-    seconds: list[float]
-    cpu: list[float]
+    seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
 
 
 def measure(
@@ -64,41 +66,45 @@ def measure(
     device: str = "cpu",
     progress: Callable[[str], None] = lambda name: None,
 ) -> list[Rate]:
-    """The rates of all loaders that the given data allow.
+    """Measure every loader that can read the given data.
 
     files, packed: the same data set with labels, as shipped and packed; either may be None.
-    size: (W,H) that is trained at. Each of the `rounds` takes `batches` batches of every loader.
+    size: (W,H) of training. In each of `rounds` rounds, every loader yields `batches` batches.
     progress: called with the name of the loader that is measured next.
     """
     if files is None and packed is None:
         raise DataError("bench data needs a data set: as shipped, packed, or both")
-    with ExitStack() as feeds:
-        candidates = _contenders(files, packed, size, batch, workers, loaders, device, feeds)
+    with ExitStack() as opened:
+        candidates = _candidates(files, packed, size, batch, workers, loaders, device, opened)
         for _ in range(rounds):
-            for one in candidates:
-                progress(one.name)
-                _run(one, PREFETCHED, device)
-                seconds, cpu = _run(one, batches, device)
-                one.seconds.append(seconds / (batches * batch))
-                one.cpu.append(cpu / (batches * batch))
-        base = next((median(one.seconds) for one in candidates if one.name == BASELINE), None)
-        return [_rate(one, base) for one in candidates]
+            for candidate in candidates:
+                progress(candidate.name)
+                _run(candidate, PREFETCHED, device)
+                seconds, cpu = _run(candidate, batches, device)
+                candidate.seconds.append(seconds / (batches * batch))
+                candidate.cpu.append(cpu / (batches * batch))
+        baseline = next((median(c.seconds) for c in candidates if c.name == BASELINE), None)
+        return [_rate(candidate, baseline) for candidate in candidates]
 
 
-def format_rates(rates: Sequence[Rate]) -> list[str]:
-    """The lines of a table."""
-    width = max(len("loader"), *(len(rate.loader) for rate in rates))
-    lines = [f"{'loader':<{width}}  images/s  CPU ms/image    MB/s  speed-up"]
-    for rate in rates:
-        speedup = f"{rate.speedup:.1f}×" if rate.speedup else "–"
-        lines.append(
-            f"{rate.loader:<{width}}  {rate.images_per_second:8.1f}  {rate.cpu_ms:12.1f}  "
-            f"{rate.bytes_per_second / 1e6:6.1f}  {speedup:>8}"
+def format_rates(rates: Sequence[Rate]) -> str:
+    """The rates as a Markdown table."""
+    heads = ("loader", "images/s", "CPU ms/image", "MB/s", "speed-up")
+    cells = [
+        (
+            rate.loader,
+            f"{rate.images_per_second:.1f}",
+            f"{rate.cpu_ms:.1f}",
+            f"{rate.bytes_per_second / 1e6:.1f}",
+            f"{rate.speedup:.1f}×" if rate.speedup else "–",
         )
-    return lines
+        for rate in rates
+    ]
+    columns = ("left", *["right"] * 4)
+    return tabulate(cells, heads, tablefmt="github", disable_numparse=True, colalign=columns)
 
 
-def _contenders(
+def _candidates(
     files: Dataset | None,
     packed: PackedDataset | None,
     size: tuple[int, int],
@@ -106,57 +112,63 @@ def _contenders(
     workers: int,
     loaders: Sequence[str],
     device: str,
-    feeds: ExitStack,
-) -> list[_Contender]:
-    found = []
+    opened: ExitStack,
+) -> list[_Candidate]:
+    candidates = []
     if files is not None:
-        base = in_processes(AdaptSegNetBaseline(files, size), batch, 2)
-        found.append(_Contender(BASELINE, *base, _file_bytes(files), [], []))
+        batches, clock = in_processes(AdaptSegNetBaseline(files, size), batch, 2)
+        candidates.append(_Candidate(BASELINE, batches, clock, _file_bytes(files)))
     if packed is not None and packed.size == size:
-        hand = in_processes(PackedByHand(packed), batch, workers)
-        found.append(_Contender(BY_HAND, *hand, _packed_bytes(packed), [], []))
-    for kind, data, weight in (
+        batches, clock = in_processes(PackedByHand(packed), batch, workers)
+        candidates.append(_Candidate(BY_HAND, batches, clock, _packed_bytes(packed)))
+    for kind, data, sample_bytes in (
         ("files", files, _file_bytes(files) if files else 0.0),
         ("packed", packed, _packed_bytes(packed) if packed else 0.0),
     ):
         if data is None:
             continue
         streams = {"source": StreamSpec(data, batch, size)}
-        for loader in loaders:
-            feed: Loader
-            if loader == "pillow":  # without its cache: a real set does not fit
-                feed = PillowLoader(streams, 0, workers=workers, cache_bytes=0)
+        for name in loaders:
+            loader: Loader
+            if name == "pillow":  # without its cache: a real set does not fit
+                loader = PillowLoader(streams, 0, workers=workers, cache_bytes=0)
             else:
-                feed = open_loader(loader, streams, 0, workers=workers, device=device)
-            feeds.enter_context(feed)
-            name = f"fastass {loader}, {kind}"
-            found.append(_Contender(name, feed.batches(), time.process_time, weight, [], []))
-    return found
+                loader = open_loader(name, streams, 0, workers=workers, device=device)
+            opened.enter_context(loader)
+            batches = loader.batches()
+            title = f"fastass {name}, {kind}"
+            candidates.append(_Candidate(title, batches, time.process_time, sample_bytes))
+    return candidates
 
 
-def _run(one: _Contender, batches: int, device: str) -> tuple[float, float]:
+def _run(candidate: _Candidate, batches: int, device: str) -> tuple[float, float]:
     """(seconds, CPU seconds) of the next batches."""
-    cpu, start = one.clock(), time.perf_counter()
+    cpu, start = candidate.clock(), time.perf_counter()
     for _ in range(batches):
-        next(one.batches)
+        next(candidate.batches)
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start, one.clock() - cpu
+    return time.perf_counter() - start, candidate.clock() - cpu
 
 
-def _rate(one: _Contender, base: float | None) -> Rate:
-    seconds = median(one.seconds)
+def _rate(candidate: _Candidate, baseline: float | None) -> Rate:
+    seconds = median(candidate.seconds)
     return Rate(
-        one.name,
+        candidate.name,
         1 / seconds,
-        1e3 * median(one.cpu),
-        one.sample_bytes / seconds,
-        base / seconds if base else None,
+        1e3 * median(candidate.cpu),
+        candidate.sample_bytes / seconds,
+        baseline / seconds if baseline else None,
     )
 
 
 def _file_bytes(dataset: Dataset) -> float:
-    sizes = [path.stat().st_size for s in dataset.samples for path in (s.image, s.label) if path]
+    sizes = [
+        path.stat().st_size
+        for s in dataset.samples
+        for path in (s.image, s.label)
+        if isinstance(path, Path)
+    ]
     return sum(sizes) / len(dataset)
 
 

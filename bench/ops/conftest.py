@@ -23,9 +23,10 @@ outputs, then gradients (torch.autograd.grad, so that `.grad` stays as it is). `
 2. measures the peak memory of one call of each side, beyond what was there before;
 3. times all sides in interleaved rounds, over `INPUT_SETS` rotating input sets, synchronised on
    CUDA. pytest-benchmark times "fastass"; the other sides run inside the same rounds, before it;
-4. measures the copy bandwidth (and, if `flops` is given, the matrix multiply rate in `dtype`) of
-   this run: the limit is max(bytes_moved / bandwidth, flops / rate). On a GPU `cycles`, those that
-   its multiprocessors take together at the least (`EXPONENTIALS`, `OPERATIONS` a cycle), count too.
+4. measures the copy bandwidth (and, if `flops` is given, the highest rate of multiply-adds in
+   `dtype`) of this run: the limit is max(bytes_moved / bandwidth, flops / rate). On a GPU
+   `cycles`, the fewest clock cycles that its multiprocessors take together (`EXPONENTIALS` and
+   `OPERATIONS` per cycle), count too.
 
 All of it goes into the result file's `extra_info`, which `python -m bench.ops.table` prints.
 Options: --device cpu|cuda, --rounds N, --no-compiled, --allocator tuned|default.
@@ -33,26 +34,26 @@ On a CPU the instruction set is that of the environment: FASTASS_CPU_ISA=avx2
 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 compares all sides on AVX2 alone.
 """
 
-import ctypes
-import gc
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
-import fastass  # noqa: F401  before torch: it sets how torch's idle threads wait, as in training
+from fastass.runtime.openmp import wait_passively
+
+wait_passively()  # before torch is loaded: its idle threads wait as they do in training
 
 # isort: split
-import torch
-from torch import Tensor
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
 
-from fastass.kernels import native_library
+from fastass.bench import meters  # noqa: E402
+from fastass.bench.meters import peak_of, synchronize, timed  # noqa: E402
+from fastass.kernels import native_library  # noqa: E402
 
 INPUT_SETS = 2
-COPY_BYTES = 256 << 20
 SECONDS = 40  # of interleaved rounds of one test
 # Results a clock cycle of one multiprocessor of compute capability 9.0 (CUDA programming guide,
 # arithmetic instructions): special functions; float32 additions, products, comparisons.
@@ -95,61 +96,16 @@ def allocator(request: pytest.FixtureRequest) -> str:
     return choice
 
 
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def timed(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call, device idle before and after."""
-    synchronize(device)
-    start = time.perf_counter()
-    call()
-    synchronize(device)
-    return time.perf_counter() - start
-
-
-def _memory_status(key: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key + ":"):
-            return int(line.split()[1]) * 1024
-    raise KeyError(key)
-
-
-def peak_memory(call: Callable[[], object], device: torch.device) -> int:
-    """Bytes by which one call raises the memory in use: allocated on CUDA, resident on a CPU."""
-    gc.collect()
-    if device.type == "cuda":
-        synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        call()
-        synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    # Freed blocks go back to the system, then the kernel's high-water mark starts anew.
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _memory_status("VmRSS")
-    call()
-    return max(0, _memory_status("VmHWM") - before)
-
-
 @pytest.fixture(scope="session")
-def copy_bandwidth(device: torch.device) -> float:
+def bandwidth(device: torch.device) -> float:
     """Bytes read and written per second by a large copy."""
-    source = torch.ones(COPY_BYTES, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source).copy_(source)
-    seconds = [timed(lambda: target.copy_(source), device) for _ in range(15)]
-    return 2 * COPY_BYTES / statistics.median(seconds)
+    return meters.copy_bandwidth(device)
 
 
 @pytest.fixture(scope="session")
-def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations per second of a large matrix multiply in `dtype`."""
-    n = 8192 if device.type == "cuda" else 2048
-    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-    a @ b
-    return 2 * n**3 / statistics.median(timed(lambda: a @ b, device) for _ in range(7))
+def rate(device: torch.device, dtype: torch.dtype) -> float:
+    """The highest rate of multiply-adds in `dtype`, in FLOP/s."""
+    return meters.peak_rate(device, dtype)
 
 
 def cycle_rate(device: torch.device) -> float:
@@ -203,7 +159,7 @@ def contest(
         inputs = [make_inputs(seed) for seed in range(INPUT_SETS)]
         _check(sides, inputs[0], rtol, atol, norm)
         peak = {
-            name: peak_memory(lambda side=side: side(*inputs[0]), device)
+            name: peak_of(lambda side=side: side(*inputs[0]), device)
             for name, side in sides.items()
         }
         others = {name: side for name, side in sides.items() if name != "fastass"}
@@ -225,10 +181,10 @@ def contest(
         benchmark.pedantic(target, setup=setup, rounds=rounds)
         median = {name: statistics.median(values) for name, values in seconds.items()}
         median["fastass"] = benchmark.stats.stats.median
-        bandwidth = request.getfixturevalue("copy_bandwidth")
+        bandwidth = request.getfixturevalue("bandwidth")
         limit = bytes_moved / bandwidth
         if flops:
-            limit = max(limit, flops / request.getfixturevalue("matmul_rate"))
+            limit = max(limit, flops / request.getfixturevalue("rate"))
         if cycles and device.type == "cuda":
             limit = max(limit, cycles / cycle_rate(device))
         benchmark.extra_info.update(

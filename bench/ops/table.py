@@ -2,8 +2,8 @@
 
 RESULT.json is what `pytest bench/ --benchmark-json=RESULT.json` wrote. One row for each op, pass
 and implementation: the median, how many times faster than the reference and than the best of all
-other implementations, the share of the limit (copy bandwidth or matrix multiply rate of that run)
-that it reaches, the peak memory of one call and its share of the reference's.
+other implementations, the share of the limit (copy bandwidth or highest rate of multiply-adds of
+that run) that it reaches, the peak memory of one call and its share of the reference's.
 """
 
 import argparse
@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from tabulate import tabulate
 
 COLUMNS = {
     "op": "op",
@@ -29,14 +31,14 @@ OURS = "fastass"
 
 def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
     """A row for each implementation of each benchmark, in the order of the file."""
-    found = []
+    sides_of_all = []
     for benchmark in result["benchmarks"]:
         info = benchmark["extra_info"]
         sides = info["sides"]
         reference = sides["reference"]
         best = min(side["median"] for name, side in sides.items() if name != OURS)
         for name, side in sides.items():
-            found.append(
+            sides_of_all.append(
                 {
                     "op": info["op"],
                     "pass": info["passes"],
@@ -49,7 +51,7 @@ def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
                     "peak_vs_reference": side["peak"] / max(reference["peak"], 1),
                 }
             )
-    return found
+    return sides_of_all
 
 
 def heading(result: dict[str, Any]) -> str:
@@ -68,11 +70,10 @@ def heading(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def markdown(found: Sequence[dict[str, Any]]) -> str:
-    lines = ["| " + " | ".join(COLUMNS.values()) + " |", "|---" * len(COLUMNS) + "|"]
-    for row in found:
-        lines.append("| " + " | ".join(_cell(row[key]) for key in COLUMNS) + " |")
-    return "\n".join(lines)
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as a Markdown table."""
+    cells = [[_cell(row[key]) for key in COLUMNS] for row in rows]
+    return tabulate(cells, [*COLUMNS.values()], tablefmt="github", disable_numparse=True)
 
 
 def _cell(value: object) -> str:
@@ -95,10 +96,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, json.JSONDecodeError) as error:
         print(f"{arguments.result}: {error}", file=sys.stderr)
         return 2
-    found = rows(result)
-    print(
-        json.dumps(found, indent=1) if arguments.json else f"{heading(result)}\n\n{markdown(found)}"
-    )
+    table = rows(result)
+    text = json.dumps(table, indent=1) if arguments.json else markdown(table)
+    print(text if arguments.json else f"{heading(result)}\n\n{text}")
     return 0
 
 

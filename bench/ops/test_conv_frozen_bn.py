@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastass.kernels.convolution.conv_frozen_bn import folded_conv2d
+from fastass.kernels import conv_frozen_bn
 
 from .conftest import Contest, Side
 
@@ -20,7 +20,7 @@ INPUTS, OUTPUTS, SIZE = 256, 1024, (91, 161)
 
 
 @pytest.mark.parametrize("passes", ["forward", "forward+backward"])
-def test_folded_convolution(
+def test_conv_frozen_bn(
     contest: Contest, device: torch.device, dtype: torch.dtype, passes: str
 ) -> None:
     B = 8 if device.type == "cuda" else 1
@@ -49,7 +49,7 @@ def test_folded_convolution(
         return F.relu(F.conv2d(x, weight, shift.to(dtype)).add_(residual), inplace=True)
 
     def ours(x: Tensor, residual: Tensor) -> Tensor:
-        return folded_conv2d(x, layer.weight, scale, shift, layer, residual=residual, relu=True)
+        return conv_frozen_bn(x, layer.weight, scale, shift, residual=residual, relu=True)
 
     def side(block: Callable[[Tensor, Tensor], Tensor]) -> Side:
         def run(x: Tensor, residual: Tensor, g: Tensor) -> tuple[Tensor, ...]:
@@ -68,7 +68,7 @@ def test_folded_convolution(
     if passes != "forward":
         maps += 4 * OUTPUTS + 2 * INPUTS
     contest(
-        op="folded_convolution",
+        op="conv_frozen_bn",
         passes=passes,
         sides={
             "reference": side(layers),

@@ -20,7 +20,7 @@ class Link:
     alpha: float
     """Seconds until a message arrives."""
     beta: float
-    """Seconds a byte, in one direction."""
+    """Seconds per byte, in one direction."""
 
 
 AllReduce = Callable[[float, int, Link], float]  # bytes, ranks, link → seconds
@@ -53,7 +53,7 @@ class Cluster:
         return math.ceil(gpus / self.gpus_per_node)
 
     def all_reduce(self, size: float, gpus: int, algorithm: AllReduce) -> float:
-        """Seconds: a ring in each node leaves every GPU a part, which goes between the nodes.
+        """Seconds: a ring in each node leaves each GPU a part, which is exchanged between nodes.
 
         The ring's reduce-scatter comes before, its all-gather after the exchange between the
         nodes, in which each GPU takes part with 1/g of the bytes. The three follow one another.
@@ -72,12 +72,12 @@ def fit(samples: Sequence[tuple[int, float]], ranks: int) -> tuple[Link, float]:
     terms = np.array([[_ring_steps(ranks), _ring_bytes(n, ranks)] for n, _ in samples])
     scaled = terms / seconds[:, None]
     # Neither may be negative: where the best pair is, one of them is 0.
-    found = [np.linalg.lstsq(scaled, np.ones(len(samples)), rcond=None)[0]]
+    pairs = [np.linalg.lstsq(scaled, np.ones(len(samples)), rcond=None)[0]]
     for i in (0, 1):
         alone = np.zeros(2)
         alone[i] = scaled[:, i].sum() / (scaled[:, i] ** 2).sum()
-        found.append(alone)
-    possible = [pair for pair in found if (pair >= 0).all()]
+        pairs.append(alone)
+    possible = [pair for pair in pairs if (pair >= 0).all()]
     best = min(possible, key=lambda pair: float(((scaled @ pair - 1) ** 2).sum()))
     error = float(np.median(np.abs(scaled @ best - 1)))
     return Link(float(best[0]), float(best[1])), error

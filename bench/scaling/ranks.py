@@ -1,8 +1,8 @@
-"""Ranks on this machine's CPU that train together, to hold a prediction against.
+"""Ranks on this machine's CPU that train together, to check a prediction.
 
-Each rank steps two engines in turns, one that trains alone and one of the group. Both are timed
-while all ranks do the same, so that what several ranks take from each other by sharing cores and
-memory is in both, and their difference is the exchange.
+Each rank runs two training steps in turns: one alone, and one with the group. Both are timed while
+all ranks do the same. Both therefore contain what ranks lose by sharing cores and memory, and their
+difference is the exchange.
 """
 
 import multiprocessing
@@ -53,7 +53,7 @@ def measure(ranks: int, config: Config, rounds: int, warmup: int) -> list[Times]
         pipes.append(ours)
         workers.append(worker)
     try:
-        found = [_receive(pipe, rank) for rank, pipe in enumerate(pipes)]
+        times = [_receive(pipe, rank) for rank, pipe in enumerate(pipes)]
     except UserError:
         for worker in workers:
             worker.kill()
@@ -61,18 +61,18 @@ def measure(ranks: int, config: Config, rounds: int, warmup: int) -> list[Times]
     finally:
         for worker in workers:
             worker.join()
-    return found
+    return times
 
 
 def _receive(pipe: Connection, rank: int) -> Times:
     try:
         answer = pipe.recv()
     except EOFError:
-        raise UserError(f"bench: rank {rank} died; is there memory for all ranks?") from None
+        raise UserError(f"bench: rank {rank} died; is there enough memory for all ranks?") from None
     if isinstance(answer, str):
         raise UserError(f"bench: rank {rank}: {answer}")
-    found: Times = answer
-    return found
+    times: Times = answer
+    return times
 
 
 def _free_port() -> int:
@@ -85,14 +85,12 @@ def _serve(
     pipe: Connection, rank: int, ranks: int, port: int, config: Config, rounds: int, warmup: int
 ) -> None:
     torch.set_num_threads(1)
-    os.environ |= {
-        "RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-    }  # fmt: skip
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     try:
         with join("cpu", TIMEOUT) as world:
             pipe.send(_measure(world, config, rounds, warmup))
-    except Exception as error:  # whatever it is, the parent tells it in one line
+    except Exception as error:  # whatever it is, the parent reports it in one line
         pipe.send(str(error) or type(error).__name__)
 
 
@@ -121,7 +119,7 @@ def _measure(world: World, config: Config, rounds: int, warmup: int) -> Times:
 
 def _exchanges(world: World) -> list[tuple[int, float]]:
     """(bytes, median seconds) of all-reduces in fp32."""
-    found = []
+    medians = []
     for size in SIZES if world.size > 1 else ():
         tensor = torch.ones(size // 4)
         seconds = []
@@ -131,5 +129,5 @@ def _exchanges(world: World) -> list[tuple[int, float]]:
             dist.all_reduce(tensor)
             seconds.append(time.perf_counter() - begin)
             tensor.fill_(1.0)
-        found.append((size, statistics.median(seconds[2:])))
-    return found
+        medians.append((size, statistics.median(seconds[2:])))
+    return medians

@@ -1,12 +1,12 @@
-"""`fastass bench scale`: what many GPUs make of a step that was measured on one.
+"""`fastass bench scale`: predicts a step on many GPUs from a step that was measured on one.
 
     step of p GPUs = step alone + what of the gradients' exchange its backward does not hide
                                 + the exchange of eight counts before it
     efficiency     = step alone / step of p GPUs
 
-The exchange is modelled (`bench/scaling/allreduce_model.py`); the step, and when its gradients are
-complete, are measured (`bench/scaling/timeline.py`). The same model is compared with CPU ranks on
-this machine.
+The exchange is modelled (`bench/scaling/allreduce_model.py`). The step, and the times at which its
+gradients are complete, are measured (`bench/scaling/timeline.py`). The model is checked against CPU
+ranks on this machine.
 """
 
 import os
@@ -14,6 +14,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+
+from tabulate import tabulate
 
 from fastass.bench.scaling import ranks
 from fastass.bench.scaling.allreduce_model import ALGORITHMS, Cluster, Link, fit, ring
@@ -46,7 +48,7 @@ class Prediction:
     exchange: float
     """Seconds of all exchanges, hidden or not."""
     exposed: float
-    """Seconds that the step gets longer."""
+    """Seconds by which the step gets longer."""
     step: float
     efficiency: float
 
@@ -98,13 +100,13 @@ def predict(
     limit: bytes of a bucket. compress: the gradients travel as bf16.
     """
     parts = buckets(timeline, limit, 0.5 if compress else 1.0)
-    found = []
+    predictions = []
     for p in gpus:
         for name, algorithm in ALGORITHMS.items():
             exchange = partial(cluster.all_reduce, gpus=p, algorithm=algorithm)
             longer = _longer(parts, exchange, overlap=True)
             step = timeline.seconds + longer
-            found.append(
+            predictions.append(
                 Prediction(
                     gpus=p,
                     nodes=cluster.nodes(p),
@@ -115,7 +117,7 @@ def predict(
                     efficiency=timeline.seconds / step,
                 )
             )
-    return found
+    return predictions
 
 
 def _longer(
@@ -126,24 +128,24 @@ def _longer(
 
 
 def check(config: Config, size: int, rounds: int, warmup: int) -> Check:
-    """Let `size` CPU ranks train, and predict what they took from their exchange alone."""
-    every = ranks.measure(size, config, rounds, warmup)
+    """Let `size` CPU ranks train, and predict their step from the exchanges timed alone."""
+    times = ranks.measure(size, config, rounds, warmup)
     # A group is as slow as its slowest rank, in each round.
     slowest = [
         max(steps, key=lambda t: t.seconds)
-        for steps in zip(*(one.alone for one in every), strict=True)
+        for steps in zip(*(one.alone for one in times), strict=True)
     ]
-    together = [max(steps) for steps in zip(*(one.together for one in every), strict=True)]
+    together = [max(steps) for steps in zip(*(one.together for one in times), strict=True)]
     link, error = Link(0.0, 0.0), 0.0
     if size > 1:
         samples = [
-            (times[0][0], max(seconds for _, seconds in times))
-            for times in zip(*(one.exchanges for one in every), strict=True)
+            (exchange[0][0], max(seconds for _, seconds in exchange))
+            for exchange in zip(*(one.exchanges for one in times), strict=True)
         ]
         link, error = fit(samples, size)
     alone = statistics.median(t.seconds for t in slowest)
     parts = buckets(typical(slowest), BUCKET, 0.5 if config.distributed.compress else 1.0)
-    exchange = partial(ring, ranks=size, link=link)
+    all_reduce = partial(ring, ranks=size, link=link)
     return Check(
         ranks=size,
         alpha=link.alpha,
@@ -151,8 +153,8 @@ def check(config: Config, size: int, rounds: int, warmup: int) -> Check:
         fit_error=error,
         alone=alone,
         measured=statistics.median(together),
-        hidden=alone + _longer(parts, exchange, overlap=True),
-        added=alone + _longer(parts, exchange, overlap=False),
+        hidden=alone + _longer(parts, all_reduce, overlap=True),
+        added=alone + _longer(parts, all_reduce, overlap=False),
         overlaps=2 * size <= len(os.sched_getaffinity(0)),
     )
 
@@ -163,8 +165,7 @@ def prediction_table(rows: Sequence[Prediction]) -> str:
     columns = [
         f"{name}: {what}" for name in names for what in ("exchange ms", "exposed ms", "eff.")
     ]
-    lines = ["| GPUs | nodes | " + " | ".join(columns) + " | speed-up |"]
-    lines.append("|---" * (3 + len(columns)) + "|")
+    lines = []
     for gpus in dict.fromkeys(row.gpus for row in rows):
         mine = {row.algorithm: row for row in rows if row.gpus == gpus}
         cells = [str(gpus), str(mine[names[0]].nodes)]
@@ -173,17 +174,16 @@ def prediction_table(rows: Sequence[Prediction]) -> str:
             cells += [f"{1e3 * row.exchange:.2f}", f"{1e3 * row.exposed:.2f}"]
             cells.append(f"{100 * row.efficiency:.1f} %")
         best = max(row.efficiency for row in mine.values())
-        lines.append("| " + " | ".join([*cells, f"{gpus * best:.0f}×"]) + " |")
-    return "\n".join(lines)
+        lines.append([*cells, f"{gpus * best:.0f}×"])
+    heads = ["GPUs", "nodes", *columns, "speed-up"]
+    return tabulate(lines, heads, tablefmt="github", disable_numparse=True)
 
 
 def check_table(rows: Sequence[Check]) -> str:
-    """Markdown; `difference` is predicted against measured."""
-    columns = (
-        "ranks", "α µs", "GB/s", "fit error", "step alone ms", "measured ms", "predicted ms",
-        "if hidden", "if added", "difference",
-    )  # fmt: skip
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    """Markdown; `difference` is that of predicted from measured."""
+    heads = ["ranks", "α µs", "GB/s", "fit error", "step alone ms", "measured ms", "predicted ms"]
+    heads += ["if hidden", "if added", "difference"]
+    lines = []
     for row in rows:
         link = ["–"] * 3
         if row.ranks > 1:
@@ -192,29 +192,29 @@ def check_table(rows: Sequence[Check]) -> str:
         times = (row.alone, row.measured, row.predicted, row.hidden, row.added)
         cells = [str(row.ranks), *link, *(f"{1e3 * t:.1f}" for t in times)]
         cells.append(f"{100 * (row.predicted / row.measured - 1):+.1f} %")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return tabulate(lines, heads, tablefmt="github", disable_numparse=True)
 
 
 def overhead(rows: Sequence[Check]) -> float | None:
-    """What a process group of one rank adds to a step, as a share of it."""
+    """The share that a process group of one rank adds to a step; None where it was not run."""
     return next((row.measured / row.alone - 1 for row in rows if row.ranks == 1), None)
 
 
 def assumptions(cluster: Cluster, limit: float, compress: bool, backward_share: float) -> list[str]:
-    """What the prediction rests on, a line each."""
+    """What the prediction assumes, one line each."""
 
     def words(link: Link) -> str:
         return f"α {1e6 * link.alpha:.3g} µs, {1e-9 / link.beta:.3g} GB/s"
 
     return [
-        f"inside a node of {cluster.gpus_per_node} GPUs: {words(cluster.intra)} a GPU and "
-        f"direction; between nodes: {words(cluster.inter)} a GPU, each with a card of its own",
-        "every GPU keeps its batch (weak scaling), and all take the same time: no straggler, no "
-        "wait for data, no congestion",
-        "the exchange takes nothing from the GPU's compute; inside, between and inside again "
-        "follow one another (NCCL pipelines them)",
-        f"buckets of {limit / MIB:g} MiB (the first of 1), exchanged one after the other; "
+        f"inside a node of {cluster.gpus_per_node} GPUs: {words(cluster.intra)} per GPU and "
+        f"direction; between nodes: {words(cluster.inter)} per GPU, each with its own network card",
+        "every GPU keeps its batch (weak scaling) and takes the same time: no straggler, no wait "
+        "for data, no congestion",
+        "the exchange takes no compute from the GPU; its parts inside a node, between nodes and "
+        "inside again follow one another (NCCL pipelines them)",
+        f"buckets of {limit / MIB:g} MiB (the first of 1 MiB), exchanged one after the other; "
         f"{'bf16' if compress else 'fp32'} on the wire",
         f"gradients become complete over {100 * backward_share:.0f} % of the step, up to the end "
         "of its backward; then the optimizers run",
@@ -222,5 +222,5 @@ def assumptions(cluster: Cluster, limit: float, compress: bool, backward_share: 
 
 
 def record(rows: Sequence[Prediction] | Sequence[Check]) -> list[dict[str, object]]:
-    """As JSON."""
+    """The rows as JSON."""
     return [asdict(row) for row in rows]

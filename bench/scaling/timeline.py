@@ -1,4 +1,4 @@
-"""When the gradients of a step are complete, and what of their exchange the backward hides.
+"""When the gradients of a step are complete, and how much of their exchange the backward hides.
 
 Gradients are exchanged in buckets, as DistributedDataParallel does: in the order in which they
 become complete, a small one first, one exchange at a time, while the backward goes on.
@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from fastass.bench.meters import synchronize
 
 MIB = 2**20
 FIRST_BUCKET = MIB  # of torch's DistributedDataParallel, so that the exchange begins early
@@ -56,20 +58,20 @@ def uniform(seconds: float, size: float, share: float) -> Timeline:
 
 
 def buckets(timeline: Timeline, limit: float, scale: float = 1.0) -> list[Gradient]:
-    """What is exchanged at once: gradients until they reach `limit` bytes.
+    """The gradients in buckets, each exchanged at once when it reaches `limit` bytes.
 
-    scale: on the bytes that travel, not on the limit; 0.5 where they are compressed to bf16.
+    scale: factor on the bytes that are sent, not on the limit; 0.5 if compressed to bf16.
     """
-    found: list[Gradient] = []
+    sent: list[Gradient] = []
     size = 0.0
     for gradient in timeline.gradients:
         size += gradient.size
-        if size >= (limit if found else min(FIRST_BUCKET, limit)):
-            found.append(Gradient(scale * size, gradient.ready))
+        if size >= (limit if sent else min(FIRST_BUCKET, limit)):
+            sent.append(Gradient(scale * size, gradient.ready))
             size = 0.0
     if size:
-        found.append(Gradient(scale * size, timeline.gradients[-1].ready))
-    return found
+        sent.append(Gradient(scale * size, timeline.gradients[-1].ready))
+    return sent
 
 
 def exposed(parts: Sequence[Gradient], exchange: Callable[[float], float]) -> float:
@@ -100,15 +102,13 @@ class Recorder:
     def record(self, step: Callable[[], object]) -> Timeline:
         """Run `step`. Of several backward passes the last one's times count."""
         self._at.clear()
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        synchronize(self._device)
         begin, mark = time.perf_counter(), self._now()
         step()
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        synchronize(self._device)
         seconds = time.perf_counter() - begin
-        found = [Gradient(self._sizes[i], self._since(mark, at)) for i, at in self._at.items()]
-        return Timeline(seconds, tuple(sorted(found, key=lambda g: g.ready)))
+        gradients = [Gradient(self._sizes[i], self._since(mark, at)) for i, at in self._at.items()]
+        return Timeline(seconds, tuple(sorted(gradients, key=lambda g: g.ready)))
 
     def _note(self, index: int, parameter: Tensor) -> None:
         self._at[index] = self._now()

@@ -6,6 +6,7 @@ size by Pillow, resized, label ids mapped one after the other, float32, collated
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ class ImagesAlone(AdaptSegNetBaseline):
 
     def __getitem__(self, i: int) -> Any:
         sample = self.dataset.samples[i % len(self.dataset)]
+        assert isinstance(sample.image, Path)
         with Image.open(sample.image) as file:
             image = file.convert("RGB").resize(self.size, Image.Resampling.BICUBIC)
         levels = np.asarray(image, np.float32)[..., ::-1]

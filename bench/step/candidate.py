@@ -1,7 +1,7 @@
-"""One way of training that a benchmark times: the engine under a configuration, or the reference.
+"""One way of training that a benchmark times: fastass under a configuration, or the baseline.
 
-A candidate lives in a process of its own, so that each has its own allocator settings and its own
-peak memory; `Candidate` is the parent's handle. The parent lets them step in turns.
+Each candidate runs in its own process, with its own allocator settings and its own peak memory.
+`Candidate` is the parent's handle on that process; the parent lets the candidates step in turns.
 """
 
 import multiprocessing
@@ -32,14 +32,14 @@ class StepTime:
 class Candidate:
     """A started candidate. Use it as a context manager: its process ends with it."""
 
-    def __init__(self, recipe: CandidateConfig) -> None:
+    def __init__(self, config: CandidateConfig) -> None:
         """Starts the process; UserError if it can't be built on this machine."""
-        self.recipe, self.name = recipe, recipe.name
+        self.config, self.name = config, config.name
         self.times: list[StepTime] = []
         context = multiprocessing.get_context("spawn")
         self._pipe: Connection
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, recipe))
+        self._process = context.Process(target=serve, args=(theirs, config))
         self._process.start()
         theirs.close()
         self.facts: dict[str, Any] = self._receive()
@@ -54,16 +54,16 @@ class Candidate:
             self._process.kill()
 
     def ask(self, what: str) -> Any:
-        """Let it do one of `Worker`'s public methods, and return its answer."""
+        """Call one of `Worker`'s public methods in the process, and return its answer."""
         self._pipe.send(what)
         return self._receive()
 
     def turn(self, steps: int, unmeasured: int) -> None:
-        """`unmeasured` steps, then `steps` whose mean is kept in `times`."""
+        """Run `unmeasured` steps, then `steps` steps whose mean is kept in `times`."""
         for _ in range(unmeasured):
             self.ask("step")
-        every = [StepTime(**self.ask("step")) for _ in range(steps)]
-        means = [sum(parts) / steps for parts in zip(*map(astuple, every), strict=True)]
+        times = [StepTime(**self.ask("step")) for _ in range(steps)]
+        means = [sum(parts) / steps for parts in zip(*map(astuple, times), strict=True)]
         self.times.append(StepTime(*means))
 
     def _receive(self) -> Any:
@@ -71,7 +71,7 @@ class Candidate:
             answer = self._pipe.recv()
         except EOFError:
             raise UserError(
-                f"bench: the process of {self.name!r} died; is there memory for it?"
+                f"bench: the process of {self.name!r} died; does it have enough memory?"
             ) from None
         if isinstance(answer, Exception):
             raise answer
@@ -79,7 +79,7 @@ class Candidate:
 
 
 def engine(name: str, config: Config, **options: Any) -> CandidateConfig:
-    """The engine under `config`."""
+    """fastass under `config`."""
     return CandidateConfig(name=name, kind="engine", config=config, **options)
 
 

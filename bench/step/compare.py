@@ -1,8 +1,8 @@
-"""`fastass bench step`: one training step, the engine beside the AdaptSegNet baseline.
+"""`fastass bench step`: one training step of fastass beside one of the AdaptSegNet baseline.
 
-Every candidate is a process of its own; all step in turns, so that a disturbance of the machine
-meets each of them. Times are medians. The share of the peak is model FLOPs (those of the engine's
-step, the same for all) over the time and the highest rate that the device reached in this run.
+Each candidate runs in its own process. They step in turns, so that a disturbance of the machine
+meets all of them. Times are medians. The share of the peak is the model FLOPs of a step (counted in
+fastass's step, the same for all) divided by its time and by the highest rate measured in this run.
 """
 
 import statistics
@@ -11,9 +11,10 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 
 import torch
+from tabulate import tabulate
 
+from fastass.bench.meters import peak_rate
 from fastass.bench.step.candidate import Candidate, StepTime, engine, reference
-from fastass.bench.step.peak_rate import peak_rate
 from fastass.bench.step.worker import CandidateConfig
 from fastass.config.schema import Config
 from fastass.method.adaptation import method_spec
@@ -25,7 +26,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Row:
-    """A candidate's result."""
+    """What was measured of one candidate. Times are in seconds per step."""
 
     name: str
     images_per_second: float
@@ -35,20 +36,20 @@ class Row:
     optimizer: float
     peak_mib: float
     loaders_mib: float
-    """The part of the peak that processes of the loader hold."""
+    """The part of the peak that data-loading processes use."""
     tflops: float
-    """Model FLOPs a second, 10¹²."""
+    """Model FLOPs per second, in units of 10¹²."""
     peak_share: float
-    """… as a share of the highest rate seen."""
+    """`tflops` as a share of the highest rate measured in the same run."""
     speedup: float
-    """Against the first candidate."""
+    """The first candidate's time divided by this one's."""
     memory_ratio: float
-    """Peak memory against the first candidate's."""
+    """Peak memory divided by the first candidate's."""
     tensors_mib: dict[str, float]
 
 
 def candidates(config: Config, **options: object) -> list[CandidateConfig]:
-    """The AdaptSegNet baseline with its norm and, where it differs, with the engine's; ours."""
+    """The AdaptSegNet baseline with its norm and, if it differs, with the given one; fastass."""
     configs = [reference("AdaptSegNet baseline, norm batch", config, "batch", **options)]
     if config.model.norm == "frozen" and config.model.backbone != "vgg16":  # which has no norms
         configs.append(reference("AdaptSegNet baseline, norm frozen", config, "frozen", **options))
@@ -56,7 +57,7 @@ def candidates(config: Config, **options: object) -> list[CandidateConfig]:
 
 
 def switches(config: Config) -> Iterator[CandidateConfig]:
-    """The engine with each of its optimisations turned off, or the optional ones on, alone."""
+    """fastass with one optimisation turned off, or one optional one turned on, at a time."""
     c, o = config, config.optim
     device = choose_device(c.runtime.device)
     cpu, cuda = device.type == "cpu", device.type == "cuda"
@@ -94,7 +95,7 @@ def switches(config: Config) -> Iterator[CandidateConfig]:
 
 
 def compiled(config: Config) -> Iterator[CandidateConfig]:
-    """The engine compiled, in every mode that the device knows."""
+    """fastass compiled, in every mode that the device supports."""
     cuda = choose_device(config.runtime.device).type == "cuda"
     modes = ("default", "max-autotune", "reduce-overhead") if cuda else ("default",)
     for mode in modes:
@@ -113,20 +114,18 @@ def measure(
     steps: int = 1,
     unmeasured: int = 0,
 ) -> list[Row]:
-    """Step all configs in turns: `warmup` rounds that do not count, then `rounds` that do.
+    """Let all candidates step in turns: `warmup` rounds that do not count, then `rounds` that do.
 
-    A turn is `unmeasured` steps, then `steps` whose mean counts.
+    A turn is `unmeasured` steps, then `steps` steps whose mean counts.
     """
     with ExitStack() as stack:
         running = []
-        for recipe in configs:
-            progress(f"start {recipe.name}")
-            running.append(stack.enter_context(Candidate(recipe)))
-        # In this process, not in a candidate's, whose memory counts.
-        device, precision = (
-            choose_device(configs[-1].config.runtime.device),
-            running[-1].facts["precision"],
-        )
+        for config in configs:
+            progress(f"start {config.name}")
+            running.append(stack.enter_context(Candidate(config)))
+        # The peak rate is measured in this process: a candidate's memory counts.
+        device = choose_device(configs[-1].config.runtime.device)
+        precision = running[-1].facts["precision"]
         rate = 0.0
         for i in range(warmup + rounds):
             for candidate in running:
@@ -138,7 +137,7 @@ def measure(
             progress(f"memory: {candidate.name}")
             peaks.append(candidate.ask("memory"))
             tensors.append(candidate.ask("tensors"))
-        flops = next((c.ask("flops") for c in running if c.recipe.count_flops), 0.0)
+        flops = next((c.ask("flops") for c in running if c.config.count_flops), 0.0)
         return [
             _row(c, c.times[warmup:], peak, running[0], peaks[0]["peak"], flops, rate, parts)
             for c, peak, parts in zip(running, peaks, tensors, strict=True)
@@ -159,10 +158,10 @@ def _row(
         return statistics.median(values)
 
     seconds = median(t.total for t in times)
-    base = median(t.total for t in first.times[-len(times) :])
+    first_seconds = median(t.total for t in first.times[-len(times) :])
     return Row(
         name=candidate.name,
-        images_per_second=images_per_step(candidate.recipe.config) / seconds,
+        images_per_second=images_per_step(candidate.config.config) / seconds,
         seconds=seconds,
         wait=median(t.wait for t in times),
         forward_backward=median(t.forward_backward for t in times),
@@ -171,14 +170,14 @@ def _row(
         loaders_mib=memory["loaders"],
         tflops=flops / seconds / 1e12,
         peak_share=flops / seconds / rate if rate else 0.0,
-        speedup=base / seconds,
+        speedup=first_seconds / seconds,
         memory_ratio=memory["peak"] / first_peak,
         tensors_mib=tensors,
     )
 
 
 def images_per_step(config: Config) -> int:
-    """Images of all streams."""
+    """Images of all streams in one step."""
     spec = method_spec(config.method, labelled=max(config.labelled, 1))
     return config.batch * (spec.source + spec.labelled + spec.global_)
 
@@ -201,23 +200,19 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 
 def table(rows: Sequence[Row]) -> str:
     """Markdown. `speed` and `memory` are relative to the first row."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
-    lines += ["| " + " | ".join(cell(row) for cell in COLUMNS.values()) + " |" for row in rows]
-    return "\n".join(lines)
+    cells = [[cell(row) for cell in COLUMNS.values()] for row in rows]
+    return tabulate(cells, [*COLUMNS], tablefmt="github", disable_numparse=True)
 
 
 def memory_table(rows: Sequence[Row]) -> str:
     """Markdown: MiB of the tensors behind each peak."""
     names = list(rows[0].tensors_mib)
-    lines = ["| " + " | ".join(["path, MiB", *names]) + " |", "|---" * (len(names) + 1) + "|"]
-    for row in rows:
-        cells = [row.name, *(f"{row.tensors_mib[name]:.0f}" for name in names)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    cells = [[row.name, *(f"{row.tensors_mib[name]:.0f}" for name in names)] for row in rows]
+    return tabulate(cells, ["path, MiB", *names], tablefmt="github", disable_numparse=True)
 
 
 def heading(config: Config, line: str) -> str:
-    """What was run, on what."""
+    """One line: what was run, and on what."""
     (sw, sh), (tw, th) = config.data.source_size, config.data.target_size
     return (
         f"{config.model.backbone}, {config.method}, source {sw}×{sh}, target {tw}×{th}, "
@@ -227,5 +222,5 @@ def heading(config: Config, line: str) -> str:
 
 
 def record(rows: Sequence[Row]) -> list[dict[str, object]]:
-    """As JSON."""
+    """The rows as JSON."""
     return [asdict(row) for row in rows]

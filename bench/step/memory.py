@@ -1,4 +1,4 @@
-"""Peak memory of a process or device, and what fills it."""
+"""What fills the memory of a training step: tensors, and the processes of a loader."""
 
 import multiprocessing
 import weakref
@@ -12,24 +12,8 @@ from torch.optim import Optimizer
 MIB = 2**20
 
 
-def reset_peak(device: torch.device) -> None:
-    """The high-water mark starts anew."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_mib(device: torch.device) -> float:
-    """Since `reset_peak`: allocated on CUDA; on a CPU resident, libraries and interpreter too."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / MIB
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
-
-
 def children_mib() -> float:
-    """Memory of the processes that this one has started, a page that several share split evenly."""
+    """MiB of the processes that this one has started; shared pages are divided among them."""
     total = 0
     for child in multiprocessing.active_children():
         lines = Path(f"/proc/{child.pid}/smaps_rollup").read_text().splitlines()
@@ -48,8 +32,8 @@ def tensors(
     parameters = list(networks.parameters())
     with SavedTensors(parameters) as saved:
         step()
-    every = [tensor for o in optimizers for s in o.state.values() for tensor in s.values()]
-    state = sum(t.nbytes for t in every if isinstance(t, Tensor))
+    states = [value for o in optimizers for s in o.state.values() for value in s.values()]
+    state = sum(value.nbytes for value in states if isinstance(value, Tensor))
     return {
         "parameters": sum(p.nbytes for p in parameters) / MIB,
         "gradients": sum(p.nbytes for p in parameters if p.requires_grad) / MIB,

@@ -23,7 +23,8 @@ from fastass.bench.step.reference_networks import (
     SemanticDiscriminator,
 )
 from fastass.config.schema import Config
-from fastass.method.adaptation import Adaptation, LossTerms
+from fastass.method.adaptation import Adaptation
+from fastass.method.terms import LossTerms
 from fastass.models.discriminators import FeatureDiscriminator
 from fastass.pipelines.loaders.batch import StepBatch
 from fastass.training.optimizers.build import decay
@@ -32,7 +33,7 @@ IGNORE, SOURCE, TARGET = 255, 0, 1
 
 
 class ReferencePath:
-    """Networks with the weights of an Adaptation, and their step. Its own memory, NCHW."""
+    """Networks with the weights of an Adaptation, and their training step, in NCHW."""
 
     def __init__(self, like: Adaptation, config: Config, device: torch.device) -> None:
         """config: with λ_sadv resolved. The dtype is that of `like`."""
@@ -99,10 +100,12 @@ class ReferencePath:
 
     def step(self, batch: StepBatch, step: int = 0) -> LossTerms:
         """One optimizer step on one batch; → its terms, detached. step: for the decay of rates."""
+        c = self.config
+        factor = decay(step, c.optim, start_steps=c.start_steps, steps=c.steps)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
             for group in optimizer.param_groups:
-                group["lr"] = group["base_lr"] * decay(step, self.config)
+                group["lr"] = group["base_lr"] * factor
         terms = self.backward(batch)
         self.update()
         return terms
@@ -115,21 +118,21 @@ class ReferencePath:
     def backward(self, batch: StepBatch) -> LossTerms:
         """All forwards and backwards of a step; gradients add up in `.grad`."""
         λ = self.config.loss
-        found: dict[str, Tensor] = {}
+        terms: dict[str, Tensor] = {}
         self._discriminators_require_grad(False)
         assert batch.source is not None
         images, labels = batch.source.images, batch.source.labels
         assert labels is not None
         features_s, levels = self.generator(images)
         scores_s = [self._upsample(s, labels.shape[1:]) for s in levels]
-        found["seg_source"] = self._seg(scores_s, labels)
-        loss = λ.seg * found["seg_source"]
+        terms["seg_source"] = self._seg(scores_s, labels)
+        loss = λ.seg * terms["seg_source"]
         if self.global_discriminators:
-            found["gadv"] = self._global(scores_s, TARGET, λ.aux_gadv)
-            loss = loss + λ.gadv * found["gadv"]
+            terms["gadv"] = self._global(scores_s, TARGET, λ.aux_gadv)
+            loss = loss + λ.gadv * terms["gadv"]
         if self._semantic:
-            found["sadv"] = self._semantic_loss(features_s, labels, TARGET)
-            loss = loss + (λ.sadv or 0.0) * found["sadv"]
+            terms["sadv"] = self._semantic_loss(features_s, labels, TARGET)
+            loss = loss + (λ.sadv or 0.0) * terms["sadv"]
         loss.backward()
         features_s, scores_s = features_s.detach(), [s.detach() for s in scores_s]
         features_tl = labels_tl = None
@@ -138,8 +141,8 @@ class ReferencePath:
             assert labels_tl is not None
             features_tl, levels = self.generator(images)
             scores = [self._upsample(s, labels_tl.shape[1:]) for s in levels]
-            found["seg_target"] = self._seg(scores, labels_tl)
-            (λ.seg * found["seg_target"]).backward()
+            terms["seg_target"] = self._seg(scores, labels_tl)
+            (λ.seg * terms["seg_target"]).backward()
             features_tl = features_tl.detach()
         scores_tu = None
         if batch.unlabelled is not None:
@@ -153,16 +156,16 @@ class ReferencePath:
                 ("gd_source", scores_s, SOURCE),
                 ("gd_target", scores_tu, TARGET),
             ):
-                found[name] = self._global(maps, domain, 1.0)
-                (λ.gd * found[name]).backward()
+                terms[name] = self._global(maps, domain, 1.0)
+                (λ.gd * terms[name]).backward()
         if self._semantic:
             assert features_tl is not None
             assert labels_tl is not None
-            found["sd_source"] = self._semantic_loss(features_s, labels, SOURCE)
-            (λ.sd * found["sd_source"]).backward()
-            found["sd_target"] = self._semantic_loss(features_tl, labels_tl, TARGET)
-            (λ.sd * found["sd_target"]).backward()
-        return LossTerms(**{name: term.detach() for name, term in found.items()})
+            terms["sd_source"] = self._semantic_loss(features_s, labels, SOURCE)
+            (λ.sd * terms["sd_source"]).backward()
+            terms["sd_target"] = self._semantic_loss(features_tl, labels_tl, TARGET)
+            (λ.sd * terms["sd_target"]).backward()
+        return LossTerms(**{name: term.detach() for name, term in terms.items()})
 
     def _discriminators_require_grad(self, on: bool) -> None:
         for d in (*self.global_discriminators, self.semantic_discriminator):

@@ -51,7 +51,8 @@ class Block(nn.Module):
         if self.bottleneck:
             out = self.bn3(self.conv3(self.relu(out)))
         out += x if self.downsample is None else self.downsample(x)
-        return self.relu(out)
+        activated: Tensor = self.relu(out)
+        return activated
 
 
 class ResNet(nn.Module):
@@ -119,7 +120,7 @@ class Classifier(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.branches[0](x)
+        out: Tensor = self.branches[0](x)
         for branch in self.branches[1:]:
             out += branch(x)
         return out
@@ -135,8 +136,8 @@ class Generator(nn.Module):
         super().__init__()
         self.frozen_norm = config.norm == "frozen"
         self.backbone = VGG16() if config.backbone == "vgg16" else ResNet(config)
-        every = TINY_DILATIONS if config.backbone == "tiny" else ASPP_DILATIONS
-        dilations = every[: config.aspp_branches]
+        all_dilations = TINY_DILATIONS if config.backbone == "tiny" else ASPP_DILATIONS
+        dilations = all_dilations[: config.aspp_branches]
         self.classifier = Classifier(self.backbone.out_channels, config.num_classes, dilations)
         self.aux_classifier = (
             Classifier(self.backbone.aux_channels, config.num_classes, dilations)
@@ -173,7 +174,8 @@ class GlobalDiscriminator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
             x = self.leaky_relu(layer(x))
-        return self.layers[-1](x)
+        logits: Tensor = self.layers[-1](x)
+        return logits
 
 
 class SemanticDiscriminator(nn.Module):

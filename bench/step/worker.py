@@ -1,8 +1,8 @@
-"""The process of a candidate: builds it, then steps and measures on command."""
+"""The process of a candidate: builds it, then runs and measures steps on command."""
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Literal
@@ -10,12 +10,13 @@ from typing import Literal
 import torch
 from torch import nn
 
+from fastass.bench.meters import peak_bytes, reset_peak, synchronize
 from fastass.bench.step import memory
 from fastass.bench.step.reference import ReferencePath
 from fastass.bench.step.synthetic import random_batch
 from fastass.config.schema import Config
 from fastass.errors import USER_ERRORS, UserError
-from fastass.kernels.convolution.conv2d import use_winograd
+from fastass.kernels import without_winograd
 from fastass.method.adaptation import MethodSpec, method_spec
 from fastass.models.norm import FrozenBatchNorm2d
 from fastass.pipelines.loaders.batch import StepBatch
@@ -25,7 +26,7 @@ from fastass.training.step import TrainStep, build
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateConfig:
-    """What a candidate is; it travels to the process that builds it."""
+    """What to build and time; it is sent to the process that builds it."""
 
     name: str
     kind: Literal["engine", "reference"]
@@ -35,9 +36,9 @@ class CandidateConfig:
     fold_norm: bool = True
     """False: a frozen norm is a layer of its own."""
     winograd: bool = True
-    """False: every convolution is torch's or a matrix product."""
+    """False: no convolution uses Winograd's form."""
     data: Literal["synthetic", "own"] = "synthetic"
-    """`own`: read, decode and augment; each kind in its own way."""
+    """`own`: read, decode and augment real images, each kind with its own loader."""
     count_flops: bool = False
     """Count the model FLOPs of a step before the first one."""
 
@@ -57,11 +58,11 @@ class UnfoldedNorm(nn.Module):
 
 
 class Worker:
-    """A built candidate."""
+    """A built candidate; its public methods are what the parent process may ask for."""
 
-    def __init__(self, recipe: CandidateConfig) -> None:
-        config = recipe.config
-        self.recipe, self.config = recipe, config
+    def __init__(self, candidate: CandidateConfig) -> None:
+        config = candidate.config
+        self.candidate, self.config = candidate, config
         self.runtime: Runtime = setup_runtime(config.runtime)
         self.device = self.runtime.device
         spec = method_spec(config.method, labelled=max(config.labelled, 1))
@@ -70,41 +71,41 @@ class Worker:
         self.step_count = 0
         self.engine: TrainStep | None = None
         run: Callable[[StepBatch], object]
-        if recipe.kind == "reference":
+        if candidate.kind == "reference":
             path = ReferencePath(module, config, self.device)
             self.networks: nn.Module = path.networks
             optimizers = path.optimizers
             run = path.step
         else:
-            if not recipe.fold_norm:
+            if not candidate.fold_norm:
                 unfold(module)
-            if not recipe.channels_last:
+            if not candidate.channels_last:
                 module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-            use_winograd(recipe.winograd)
             engine = self.engine = TrainStep(module, config, self.runtime)
             self.networks = module
             optimizers = list(engine.optimizers.values())
 
             def run(streams: StepBatch) -> object:
-                return engine.step([streams], adapt=True)
+                with nullcontext() if candidate.winograd else without_winograd():
+                    return engine.step([streams], adapt=True)
 
         self.optimizers, self.run = optimizers, run
         self._time_optimizers()
         self.batches = self._batches(spec)
 
     def _batches(self, spec: MethodSpec) -> Iterator[StepBatch]:
-        channels_last = self.recipe.kind == "engine" and self.recipe.channels_last
-        if self.recipe.data == "synthetic":
+        channels_last = self.candidate.kind == "engine" and self.candidate.channels_last
+        if self.candidate.data == "synthetic":
             batch = random_batch(self.config, spec, self.device, channels_last)
             while True:
                 yield batch
         from fastass.bench.step.batches import baseline_batches, engine_batches
 
-        own = engine_batches if self.recipe.kind == "engine" else baseline_batches
+        own = engine_batches if self.candidate.kind == "engine" else baseline_batches
         yield from own(self.config, spec, self.runtime)
 
     def _time_optimizers(self) -> None:
-        """Sum the seconds spent inside `Optimizer.step`, the device idle before and after."""
+        """Sum the seconds spent in `Optimizer.step`, with the device idle before and after."""
         started = 0.0
 
         def before(*args: object) -> None:
@@ -119,8 +120,7 @@ class Worker:
             optimizer.register_step_post_hook(after)
 
     def now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        synchronize(self.device)
         return time.perf_counter()
 
     def step(self) -> dict[str, float]:
@@ -138,39 +138,38 @@ class Worker:
         }
 
     def memory(self) -> dict[str, float]:
-        """MiB: the peak of one more step, of the whole process and its loaders' on a CPU."""
-        memory.reset_peak(self.device)
+        """MiB at the peak of one more step; on a CPU of the whole process and its loaders."""
+        reset_peak(self.device)
         self.step()
         loaders = 0.0 if self.device.type == "cuda" else memory.children_mib()
-        return {"peak": memory.peak_mib(self.device) + loaders, "loaders": loaders}
+        return {"peak": peak_bytes(self.device) / memory.MIB + loaders, "loaders": loaders}
 
     def tensors(self) -> dict[str, float]:
-        """MiB of what fills the memory; one more step."""
+        """MiB of the tensors that fill the memory, in one more step."""
         with self._in_one_thread():
             return memory.tensors(self.networks, self.optimizers, self.step)
 
     def flops(self) -> float:
-        """Those of the model in one more step. Ask last: the counting holds memory."""
+        """Model FLOPs of one more step. Ask last: counting them holds memory."""
         from torch.utils.flop_counter import FlopCounterMode
 
-        use_winograd(False)  # multiplications that it saves are FLOPs of the model all the same
-        with self._in_one_thread(), FlopCounterMode(display=False) as counter:
+        # The multiplications that Winograd's form saves are FLOPs of the model all the same.
+        with self._in_one_thread(), without_winograd(), FlopCounterMode(display=False) as counter:
             self.run(next(self.batches))
-        use_winograd(self.recipe.winograd)
         return float(counter.get_total_flops())
 
     @contextmanager
     def _in_one_thread(self) -> Iterator[None]:
-        """Torch's counters see their own thread alone. The same work, all of it alive at once."""
+        """Run source and target in one thread: torch's counters see only their own thread."""
         engine = self.engine
         if engine is None:
             yield
             return
-        lanes, engine.lanes = engine.lanes, None
+        threads, engine.concurrent_backward = engine.concurrent_backward, None
         try:
             yield
         finally:
-            engine.lanes = lanes
+            engine.concurrent_backward = threads
 
 
 def unfold(module: nn.Module) -> None:
@@ -181,10 +180,10 @@ def unfold(module: nn.Module) -> None:
                 setattr(parent, name, UnfoldedNorm(child))
 
 
-def serve(pipe: Connection, recipe: CandidateConfig) -> None:
-    """Build the candidate, tell about it, then answer until the other end closes."""
+def serve(pipe: Connection, candidate: CandidateConfig) -> None:
+    """Build the candidate, report its runtime, then answer until the other end closes."""
     try:
-        worker = Worker(recipe)
+        worker = Worker(candidate)
         runtime = worker.runtime
         pipe.send({"line": runtime.line, "precision": runtime.amp_dtype or torch.float32})
         while True:
@@ -195,4 +194,4 @@ def serve(pipe: Connection, recipe: CandidateConfig) -> None:
     except USER_ERRORS as error:
         pipe.send(error)
     except (torch.OutOfMemoryError, MemoryError) as error:
-        pipe.send(UserError(f"bench: {recipe.name}: out of memory: {error}"))
+        pipe.send(UserError(f"bench: {candidate.name}: out of memory: {error}"))

@@ -1,4 +1,4 @@
-"""Saving beside the training: a step waits for a copy in memory, not for the disk."""
+"""Saving in the background: a step waits for a copy in memory, not for the disk."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastass.checkpoint import files as checkpoint
+from fastass.checkpoint.files import save_checkpoint
 
 
 class AsyncWriter:
     """Writes the checkpoints of a run in a thread, at most one at a time.
 
-    An error of the disk is raised by the next `save` or `wait`, whichever comes first.
-    `background=False` writes at once.
+    If the disk refuses, the next `save` or `wait` raises the error, whichever comes first.
+    With `background=False`, `save` returns when the checkpoint is on disk.
     """
 
     def __init__(self, run: Path, *, background: bool) -> None:
@@ -30,16 +30,16 @@ class AsyncWriter:
         texts: dict[str, str],
         links: tuple[str, ...],
     ) -> None:
-        """Save the module and state as they are now; see `checkpoint.save`."""
+        """Save the module and state as they are now; see `save_checkpoint`."""
         self.wait()
         weights = _copy(module.state_dict())
         job = (self.run, step, weights, _copy(state), texts, links)
-        self._written = self._pool.submit(checkpoint.save, *job)
+        self._written = self._pool.submit(save_checkpoint, *job)
         if not self.background:
             self.wait()
 
     def wait(self) -> None:
-        """Until what was saved last is on disk. Raises UserError when the disk refused it."""
+        """Wait until the last checkpoint is on disk. Raises UserError when the disk refused it."""
         written, self._written = self._written, None
         if written is not None:
             written.result()

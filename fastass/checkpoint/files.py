@@ -1,4 +1,4 @@
-"""Checkpoints that a crash can't spoil.
+"""Checkpoints that survive a crash at any moment.
 
 RUN/checkpoints/step-00000500/
     model.safetensors   weights of G (`generator.…`), D_g and D_s
@@ -9,8 +9,8 @@ RUN/checkpoints/step-00000500/
 RUN/last, RUN/best, RUN/start   relative symlinks to such directories
 
 A checkpoint is written under a temporary name, synced and renamed; the links are replaced
-atomically; only then are older checkpoints removed. Whatever fails, `last` stays loadable; should
-the disk damage it later, `newest` finds the one before.
+atomically; only then are older checkpoints removed. Whatever fails, `last` stays loadable. If the
+disk damages it later, `newest_checkpoint` falls back to the one before.
 """
 
 import contextlib
@@ -30,21 +30,22 @@ from safetensors.torch import save as safetensors_save
 from torch import nn
 
 from fastass.errors import UserError
+from fastass.pipelines.durable import sync_directory, write_synced
 from fastass.runtime.atomic_write import writing
 
 MODEL, STATE, CONFIG, CLASSES = "model.safetensors", "state.pt", "config.yaml", "classes.json"
 CHECKSUMS = "checksums.json"
 
 
-class Saved(NamedTuple):
-    """What a checkpoint directory holds, tensors on the CPU."""
+class Checkpoint(NamedTuple):
+    """The content of a checkpoint directory, tensors on the CPU."""
 
     path: Path
     weights: dict[str, torch.Tensor]
     state: dict[str, Any]
 
 
-def save(
+def save_checkpoint(
     run: Path,
     step: int,
     weights: dict[str, torch.Tensor],
@@ -52,11 +53,11 @@ def save(
     texts: dict[str, str],
     links: Sequence[str] = ("last",),
 ) -> Path:
-    """Write the checkpoint of `step`, point `links` to it, drop those that no link points to.
+    """Write the checkpoint of `step`, point `links` to it, remove older ones without a link.
 
     weights: of the module, on the CPU. texts: file name → content of the small files beside them.
 
-    Raises UserError when the disk refuses; the previous checkpoint then stays as it is.
+    Raises UserError when the disk refuses; the previous checkpoint then stays unchanged.
     """
     final = run / "checkpoints" / f"step-{step:08d}"
     temporary = final.with_name(f".{final.name}.tmp")
@@ -73,12 +74,12 @@ def save(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         for name, data in {**files, CHECKSUMS: json.dumps(sums).encode()}.items():
-            _write(temporary / name, data)
-        _sync_directory(temporary)
+            write_synced(temporary / name, data)
+        sync_directory(temporary)
         if final.exists():  # this step's, saved before its evaluation or by an interrupted run
             final.rename(_aside(final))
         temporary.rename(final)
-        _sync_directory(final.parent)
+        sync_directory(final.parent)
         for name in links:
             _point(run / name, final)
     except OSError as error:
@@ -93,27 +94,12 @@ def save(
     return final
 
 
-def _write(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _point(link: Path, target: Path) -> None:
     temporary = link.with_name(f".{link.name}.tmp")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(os.path.relpath(target, link.parent))
     temporary.replace(link)
-    _sync_directory(link.parent)
+    sync_directory(link.parent)
 
 
 def _target(link: Path) -> Path | None:
@@ -133,18 +119,18 @@ def _retain(run: Path, recent: int = 2) -> None:
 
 
 def _drop(path: Path) -> None:
-    """Remove a checkpoint: at no moment is half of it there under its name."""
+    """Remove a checkpoint; it is never half there under its name."""
     with contextlib.suppress(OSError):
         shutil.rmtree(path.rename(path.with_name(f".{path.name}.tmp")), ignore_errors=True)
 
 
 def _aside(path: Path) -> Path:
-    """Where a checkpoint is while another of its step takes its place."""
+    """The name of a checkpoint while another one of the same step replaces it."""
     return path.with_name(f"{path.name}~")
 
 
 def _put_back(run: Path) -> None:
-    """Undo a replacement that a kill or the disk stopped half-way."""
+    """Undo a replacement that a kill or a disk error interrupted."""
     for path in (run / "checkpoints").glob("step-*~"):
         final = path.with_name(path.name.removesuffix("~"))
         if final.exists():
@@ -155,23 +141,23 @@ def _put_back(run: Path) -> None:
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run, the newest first."""
+    """The checkpoints of a run, newest first."""
     return sorted((run / "checkpoints").glob("step-*"), reverse=True)
 
 
-def newest(run: Path, tell: Callable[[str], None]) -> Saved:
-    """The newest checkpoint of a run that can be read; `tell` gets a line for each that can't.
+def newest_checkpoint(run: Path, warn: Callable[[str], None]) -> Checkpoint:
+    """The newest readable checkpoint of a run; `warn` gets a line for each unreadable one.
 
-    What a kill kept `save` from finishing is finished: links to it, and what was to be removed.
+    Finishes what a kill interrupted in `save_checkpoint`: the links, and the removal of old ones.
 
     Raises UserError when none can be read.
     """
     _put_back(run)
     for path in list_checkpoints(run):
         try:
-            saved = read(path)
+            saved = read_checkpoint(path)
         except UserError as error:
-            tell(f"{error}; falling back to the checkpoint before it")
+            warn(f"{error}; falling back to the checkpoint before it")
             continue
         with writing(run):
             for name in ("last", *saved.state.get("links", ())):
@@ -181,22 +167,23 @@ def newest(run: Path, tell: Callable[[str], None]) -> Saved:
     raise UserError(f"{run}: no checkpoint can be read; start anew with --overwrite")
 
 
-def read(path: Path) -> Saved:
-    """A checkpoint directory. UserError if anything of it is missing or damaged."""
-    return Saved(path, read_weights(path), read_state(path))
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint directory. UserError if a file is missing or damaged."""
+    return Checkpoint(path, read_weights(path), read_state(path))
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """The saved state of a checkpoint directory, tensors on the CPU. UserError if unreadable."""
+    """Read the saved state, tensors on the CPU. UserError if it is missing or damaged."""
     data = _read(path, STATE)
     try:
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{path / STATE}: damaged or not safe: {_first_line(error)}") from None
+    return state
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The weights of a checkpoint directory. UserError if they are missing or damaged."""
+    """Read the weights, on the CPU. UserError if they are missing or damaged."""
     data = _read(path, MODEL)
     try:
         return safetensors_load(data)
@@ -205,7 +192,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _read(path: Path, name: str) -> bytes:
-    """A file of a checkpoint, its checksum verified; early checkpoints had none."""
+    """Read a file and verify its checksum; the earliest checkpoints had none."""
     try:
         data = (path / name).read_bytes()
         sums = (path / CHECKSUMS).read_bytes() if (path / CHECKSUMS).exists() else b"{}"
@@ -217,12 +204,12 @@ def _read(path: Path, name: str) -> bytes:
     except (ValueError, AttributeError):
         raise UserError(f"{path / CHECKSUMS}: damaged") from None
     if wanted is not None and wanted != zlib.crc32(data):
-        raise UserError(f"{path / name}: damaged: its checksum is not that of {CHECKSUMS}")
+        raise UserError(f"{path / name}: damaged: its checksum differs from {CHECKSUMS}")
     return data
 
 
 def load_into(module: nn.Module, weights: dict[str, torch.Tensor], where: Path) -> None:
-    """Load weights that must fit exactly. UserError names the first key that does not."""
+    """Load weights that must fit exactly. UserError names the first key that does not fit."""
     own = module.state_dict()
     for key in [*own, *weights]:
         if key not in weights or key not in own:
@@ -237,15 +224,15 @@ def load_into(module: nn.Module, weights: dict[str, torch.Tensor], where: Path) 
 
 
 def load_generator(generator: nn.Module, path: Path) -> None:
-    """Load the generator alone from a checkpoint directory: the running average, if it has one."""
-    every = read_weights(path)
-    prefix = "average." if any(name.startswith("average.") for name in every) else "generator."
-    weights = {k.removeprefix(prefix): v for k, v in every.items() if k.startswith(prefix)}
+    """Load only the generator from a checkpoint directory: its EMA weights, if there are any."""
+    saved = read_weights(path)
+    prefix = "average." if any(name.startswith("average.") for name in saved) else "generator."
+    weights = {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
     load_into(generator, weights, path)
 
 
-def find(path: Path | str) -> Path:
-    """A checkpoint directory from its path or its run's: RUN, RUN/best, RUN/checkpoints/step-…"""
+def find_checkpoint(path: Path | str) -> Path:
+    """The checkpoint directory of a path: RUN, RUN/best or RUN/checkpoints/step-…"""
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint or run")

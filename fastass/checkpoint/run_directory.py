@@ -2,9 +2,9 @@
 
 RUN/config.yaml      the configuration
 RUN/labelled.txt     names of the labelled target images
-RUN/metrics.jsonl    one line every `log_every` steps, one an evaluation
+RUN/metrics.jsonl    one line every `log_every` steps, and one per evaluation
 RUN/summary.json     the result
-RUN/contact_sheet.png, RUN/examples, RUN/class_means.json: what shows it (`fastass report`)
+RUN/contact_sheet.png, RUN/examples, RUN/class_means.json: for looking at it (`fastass report`)
 RUN/checkpoints, RUN/last, RUN/best: see `fastass.checkpoint.files`
 """
 
@@ -20,21 +20,21 @@ from typing import Any
 
 from fastass.checkpoint.files import list_checkpoints
 from fastass.config.schema import Config
-from fastass.config.text import from_yaml, leaves, to_yaml
+from fastass.config.text import from_yaml, leaves, to_yaml, value_at
 from fastass.errors import UserError
 from fastass.runtime.atomic_write import write_whole, writing
 
 CONFIG, LABELLED, METRICS, SUMMARY = "config.yaml", "labelled.txt", "metrics.jsonl", "summary.json"
 SHEET, EXAMPLES, CLASS_MEANS = "contact_sheet.png", "examples", "class_means.json"
 LOGGERS, TENSORBOARD = "loggers.json", "tensorboard"
-_OURS = (  # in the order of removal: while the configuration is there, it is a run
-    LABELLED, METRICS, SUMMARY, SHEET, EXAMPLES, CLASS_MEANS, LOGGERS, TENSORBOARD,
-    "checkpoints", "last", "best", "start", CONFIG,
-)  # fmt: skip
+_SHOWN = (SHEET, EXAMPLES, CLASS_MEANS, LOGGERS, TENSORBOARD)
+_LINKS = ("checkpoints", "last", "best", "start")
+# In the order of removal: as long as the configuration is there, the directory is a run.
+_OURS = (LABELLED, METRICS, SUMMARY, *_SHOWN, *_LINKS, CONFIG)
 _BEGUN = {LABELLED, *(f".{name}.tmp" for name in (LABELLED, CONFIG))}
 
-# What may differ when a run is resumed: where and how fast it runs, not what is computed.
-# How the global batch is cut is free as well; its size is not.
+# What may differ when a run is resumed: where and how fast it runs, not what it computes.
+# The global batch may be split differently; its size may not change.
 FREE = {
     "runtime.device",
     "runtime.kernels",
@@ -58,9 +58,9 @@ FREE = {
 
 
 class RunDirectory:
-    """One run directory, opened for writing; of several ranks only one `writes`.
+    """A run directory, opened for writing. Only one of several ranks `writes`.
 
-    also: gets every record of metrics.jsonl as well.
+    also: is called with every record of metrics.jsonl.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class RunDirectory:
         self.path, self.writes, self.also = path, writes, also
 
     def write(self, name: str, text: str) -> None:
-        """Write a small file whole: never half of it under its own name."""
+        """Write a small file atomically: it is never half there under its own name."""
         if not self.writes:
             return
         write_whole(self.path / name, text)
@@ -91,8 +91,8 @@ class RunDirectory:
     def forget_after(self, step: int, evaluated: Container[int] = ()) -> None:
         """Drop the lines that a run resumed at `step` will write again.
 
-        evaluated: the steps whose evaluation the checkpoint of `step` holds; that of `step` itself
-        may be still to come.
+        evaluated: the steps whose evaluation the checkpoint of `step` contains; the evaluation of
+        `step` itself may still be missing.
         """
         path = self.path / METRICS
         if not path.exists():
@@ -110,9 +110,10 @@ class RunDirectory:
 
 
 def inspect_run(path: Path, *, resume: bool, overwrite: bool) -> bool:
-    """Whether `path` holds a run to be resumed; touches nothing.
+    """Whether `path` holds a run to resume; changes nothing.
 
-    Raises UserError for an existing run without `resume` or `overwrite`, and a foreign directory.
+    Raises UserError for an existing run without `resume` or `overwrite`, and for a directory that
+    is no run.
     """
     if not path.exists() or (path.is_dir() and {entry.name for entry in path.iterdir()} <= _BEGUN):
         return False  # nothing, or what a kill left before the configuration was written
@@ -126,7 +127,7 @@ def inspect_run(path: Path, *, resume: bool, overwrite: bool) -> bool:
 
 
 def make_run(path: Path, config: Config, labelled: Sequence[str]) -> RunDirectory:
-    """A fresh run directory; an earlier run's files in it are removed."""
+    """Make a new run directory; files of an earlier run in it are removed."""
     _make(path)
     _clear(path)
     run = RunDirectory(path)
@@ -159,9 +160,9 @@ def has_checkpoint(path: Path) -> bool:
 
 
 def fit_ranks(path: Path, config: Config) -> Config:
-    """`config` with the batch that keeps the run's global batch on another number of ranks.
+    """`config` with the batch size that keeps the run's global batch on another number of ranks.
 
-    A batch or accumulation other than the run's stays as it was given.
+    If batch or accumulation differ from the run's, they stay as given.
     """
     saved = from_yaml(path / CONFIG)
     if (config.batch, config.accumulate) != (saved.batch, saved.accumulate):
@@ -212,20 +213,12 @@ def check_same(
             )
 
 
-def value_at(config: Config, path: str) -> Any:
-    """The value at a dotted path."""
-    value: Any = config
-    for part in path.split("."):
-        value = getattr(value, part)
-    return value
-
-
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that a result depends on."""
-    found = {"python": platform.python_version()}
+    numbers = {"python": platform.python_version()}
     for name in ("fastass", "torch", "triton", "numpy", "pillow", "nvidia-dali-cuda130"):
         try:
-            found[name] = version(name)
+            numbers[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return numbers

@@ -1,1 +1,1 @@
-"""The commands of the command line, one a file; `fastass.cli.main` lists them."""
+"""The commands of the command line, one file per command; `fastass.cli.main` lists them."""

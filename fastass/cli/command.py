@@ -1,4 +1,4 @@
-"""What a command is to the command line."""
+"""The type of a command."""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Command:
-    """Its name, one line of help, an example, its flags and what runs it."""
+    """A command: name, one line of help, an example, its flags and the function that runs it."""
 
     name: str
     help: str

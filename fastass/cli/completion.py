@@ -19,7 +19,7 @@ def run(args: Namespace) -> None:
 
 
 def script(parser: ArgumentParser, shell: str) -> str:
-    """The completion script of a command line, for a shell to read."""
+    """The completion script for a shell."""
     for action in _actions(parser):
         if action.metavar in FILES:
             action.complete = shtab.FILE  # type: ignore[attr-defined]
@@ -29,18 +29,18 @@ def script(parser: ArgumentParser, shell: str) -> str:
 
 
 def _actions(parser: ArgumentParser) -> list[Action]:
-    """Of the parser and of its commands."""
-    found = list(parser._actions)
+    """The actions of the parser and of all its commands."""
+    actions = list(parser._actions)
     for action in parser._actions:
         if isinstance(action, _SubParsersAction):
-            for inner in action.choices.values():
-                found += _actions(inner)
-    return found
+            for command in action.choices.values():
+                actions += _actions(command)
+    return actions
 
 
 COMMAND = Command(
     "completion",
-    "complete commands, flags and values with the tab key",
+    "print a script that completes commands, flags and values with the tab key",
     "fastass completion bash > ~/.local/share/bash-completion/completions/fastass",
     flags,
     run,

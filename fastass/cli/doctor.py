@@ -1,4 +1,4 @@
-"""What this machine can run, and the reason for what it can't."""
+"""What this machine supports, and why the rest is unavailable."""
 
 import importlib
 import os
@@ -13,7 +13,7 @@ from fastass.training.optimizers import apex
 
 
 def report() -> str:
-    """One line a fact: versions, devices, precision, operators, loaders, optional packages."""
+    """One line each for versions, devices, precision, operators, loaders, optional packages."""
     lines = [("versions", " ".join(f"{name} {number}" for name, number in versions().items()))]
     lines.append(("cpu", f"{os.cpu_count()} cores, {describe(torch.device('cpu'))}"))
     lines.append(("cuda", _cuda()))
@@ -22,7 +22,7 @@ def report() -> str:
         lines.append((f"--kernels {name}", "yes" if reason is None else f"no: {reason}"))
     lines.append(("--loader pillow", "yes"))
     lines.append(("--loader dali", _importable("nvidia.dali", "pip install nvidia-dali-cuda130")))
-    lines.append(("--optimizer-backend torch", "yes: fused kernels, on a CPU and on CUDA"))
+    lines.append(("--optimizer-backend torch", "yes: fused kernels on CPU and CUDA"))
     reason = apex.unavailable()
     lines.append(("--optimizer-backend apex", "yes" if reason is None else f"no: {reason}"))
     lines.append(("free disk here", f"{shutil.disk_usage('.').free / 2**30:.0f} GiB"))
@@ -45,7 +45,7 @@ def _amp() -> str:
 
 def _importable(module: str, remedy: str) -> str:
     try:
-        found = importlib.import_module(module)
+        package = importlib.import_module(module)
     except Exception as error:  # a broken installation raises anything
         return f"no: {error}; {remedy}"
-    return f"yes ({getattr(found, '__version__', 'version unknown')})"
+    return f"yes ({getattr(package, '__version__', 'version unknown')})"

@@ -22,11 +22,22 @@ NORM_IMAGES, NORM_BATCH = 64, 4
 def flags(parser: ArgumentParser) -> None:
     execution_flags(parser)
     parser.add_argument("--data", required=True, metavar="DIR", help="data set with labels")
-    parser.add_argument("--layout", default="auto", help="gta5, synthia, cityscapes, folder, auto")
-    parser.add_argument("--split", default="val", help="split of the data set (val)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result there")
     parser.add_argument(
-        "--norm-from", metavar="DIR", help="take the norms' statistics from these training images"
+        "--layout",
+        default="auto",
+        help="layout of the data set: gta5, synthia, cityscapes, folder or auto (auto)",
+    )
+    parser.add_argument(
+        "--split", help="split to evaluate (val; everything, if the data set has no splits)"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write the result to this file"
+    )
+    parser.add_argument(
+        "--norm-from",
+        metavar="DIR",
+        help="compute the running statistics of batch norm anew on the training images of this "
+        "data set; for a network that meets a new domain",
     )
     view_flags(parser)
 
@@ -36,7 +47,7 @@ def run(args: Namespace) -> None:
         raise UserError(f"--json: {args.json.parent}: no such directory")
     views = views_of(args)
     network = load_segmenter(args)
-    data = open_any(args.data, args.layout, args.split)
+    data = open_any(args.data, args.layout, args.split or "val", whole=args.split is None)
     if len(data.classes) > len(network.classes):
         data = data.with_classes(network.classes.names)
     if data.classes.names != network.classes.names:
@@ -45,40 +56,45 @@ def run(args: Namespace) -> None:
             f"the network ({', '.join(network.classes.names[:3])}, …)"
         )
     size = views.read_at(network.prepare.size)
-    feed = EvalLoader(data, size, network.prepare.normalize)
+    loader = EvalLoader(data, size, network.prepare.normalize)
     if args.norm_from is not None:
         _reestimate(args, network, size)
-    with reporter() as report:
-        report.phase("evaluate", len(data))
+    with reporter() as progress:
+        progress.phase("evaluate", len(data))
         done = 0
 
-        def progress(images: int) -> None:
+        def advance(images: int) -> None:
             nonlocal done
             done += images
-            report.advance(done)
+            progress.advance(done)
 
         scores = evaluate(
-            network.generator, feed, network.runtime, data.classes, network.report, progress,
+            network.generator,
+            loader,
+            network.runtime,
+            data.classes,
+            network.report,
+            advance,
             views,
-        )  # fmt: skip
-    print(iou_table([(args.split, scores.record())]))
+        )
+    print(iou_table([(data.split, scores.record())]))
     if args.json is not None:
         write_whole(args.json, json.dumps(scores.record(), indent=2) + "\n")
 
 
 def _reestimate(args: Namespace, network: Segmenter, size: tuple[int, int]) -> None:
-    """`--norm-from`: statistics of about 64 images of the train split; labels are not read."""
+    """Running statistics of about 64 images of the train split; labels are not read."""
     images = open_any(args.norm_from, args.layout, "train", labels="optional")
     world = max(1, len(images) // NORM_IMAGES)
-    feed = EvalLoader(
+    loader = EvalLoader(
         images, size, network.prepare.normalize, NORM_BATCH, world=world, with_labels=False
     )
-    reestimate(network.generator, feed, network.runtime)
+    reestimate(network.generator, loader, network.runtime)
 
 
 COMMAND = Command(
     "eval",
-    "per-class IoU and mIoU of a checkpoint",
+    "compute per-class IoU and mIoU of a trained network",
     "fastass eval runs/a --data data/toycity/cityscapes",
     flags,
     run,

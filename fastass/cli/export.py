@@ -10,13 +10,27 @@ from fastass.inference.load import load
 
 def flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("checkpoint", type=Path, metavar="CKPT", help="a run, a checkpoint in it, or an exported "
-        "folder")  # fmt: skip
-    add("--format", required=True, choices=FORMATS,
-        help="onnx: one file for ONNX Runtime; torch-export: one .pt2 file for torch; safetensors: "
-        "a folder of weights, configuration and the lines that run it")  # fmt: skip
-    add("--out", type=Path, required=True, metavar="PATH", help="file, or folder of safetensors")
-    add("--overwrite", action="store_true", help="replace what is there")
+    add(
+        "checkpoint",
+        type=Path,
+        metavar="CKPT",
+        help="a run, a checkpoint in it, or an exported folder",
+    )
+    add(
+        "--format",
+        required=True,
+        choices=FORMATS,
+        help="onnx: one file for ONNX Runtime; torch-export: one .pt2 file for PyTorch; "
+        "safetensors: a folder with weights, configuration and example code",
+    )
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="file to write; for safetensors a folder",
+    )
+    add("--overwrite", action="store_true", help="replace an existing file or folder")
 
 
 def run(args: Namespace) -> None:
@@ -29,7 +43,7 @@ def run(args: Namespace) -> None:
 
 COMMAND = Command(
     "export",
-    "a trained network as ONNX, torch.export or a folder of safetensors, checked",
+    "export a trained network as ONNX, torch.export or safetensors, and check the result",
     "fastass export runs/a --format onnx --out model.onnx",
     flags,
     run,

@@ -8,7 +8,7 @@ from fastass.config.presets import PRESETS
 
 
 def no_flags(parser: ArgumentParser) -> None:
-    """These commands take none."""
+    """These commands have no flags."""
 
 
 def doctor(args: Namespace) -> None:
@@ -24,8 +24,16 @@ def presets(args: Namespace) -> None:
 
 
 DOCTOR = Command(
-    "doctor", "what this machine can run, and why not", "fastass doctor", no_flags, doctor
+    "doctor",
+    "what this machine supports, and why the rest is unavailable",
+    "fastass doctor",
+    no_flags,
+    doctor,
 )
 PRESETS_COMMAND = Command(
-    "presets", "presets and the paper's figures", "fastass presets", no_flags, presets
+    "presets",
+    "list the presets, with the paper's figures",
+    "fastass presets",
+    no_flags,
+    presets,
 )

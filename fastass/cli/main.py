@@ -43,12 +43,13 @@ COMMANDS = {
     )
 }
 DESCRIPTION = (
-    "Semantic segmentation that adapts from a labelled domain to another with few labels.\n"
-    "Each command has its own help: fastass COMMAND --help"
+    "Train a street-scene segmentation network on synthetic images and adapt it to real ones\n"
+    "with only a few real labels. Each command has its own help: fastass COMMAND --help"
 )
 LESS_MEMORY = (
-    "lower it with --batch and --accumulate, smaller --source-size and --target-size, --amp, "
-    "--model-norm frozen, --backward streamed, --checkpoint-activations"
+    "to use less memory, lower --batch and raise --accumulate, lower --source-size and "
+    "--target-size, or give --amp, --model-norm frozen, --backward streamed or "
+    "--checkpoint-activations"
 )
 
 
@@ -61,9 +62,9 @@ def build_parser() -> Parser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"fastass {version('fastass')}")
-    every = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for command in COMMANDS.values():
-        sub = every.add_parser(
+        sub = commands.add_parser(
             command.name,
             help=command.help,
             description=f"example: {command.example}\n\n{command.help}",
@@ -76,7 +77,7 @@ def build_parser() -> Parser:
 
 
 def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
-    """The arguments; UserError proposes the neighbours of an unknown command or flag."""
+    """The arguments; UserError for an unknown command or flag proposes similar ones."""
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
         raise UserError(f"unknown command {words[0]!r}; {neighbours(words[0], list(COMMANDS))}")
     known = flags_of(parser, words)
@@ -88,7 +89,7 @@ def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
 
 
 def flags_of(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
-    """The flags that a command, or a part of it, has."""
+    """The flags of the command that `words` name, or of its part."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for i, word in enumerate(words):
@@ -98,7 +99,7 @@ def flags_of(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; → exit code: 0 done, 1 training failed, 2 bad input, 130/143 interrupted."""
+    """Run a command → exit code: 0 done, 1 training failed, 2 bad input, 130/143 interrupted."""
     parser = build_parser()
     try:
         args = parse(parser, sys.argv[1:] if arguments is None else arguments)
@@ -133,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """torch has a class for GPU memory alone; on a CPU it and oneDNN raise plain RuntimeErrors."""
+    """PyTorch has an error class for GPU memory only; on a CPU it raises plain RuntimeErrors."""
     signs = (
         "can't allocate memory",
         "could not create a primitive",

@@ -7,6 +7,8 @@ from fastass.cli.command import Command
 from fastass.config.text import parse
 from fastass.errors import UserError
 from fastass.pipelines.datasets.layouts import open_dataset
+from fastass.pipelines.errors import DataError, printable
+from fastass.pipelines.packed.files import read_manifest
 from fastass.pipelines.packed.pack import pack
 from fastass.pipelines.packed.verify import verify
 from fastass.pipelines.process_pool import cores
@@ -15,19 +17,71 @@ from fastass.tracking.terminal import reporter
 
 def flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("--root", metavar="DIR", help="the data set as its owners ship it")
-    add("--layout", default="auto", help="gta5, synthia, cityscapes, folder or auto")
-    add("--split", default="train", help="split of the data set (train)")
-    add("--size", metavar="WxH", help="training size, e.g. 1280x720")
-    add("--out", type=Path, metavar="DIR", help="where the shards are written")
-    add("--labels", choices=("required", "optional"), default="required")
-    add("--image", choices=("jpeg", "png"), default="jpeg", help="image encoding (jpeg)")
-    add("--quality", type=int, default=95, help="of JPEG, 4:4:4 (95)")
-    add("--label", choices=("raw", "png"), default="raw", help="label encoding (raw)")
-    add("--workers", type=int, help="processes (one a core)")
-    add("--records-per-shard", type=int, default=256, help="(256)")
-    add("--on-bad-sample", choices=("stop", "skip"), default="stop", help="(stop)")
-    add("--verify", type=Path, metavar="DIR", help="check a packed directory instead")
+    add(
+        "--root",
+        metavar="DIR",
+        help="data set to pack, in the layout of its owners: its folder, a folder of zip archives, "
+        "or zip archives separated by commas",
+    )
+    add(
+        "--layout",
+        default="auto",
+        help="gta5, synthia, cityscapes, folder, or auto to recognise it (auto)",
+    )
+    add(
+        "--split",
+        default="train",
+        help="split to pack, e.g. train or val; all for data without splits (train)",
+    )
+    add(
+        "--size",
+        metavar="WxH",
+        help="size of the packed images and labels: the training size, e.g. 1280x720",
+    )
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="directory for the shards; the same command continues an interrupted pack",
+    )
+    add(
+        "--labels",
+        choices=("required", "optional"),
+        default="required",
+        help="optional also packs images without a label (required)",
+    )
+    add(
+        "--image",
+        choices=("jpeg", "png"),
+        default="jpeg",
+        help="image encoding: jpeg is smaller, png is lossless (jpeg)",
+    )
+    add(
+        "--quality",
+        type=int,
+        default=95,
+        help="JPEG quality, 1 to 100; chroma is not subsampled (95)",
+    )
+    add(
+        "--label",
+        choices=("raw", "png"),
+        default="raw",
+        help="label encoding: raw needs no decoding, png is smaller (raw)",
+    )
+    add("--workers", type=int, help="number of processes (one per core)")
+    add("--records-per-shard", type=int, default=256, metavar="N", help="images per shard (256)")
+    add(
+        "--on-bad-sample",
+        choices=("stop", "skip"),
+        default="stop",
+        help="skip leaves damaged images out and lists them in the manifest (stop)",
+    )
+    add(
+        "--verify",
+        type=Path,
+        metavar="DIR",
+        help="check this packed directory completely instead of packing",
+    )
 
 
 def run(args: Namespace) -> None:
@@ -41,8 +95,8 @@ def run(args: Namespace) -> None:
 def _pack(args: Namespace) -> None:
     data = open_dataset(args.root, args.layout, args.split, args.labels)
     width, height = parse(args.size, tuple[int, int], "--size")
-    with reporter() as report:
-        report.phase("pack", len(data))
+    with reporter() as progress:
+        progress.phase("pack", len(data))
         result = pack(
             data,
             args.out,
@@ -53,34 +107,44 @@ def _pack(args: Namespace) -> None:
             workers=args.workers,
             on_bad_sample=args.on_bad_sample,
             records_per_shard=args.records_per_shard,
-            progress=lambda done, total: report.advance(done),
+            progress=lambda done, total: progress.advance(done),
         )
     for bad in result.bad:
-        print(f"bad sample {bad.name}: {bad.reason}")
-    print(f"{args.out}: {result.written} packed, {result.kept} kept, {len(result.bad)} bad")
+        print(printable(f"bad sample {bad.name}: {bad.reason}"))
+    print(
+        printable(f"{args.out}")
+        + f": {result.written} packed, {result.kept} kept, {len(result.bad)} bad"
+    )
     if result.unseen:
-        print(f"{result.unseen} samples were not looked at any more")
+        print(f"{result.unseen} samples were not tried")
     if not result.complete:
-        raise UserError(
-            f"{args.out}: not finished: {len(result.bad)} bad samples; mend or remove them, or "
+        raise DataError(
+            f"{args.out}: not finished: {len(result.bad)} bad samples; repair or remove them, or "
             "pass --on-bad-sample skip, and run the same command again"
         )
 
+    if absent := read_manifest(args.out).absent_classes:
+        hint = "; 255 is ignored unless ids lists it" if data.layout == "folder" else ""
+        print(printable(f"warning: no pixel of the classes {', '.join(absent)}{hint}"))
+
 
 def _verify(root: Path, workers: int | None) -> None:
-    with reporter() as report:
-        report.phase("verify", 0)
-        result = verify(root, workers or cores(), lambda done, total: report.advance(done))
+    with reporter() as progress:
+        progress.phase("verify", 0)
+        result = verify(root, workers or cores(), lambda done, total: progress.advance(done))
     for damage in result.damages:
-        print(damage)
+        print(printable(str(damage)))
     if result.damages:
-        raise UserError(f"{root}: {len(result.damages)} damages; pack again to mend them")
-    print(f"{root}: sound: {result.shards} shards, {result.records} records")
+        raise DataError(
+            f"{root}: {len(result.damages)} faults; run the same `fastass pack` command again to "
+            "repair them"
+        )
+    print(printable(f"{root}") + f": sound: {result.shards} shards, {result.records} records")
 
 
 COMMAND = Command(
     "pack",
-    "turn a data set into checksummed shards that decode fast",
+    "convert a data set into checksummed shards at training size, which load faster",
     "fastass pack --layout gta5 --root GTA5 --size 1280x720 --out packed/gta5",
     flags,
     run,

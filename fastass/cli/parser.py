@@ -1,14 +1,16 @@
-"""The parser of every command: help that starts with an example, errors of one line."""
+"""The parser of every command, and the values of its flags. Errors are one line."""
 
 import argparse
+from argparse import Action, ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from fastass.config.text import neighbours
+from fastass.config.text import leaves, neighbours, parse
 from fastass.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """Description (the example) first, a usage line that fits, one line for a wrong word."""
+    """Prints the description with the example first, and a short usage line."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see `{self.prog} --help`")
@@ -16,9 +18,9 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
             return
-        near = neighbours(str(value), [str(choice) for choice in action.choices])
+        proposal = neighbours(str(value), [str(choice) for choice in action.choices])
         name = "/".join(action.option_strings) or action.metavar or action.dest
-        raise UserError(f"{name}: unknown value {value!r}; {near}")
+        raise UserError(f"{name}: unknown value {value!r}; {proposal}")
 
     def format_help(self) -> str:
         formatter = self._get_formatter()
@@ -33,7 +35,7 @@ class Parser(argparse.ArgumentParser):
         return formatter.format_help()
 
     def _brief_usage(self) -> str:
-        """What must be given; `train` alone has ninety flags more."""
+        """Only what must be given: `train` has ninety more flags."""
         words = [self.prog.replace("%", "%%")]
         for action in self._actions:
             name = str(action.metavar or action.dest.upper())
@@ -43,3 +45,29 @@ class Parser(argparse.ArgumentParser):
             elif action.required:
                 words.append(f"{action.option_strings[0]} {name}")
         return " ".join([*words, "[flags]"])
+
+
+class StoreValue(Action):
+    """A value of the configuration, whose dotted path is the action's `dest`."""
+
+    def __call__(
+        self,
+        parser: ArgumentParser,
+        namespace: Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        hint = next(leaf.type for leaf in leaves() if leaf.path == self.dest)
+        setattr(namespace, self.dest, parse(values, hint, option_string or self.dest))
+
+
+def typed(hint: Any) -> Callable[[str], Any]:
+    """argparse's `type` for values of a type such as `Annotated[int, Range(1)]`."""
+
+    def read(text: str) -> Any:
+        try:
+            return parse(text, hint, "")
+        except UserError as error:
+            raise ArgumentTypeError(str(error).removeprefix(": ")) from None
+
+    return read

@@ -11,7 +11,11 @@ from fastass.report.page import write_report
 def flags(parser: ArgumentParser) -> None:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories")
     parser.add_argument(
-        "--out", type=Path, default=Path("report.html"), metavar="FILE", help="(report.html)"
+        "--out",
+        type=Path,
+        default=Path("report.html"),
+        metavar="FILE",
+        help="page to write (report.html)",
     )
 
 
@@ -23,7 +27,7 @@ def run(args: Namespace) -> None:
 
 COMMAND = Command(
     "report",
-    "one self-contained page that shows runs, alone or side by side",
+    "turn runs into one HTML page with curves, pictures, a confusion matrix and throughput",
     "fastass report runs/a runs/b --out report.html",
     flags,
     run,

@@ -4,11 +4,13 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from fastass.cli.command import Command
+from fastass.cli.parser import typed
 from fastass.config.presets import preset
-from fastass.config.schema import LAMBDA_SADV
+from fastass.config.schema import LAMBDA_SADV, Count
 from fastass.errors import TrainingFailure, UserError
 from fastass.pipelines.datasets.classes import SYNTHIA_13, SYNTHIA_16
 from fastass.pipelines.toycity import generate
+from fastass.reproduce.figure import check_matplotlib
 from fastass.reproduce.grids import CLAIMS, GRIDS, Cell, Grid, grid, start_name
 from fastass.reproduce.output_files import write, write_claims
 from fastass.reproduce.scheduler import CellRun, run_all
@@ -18,33 +20,61 @@ from fastass.tracking.terminal import reporter
 
 def flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("table", choices=(*GRIDS, CLAIMS), help="table of the paper, or ToyCity's test of claims")
-    add("--toycity", action="store_true", help="on the built-in data")
-    add("--gta5", metavar="DIR", help="source of tables 1, 2 and 4")
-    add("--synthia", metavar="DIR", help="source of tables 3 and 5")
-    add("--cityscapes", metavar="DIR", help="target")
-    add("--init", metavar="FILE", help="weights that every run starts from")
-    add("--counts", help="numbers of labelled images, e.g. 10,50 (the table's)")
-    add("--seeds", type=int, default=1, metavar="K", help="runs of every cell (1)")
-    add("--jobs", type=int, default=1, metavar="N", help="runs at a time, one a GPU (1)")
-    add("--part", default="1/1", metavar="I/N", help="run the I-th of N parts, one a machine (1/1)")
-    add("--out", type=Path, metavar="DIR", help="for the runs and results (runs/SOURCE)")
-    add("--train", default="", metavar="FLAGS", help="more flags for every `fastass train`")
-    add("--no-train", action="store_true", help="only write what the complete runs give")
+    add(
+        "table",
+        choices=(*GRIDS, CLAIMS),
+        help="a table of the paper; claims: its claims, on ToyCity",
+    )
+    add("--toycity", action="store_true", help="use the built-in data set")
+    add("--gta5", metavar="DIR", help="source data of tables 1, 2 and 4")
+    add("--synthia", metavar="DIR", help="source data of tables 3 and 5")
+    add("--cityscapes", metavar="DIR", help="target data")
+    add("--init", metavar="FILE", help="weights from which every run starts")
+    add("--counts", help="numbers of labelled images, e.g. 10,50 (those of the table)")
+    add(
+        "--seeds",
+        type=typed(Count),
+        default=1,
+        metavar="K",
+        help="runs per cell, one per seed (1)",
+    )
+    add(
+        "--jobs",
+        type=typed(Count),
+        default=1,
+        metavar="N",
+        help="runs at the same time, one per GPU (1)",
+    )
+    add(
+        "--part",
+        default="1/1",
+        metavar="I/N",
+        help="run the I-th of N parts of the runs (1/1)",
+    )
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="directory of runs and results (runs/SOURCE)",
+    )
+    add("--train", default="", metavar="FLAGS", help="additional flags for every `fastass train`")
+    add(
+        "--no-train",
+        action="store_true",
+        help="do not train; write the results of the complete runs",
+    )
 
 
 def run(args: Namespace) -> None:
     if args.table == CLAIMS and not args.toycity:
         raise UserError("claims needs --toycity: its rules are made for that data")
+    check_matplotlib()  # before hours of training, not after
     names = ("table1", "table2") if args.table == CLAIMS else (args.table,)
     counts = _counts(args.counts)
     grids = [grid(name, counts, args.toycity) for name in names]
     source = grids[0].source
     out = args.out or Path("runs") / (source + ("_toycity" if args.toycity else ""))
     part, parts = _part(args.part)
-    for name in ("seeds", "jobs"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name}: expected at least 1, got {getattr(args, name)}")
     seeds = range(args.seeds)
     failed = [] if args.no_train else _train(grids, out, seeds, part, parts, args)
     if args.table == CLAIMS:
@@ -52,15 +82,20 @@ def run(args: Namespace) -> None:
     else:
         print(write(grids[0], out, seeds))
     if failed:
-        raise TrainingFailure(f"{len(failed)} runs failed: {failed[0]}; call again to go on")
+        raise TrainingFailure(f"{len(failed)} runs failed: {failed[0]}; run the command again")
 
 
 def _train(
     grids: list[Grid], out: Path, seeds: range, part: int, parts: int, args: Namespace
 ) -> list[Path]:
-    """Run this part of the cells, and first the starts that they share; → logs of failures."""
+    """Run the starts that the cells share, then this part of the cells; → logs of failed runs."""
     source = grids[0].source
     flags = [*_data(args, source), *args.train.split()]
+    if not (args.toycity or "--init" in flags or args.init):
+        raise UserError(
+            f"{args.table} starts from pretrained weights; give --init FILE (the same for every "
+            "run), or --train '--init none'"
+        )
     starts = _starts(seeds, flags) if args.toycity and not args.init else []
     cells = {
         run.name: run
@@ -69,18 +104,18 @@ def _train(
         for seed in seeds
         for run in (_cell_run(cell, seed, source, out, args, flags),)
     }
-    with reporter() as report:
-        report.phase("starts", len(starts))
-        failed = run_all(starts, out, args.jobs, report)
+    with reporter() as progress:
+        progress.phase("starts", len(starts))
+        failed = run_all(starts, out, args.jobs, progress)
         if not failed:
             mine = list(cells.values())[part - 1 :: parts]
-            report.phase(args.table, len(mine))
-            failed = run_all(mine, out, args.jobs, report)
+            progress.phase(args.table, len(mine))
+            failed = run_all(mine, out, args.jobs, progress)
     return failed
 
 
 def _starts(seeds: range, flags: list[str]) -> list[CellRun]:
-    """ToyCity's supervised start, once a seed instead of once a cell."""
+    """ToyCity's supervised starts: one per seed, shared by its cells."""
     steps = ["--steps", str(START_STEPS)]
     return [
         CellRun(
@@ -92,7 +127,7 @@ def _starts(seeds: range, flags: list[str]) -> list[CellRun]:
 
 
 def _words(cell: Cell, seed: int) -> list[str]:
-    """What is trained: method, labelled images, seeds."""
+    """Flags for method, labelled images and seeds."""
     words = ["--method", cell.method, "--labelled", str(cell.labelled)]
     return [*words, "--seed", str(seed), "--labelled-seed", str(seed)]
 
@@ -116,7 +151,7 @@ def _cell_run(
 
 
 def _data(args: Namespace, domain: str) -> list[str]:
-    """Flags that name the data; ToyCity is generated where it is not there."""
+    """Flags that name the data; ToyCity is generated if it is missing."""
     if not args.toycity:
         source = getattr(args, domain)
         if source is None or args.cityscapes is None:
@@ -150,7 +185,7 @@ def _part(text: str) -> tuple[int, int]:
 
 COMMAND = Command(
     "reproduce",
-    "run a table of the paper and set it beside the paper's figures",
+    "run a table of the paper and compare it with the paper's figures",
     "fastass reproduce table1 --toycity --seeds 3 --counts 20",
     flags,
     run,

@@ -2,28 +2,69 @@
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Annotated
 
 from fastass.cli.command import Command
+from fastass.cli.parser import typed
+from fastass.config.schema import Images, Seed
+from fastass.models.number_range import Range
+from fastass.pipelines.errors import printable
 from fastass.pipelines.toycity import generate
 from fastass.tracking.terminal import reporter
 
 
 def flags(parser: ArgumentParser) -> None:
-    parser.add_argument("directory", type=Path, metavar="DIR")
-    parser.add_argument("--source", type=int, default=400, metavar="N", help="rendered (400)")
-    parser.add_argument("--target", type=int, default=300, metavar="N", help="photographed (300)")
-    parser.add_argument("--val", type=int, default=60, metavar="N", help="for validation (60)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the generator (0)")
+    parser.add_argument("directory", type=Path, metavar="DIR", help="where to write it")
     parser.add_argument(
-        "--shift", type=float, default=1.0, help="of the target's materials, 0 to 1 (1)"
+        "--source",
+        type=typed(Images),
+        default=400,
+        metavar="N",
+        help="number of rendered source images (400)",
     )
-    parser.add_argument("--layout", default="gta5", help="of the source: gta5 or synthia (gta5)")
-    parser.add_argument("--workers", type=int, default=2, help="processes (2)")
+    parser.add_argument(
+        "--target",
+        type=typed(Images),
+        default=300,
+        metavar="N",
+        help="number of photographed target training images (300)",
+    )
+    parser.add_argument(
+        "--val",
+        type=typed(Images),
+        default=60,
+        metavar="N",
+        help="number of target validation images (60)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=typed(Seed),
+        default=0,
+        metavar="N",
+        help="random seed: the same seed gives the same files (0)",
+    )
+    parser.add_argument(
+        "--shift",
+        type=typed(Annotated[float, Range(0, 1)]),
+        default=1.0,
+        metavar="X",
+        help="domain shift of the target's materials, 0 to 1 (1)",
+    )
+    parser.add_argument(
+        "--layout", default="gta5", help="layout of the source files: gta5 or synthia (gta5)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=typed(Annotated[int, Range(1, 1024)]),
+        default=2,
+        metavar="N",
+        help="number of processes (2)",
+    )
 
 
 def run(args: Namespace) -> None:
-    with reporter() as report:
-        report.phase("generate", args.source + args.target + args.val)
+    with reporter() as progress:
+        progress.phase("generate", args.source + args.target + args.val)
         generate(
             args.directory,
             source=args.source,
@@ -33,14 +74,17 @@ def run(args: Namespace) -> None:
             source_layout=args.layout,
             shift=args.shift,
             workers=args.workers,
-            progress=lambda done, total: report.advance(done),
+            progress=lambda done, total: progress.advance(done),
+            on_wait=progress.line,
         )
-    print(f"{args.directory}/{args.layout} (source), {args.directory}/cityscapes (target)")
+    print(
+        printable(f"{args.directory}/{args.layout} (source), {args.directory}/cityscapes (target)")
+    )
 
 
 COMMAND = Command(
     "toycity",
-    "generate the built-in data set",
+    "generate ToyCity, the built-in data set",
     "fastass toycity data/toycity --source 400 --target 300",
     flags,
     run,

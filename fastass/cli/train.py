@@ -1,68 +1,98 @@
 """`fastass train`."""
 
 import sys
-from argparse import ArgumentParser, BooleanOptionalAction, Namespace, _ArgumentGroup
+from argparse import SUPPRESS, ArgumentParser, BooleanOptionalAction, Namespace, _ArgumentGroup
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from fastass.api import train
 from fastass.cli.command import Command
-from fastass.config.presets import PRESETS
-from fastass.config.text import Leaf, flag_of, from_yaml, settable
+from fastass.cli.parser import StoreValue, typed
+from fastass.config.configure import DEFAULT_PRESET, configure, from_file
+from fastass.config.presets import PRESETS, preset
+from fastass.config.text import Leaf, flag_of, settable, value_at
+from fastass.config.values import kind, written
 from fastass.errors import UserError
+from fastass.models.number_range import Range
+from fastass.tracking.terminal import reporter
+from fastass.training.run import saved_config, train
 
 
 def flags(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "name", nargs="?", metavar="PRESET", choices=tuple(PRESETS),
-        help="see `fastass presets` (toycity)",
-    )  # fmt: skip
-    parser.add_argument("--config", type=Path, metavar="FILE", help="a saved config.yaml")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="run directory (runs/PRESET)")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out, if any")
-    parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
-    parser.add_argument("--stop-at", type=int, metavar="STEP", help="save and stop at this step")
-    parser.add_argument("--plain", action="store_true", help="lines instead of a live bar")
+    add = parser.add_argument
+    add(
+        "name",
+        nargs="?",
+        metavar="PRESET",
+        choices=tuple(PRESETS),
+        help="configuration to start from; `fastass presets` lists them (toycity)",
+    )
+    add(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="start from a saved config.yaml instead of a preset",
+    )
+    add("--out", type=Path, metavar="DIR", help="run directory (runs/PRESET)")
+    add(
+        "--resume",
+        action="store_true",
+        help="continue an interrupted run in --out, or start one if there is none",
+    )
+    add("--overwrite", action="store_true", help="replace the run in --out")
+    add(
+        "--stop-at",
+        type=typed(Annotated[int, Range(0)]),
+        metavar="STEP",
+        help="save and stop at this step",
+    )
+    add("--plain", action="store_true", help="print lines instead of a live view")
     config_flags(parser)
 
 
 def config_flags(parser: ArgumentParser) -> None:
-    """A flag for every value of the configuration; the last word alone does where it is unique."""
+    """A flag for every value of the configuration; its last word alone works where it is unique."""
     groups: dict[str, _ArgumentGroup] = {}
     for leaf, names in settable().items():
-        section = leaf.path.partition(".")[0] if "." in leaf.path else "run"
-        if section not in groups:
-            groups[section] = parser.add_argument_group(section)
-        _add(groups[section], leaf, [flag_of(name) for name in names])
+        if leaf.section not in groups:
+            groups[leaf.section] = parser.add_argument_group(leaf.section)
+        how: dict[str, Any] = {"action": StoreValue, "metavar": "VALUE"}
+        if get_origin(leaf.type) is Literal:
+            how = {"action": StoreValue, "choices": tuple(map(str, get_args(leaf.type)))}
+        elif leaf.type is bool:
+            how = {"action": BooleanOptionalAction}
+        help = f"{leaf.help} {_about(leaf)}".replace("%", "%%")
+        flags = [flag_of(name) for name in names]
+        groups[leaf.section].add_argument(
+            *flags, dest=leaf.path, default=SUPPRESS, help=help, **how
+        )
 
 
-def _add(group: _ArgumentGroup, leaf: Leaf, names: list[str]) -> None:
-    help = leaf.help.replace("%", "%%")
-    if leaf.type is bool:
-        group.add_argument(
-            *names, dest=leaf.path, action=BooleanOptionalAction, default=None, help=help
-        )
-    else:
-        choices = get_args(leaf.type) if get_origin(leaf.type) is Literal else ()
-        words = tuple(str(choice) for choice in choices) or None
-        metavar = None if words else "VALUE"
-        group.add_argument(
-            *names, dest=leaf.path, metavar=metavar, choices=words, default=None, help=help
-        )
+def _about(leaf: Leaf) -> str:
+    """Type, range and default of a value, and the default preset's value if it is another."""
+    words = [] if leaf.type is bool or get_origin(leaf.type) is Literal else [kind(leaf.type)]
+    default = f"default {written(leaf.default)}"
+    usual = value_at(preset(DEFAULT_PRESET), leaf.path)
+    if usual != leaf.default:
+        default += f", {DEFAULT_PRESET} {written(usual)}"
+    return f"[{'; '.join([*words, default])}]"
 
 
 def run(args: Namespace) -> None:
     if args.name and args.config:
         raise UserError("give a preset or --config, not both")
-    given = {leaf.path: getattr(args, leaf.path) for leaf in settable()}
+    given = vars(args)
+    config = configure(
+        from_file(args.config, _note) if args.config is not None else args.name,
+        {leaf.path: given[leaf.path] for leaf in settable() if leaf.path in given},
+        saved=saved_config(args.out, args.resume),
+    )
     train(
-        from_yaml(args.config, _note) if args.config is not None else args.name,
-        out=args.out,
+        config,
+        args.out,
+        reporter(args.plain),
         resume=args.resume,
         overwrite=args.overwrite,
         stop_at=args.stop_at,
-        plain=args.plain,
-        **{path: value for path, value in given.items() if value is not None},
     )
 
 
@@ -72,7 +102,7 @@ def _note(line: str) -> None:
 
 COMMAND = Command(
     "train",
-    "adapt a DeepLab from a source to a target domain",
+    "train a network on the source and adapt it to the target",
     "fastass train toycity --method ga+fcsa --labelled 20 --steps 50 --out runs/a",
     flags,
     run,

@@ -1,1 +1,1 @@
-"""What a run is configured with: the schema, its text forms, presets and the paper's figures."""
+"""The configuration of a run: schema, text forms, presets and the paper's figures."""

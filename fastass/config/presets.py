@@ -17,7 +17,7 @@ from fastass.pipelines.datasets.classes import SYNTHIA_13, SYNTHIA_16
 
 @dataclass(frozen=True)
 class Preset:
-    """A configuration with its place in the paper and the mIoU reported there."""
+    """A configuration, its place in the paper and the mIoU in percent reported there."""
 
     config: Config
     where: str
@@ -41,14 +41,15 @@ def _toycity() -> Preset:
             source_size=(256, 144), target_size=(256, 128), normalize="imagenet", workers=2
         ),
         discriminator=DiscriminatorConfig(width=16, hidden=256),
-        # From scratch: a higher rate than fine-tuning's, and a calmer head (docs/toycity.md).
+        # From scratch: a higher rate than for fine-tuning, a lower one for the head
+        # (docs/toycity.md).
         optim=OptimConfig(lr=0.1, head_lr=0.1, d_lr=2e-4, base_batch=4),
     )
     return Preset(config, "built-in data, two CPU cores", None)
 
 
 def _row(source: str, table: str, method: str, labelled: int, miou: float) -> Preset:
-    """Section 4 with AdaptSegNet's values where the paper is silent."""
+    """Section 4 of the paper, with AdaptSegNet's values where the paper gives none."""
     synthia = source == "synthia"
     config = Config(
         preset=f"{source}_to_cityscapes_{method.replace('ga+', '')}_{labelled}",
@@ -69,7 +70,7 @@ def _row(source: str, table: str, method: str, labelled: int, miou: float) -> Pr
 
 
 def _per_class(table: str, method: str, labelled: int) -> str:
-    """The row of Table 4 or 5 that gives the same model class by class, where there is one."""
+    """The row of Table 4 or 5 with the same model's IoU per class, where there is one."""
     number, rows = ("4", paper.TABLE_4) if table == "Table 1" else ("5", paper.TABLE_5)
     row = {"oracle": f"oracle {labelled}", "ga+csa": f"ours {labelled}"}.get(method, "")
     return f"; Table {number}, {row}" if row in rows else ""

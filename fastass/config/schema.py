@@ -1,36 +1,51 @@
 """The configuration: one tree of frozen dataclasses = the CLI's flags = the saved YAML.
 
 A field's flag is its path joined by dashes: `steps` → `--steps`, `data.source` → `--data-source`.
+Its type says what is permitted: a `Range` of numbers, or the words of a Literal.
 Reading and writing live in `fastass.config.text`; the presets in `fastass.config.presets`.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastass.models.config import ModelConfig
+from fastass.models.number_range import Range
+
+Count = Annotated[int, Range(1)]
+Images = Annotated[int, Range(1, 1000000)]
+Steps = Annotated[int, Range(0)]
+Factor = Annotated[float, Range(0, 10**6)]
+Below1 = Annotated[float, Range(0, 1, open_high=True)]
+Rate = Annotated[float, Range(0, 1000, open_low=True)]
+ScaleFactor = Annotated[float, Range(0.05, 20)]
+Seed = Annotated[int, Range(0, 2**32 - 1)]
+# The global discriminator halves a map five times, and the kernels' positions end at 2^14.
+Side = Annotated[int, Range(32, 16384)]
+Size = tuple[Side, Side]
 
 Method = Literal["oracle", "source_only", "joint", "ga", "ga+fcsa", "ga+csa"]
 
-# Table 2: the λ_sadv that the paper settled on.
+# The λ_sadv that the paper chose in Table 2.
 LAMBDA_SADV = {"ga+fcsa": 0.04, "ga+csa": 0.01}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ToyCityConfig:
-    """The built-in data set, generated where `data.source` or `data.target` is not given."""
+    """The built-in data set, generated if `data.source` or `data.target` is not given."""
 
     directory: str = "data/toycity"
-    """Where ToyCity is generated, or was."""
-    source: int = 400
-    """Rendered source images."""
-    target: int = 300
-    """Camera-like target training images."""
-    val: int = 60
-    """Camera-like target validation images."""
-    seed: int = 0
-    """Seed of the generator."""
-    shift: float = 1.0
-    """How far the target's materials are from the source's, class by class, 0–1."""
+    """Directory of ToyCity; it is generated there if it does not exist."""
+    source: Images = 400
+    """Number of rendered source images."""
+    target: Images = 300
+    """Number of camera-like target images for training."""
+    val: Images = 60
+    """Number of camera-like target images for validation."""
+    seed: Seed = 0
+    """Seed of the generator. Change it for another city."""
+    shift: Annotated[float, Range(0, 1)] = 1.0
+    """How much the materials of the target differ from those of the source, from 0 (not at all)
+    to 1. Lower it for an easier adaptation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,141 +53,163 @@ class DataConfig:
     """What is read, and how it is prepared."""
 
     source: str | None = None
-    """Source data set: a directory, packed or as its owners ship it."""
+    """Source data set: a directory, packed by `fastass pack` or as its owners ship it."""
     source_layout: str = "auto"
-    """`gta5`, `synthia`, `cityscapes`, `folder` or `auto`."""
+    """Layout of the source: gta5, synthia, cityscapes or folder; auto recognises it."""
     target: str | None = None
-    """Target data set with train and val splits."""
+    """Target data set, with a train and a val split; packed or as its owners ship it."""
     val: str | None = None
-    """Validation set, unpacked: labels at full size (none: the val split of `target`)."""
+    """Validation set, not packed, because labels are read at full size. Unset: the val split of
+    the target. Give it if the target is packed."""
     target_layout: str = "auto"
-    """`gta5`, `synthia`, `cityscapes`, `folder` or `auto`."""
-    source_size: tuple[int, int] = (1280, 720)
-    """Training size of source images, WxH."""
-    target_size: tuple[int, int] = (1024, 512)
-    """Training size of target images, WxH."""
+    """Layout of the target: gta5, synthia, cityscapes or folder; auto recognises it."""
+    source_size: Size = (1280, 720)
+    """Size at which source images are trained, WxH. Lower it to save memory and time."""
+    target_size: Size = (1024, 512)
+    """Size at which target images are trained and evaluated, WxH. Lower it to save memory and
+    time."""
     classes: tuple[str, ...] = ()
-    """Train on these classes only (empty: all of the table)."""
+    """Train only these classes, by name, e.g. road,car,person. Unset: all classes of the data
+    sets."""
     report: tuple[str, ...] = ()
-    """Also report the mean over these classes."""
+    """Also report the mIoU over these classes, e.g. the 13 that SYNTHIA results are compared on."""
     normalize: Literal["bgr", "imagenet"] = "bgr"
-    """`bgr`: AdaptSegNet's mean, for its weights; `imagenet`: RGB mean/std, for torchvision's."""
+    """Normalisation of the images; it must match the weights of --init. `bgr`: subtract the mean,
+    for weights of the AdaptSegNet baseline. `imagenet`: RGB mean and standard deviation, for
+    torchvision's weights."""
     mirror: bool = True
-    """Mirror at random."""
-    scale: tuple[float, float] | None = None
-    """Random scale, e.g. 1.0,1.5; a crop of the training size is taken from the scaled image."""
-    source_resize: tuple[int, int] | None = None
-    """Size that `scale` applies to before the crop of `source_size`, WxH (none: `source_size`)."""
-    target_resize: tuple[int, int] | None = None
-    """The same for target images."""
-    jitter: float = 0.0
-    """Strength of colour jitter, 0 … 1."""
-    blur: float = 0.0
-    """Largest sigma of a random blur, pixels."""
-    workers: int = 2
-    """Decoding workers."""
+    """Mirror images at random. Turn it off if left and right matter in your data."""
+    scale: tuple[ScaleFactor, ScaleFactor] | None = None
+    """Range of a random scale, e.g. 1.0,1.5; a crop of the training size is taken from the scaled
+    image. Unset: no random scale."""
+    source_resize: Size | None = None
+    """Size of source images that `scale` multiplies, WxH, before the crop of `source_size`. Unset:
+    `source_size`."""
+    target_resize: Size | None = None
+    """Size of target images that `scale` multiplies, WxH, before the crop of `target_size`. Unset:
+    `target_size`."""
+    jitter: Below1 = 0.0
+    """Strength of random colour jitter, from 0 (off) to below 1."""
+    blur: Annotated[float, Range(0, 10)] = 0.0
+    """Largest sigma of a random Gaussian blur, in pixels (0: off)."""
+    workers: Annotated[int, Range(0, 1024)] = 2
+    """Threads that decode and augment images. Raise it if a run reports a long data wait and cores
+    are idle."""
     loader: Literal["pillow", "dali"] = "pillow"
-    """Who decodes and augments."""
+    """Backend that decodes and augments images: pillow or dali. DALI is an optional package; on a
+    GPU it decodes packed JPEGs there."""
     on_bad_sample: Literal["stop", "skip"] = "stop"
-    """A damaged file stops, or is replaced."""
+    """What to do with a damaged file: stop the run, or skip it and use another sample."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """The λ of Eq. 9 and 10. Those the paper leaves unstated are AdaptSegNet's."""
+    """The λ of Eq. 9 and 10. The paper does not state all of them; the others are AdaptSegNet's."""
 
-    seg: float = 1.0
-    """λ_seg."""
-    gadv: float = 0.001
-    """λ_gadv."""
-    sadv: float | None = None
-    """λ_sadv (none: Table 2's, 0.04 for FCSA and 0.01 for CSA)."""
-    gd: float = 0.5
-    """λ_gd."""
-    sd: float = 0.5
-    """λ_sd."""
-    aux_seg: float = 0.1
-    """Share of λ_seg for the auxiliary head of a multi-level model."""
-    aux_gadv: float = 0.2
-    """Share of λ_gadv for the auxiliary head of a multi-level model."""
+    seg: Factor = 1.0
+    """λ_seg, the weight of the segmentation loss (Eq. 1)."""
+    gadv: Factor = 0.001
+    """λ_gadv, the weight of the global adversarial loss (Eq. 2). Raise it for a stronger global
+    alignment; too much makes training unstable."""
+    sadv: Factor | None = None
+    """λ_sadv, the weight of the semantic adversarial loss (Eq. 5, 7). Unset: the paper's choice in
+    Table 2, 0.04 for FCSA and 0.01 for CSA."""
+    gd: Factor = 0.5
+    """λ_gd, the weight of the global discriminator's loss (Eq. 3)."""
+    sd: Factor = 0.5
+    """λ_sd, the weight of the semantic discriminator's loss (Eq. 6, 8)."""
+    aux_seg: Factor = 0.1
+    """Factor on λ_seg for the auxiliary head of a multi-level model."""
+    aux_gadv: Factor = 0.2
+    """Factor on λ_gadv for the auxiliary head of a multi-level model."""
     gan: Literal["vanilla", "ls"] = "vanilla"
-    """Global loss: cross-entropy or least squares."""
+    """Form of the global losses: `vanilla` cross-entropy, or `ls`, least squares."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorConfig:
-    """Section 4.1."""
+    """The discriminators, section 4.1."""
 
-    width: int = 64
-    """Channels of D_g's first layer; the next three double them."""
-    hidden: int = 1024
+    width: Annotated[int, Range(1, 65536)] = 64
+    """Channels of the first layer of D_g; each of the next three layers has twice as many."""
+    hidden: Annotated[int, Range(1, 65536)] = 1024
     """Channels between the two layers of D_s."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """Section 4.2."""
+    """Optimizers and learning rates, section 4.2."""
 
-    lr: float = 2.5e-4
-    """Initial rate of the segmentation network."""
-    head_lr: float = 10.0
-    """Factor on the classifier's rate; AdaptSegNet trains vgg16 with 1."""
-    momentum: float = 0.9
+    lr: Rate = 2.5e-4
+    """Initial learning rate of the segmentation network."""
+    head_lr: Factor = 10.0
+    """Factor on the learning rate for the classifier. Use 1 for vgg16, as the AdaptSegNet baseline
+    does."""
+    momentum: Below1 = 0.9
     """Momentum of SGD."""
     nesterov: bool = True
-    """Nesterov's method."""
-    weight_decay: float = 5e-4
-    """Weight decay of SGD."""
-    d_lr: float = 1e-4
-    """Initial rate of the discriminators (Adam)."""
-    d_betas: tuple[float, float] = (0.9, 0.99)
-    """Betas of Adam."""
+    """Use Nesterov momentum."""
+    weight_decay: Factor = 5e-4
+    """Weight decay of SGD. The discriminators have none."""
+    d_lr: Rate = 1e-4
+    """Initial learning rate of the discriminators (Adam)."""
+    d_betas: tuple[Below1, Below1] = (0.9, 0.99)
+    """The two betas of Adam."""
     optimizer_backend: Literal["torch", "foreach", "apex"] = "torch"
-    """`torch`: one fused kernel; `foreach`: torch's lists of tensors; `apex`: NVIDIA's, on CUDA."""
-    power: float = 0.9
-    """Power of the polynomial decay."""
-    schedule_steps: int = 0
-    """Steps over which the rate decays to 0 (0: --steps)."""
-    warmup: int = 0
-    """Steps of linear warm-up."""
+    """Implementation of SGD and Adam: `torch`, PyTorch's fused kernels; `foreach`, PyTorch's
+    multi-tensor operations; `apex`, NVIDIA's kernels for CUDA, an optional package."""
+    power: Annotated[float, Range(0, 100)] = 0.9
+    """Power of the polynomial decay of the learning rates."""
+    schedule_steps: Steps = 0
+    """Steps over which the learning rates decay to 0. Set it above --steps to stop earlier on the
+    curve, as the paper's runs do (0: --steps)."""
+    warmup: Steps = 0
+    """Steps over which the learning rates rise linearly at the beginning (0: no warm-up)."""
     scale_lr: Literal["none", "linear", "sqrt"] = "none"
-    """All rates times the ratio of the global batch to `base_batch`, or times its square root."""
-    base_batch: int = 1
-    """Global batch, in images a stream and step, that the rates are meant for."""
+    """Scale all learning rates with the global batch: by its ratio to `base_batch` (`linear`), or
+    by the square root of that (`sqrt`). Use it with a larger batch or several GPUs."""
+    base_batch: Count = 1
+    """Global batch that the learning rates were chosen for, in images per stream and step; only
+    `scale_lr` uses it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistributedConfig:
-    """Several processes that train together, started by torchrun: docs/multi-node.md."""
+    """Training in several processes, which torchrun starts: docs/multi-node.md."""
 
-    world: int = 1
+    world: Count = 1
     """Number of processes; set by torchrun."""
-    timeout: float = 600.0
-    """Seconds to wait for a rank that does not answer before the run ends."""
+    timeout: Annotated[float, Range(1, 10**6)] = 600.0
+    """Seconds to wait for a rank that does not answer before the run ends. Raise it if a rank may
+    be slow, for example while it generates data."""
     compress: bool = False
-    """Exchange gradients in bf16: half the bytes, rounded sums."""
+    """Exchange gradients in bf16: half the traffic, but rounded sums. Use it on a slow network."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
-    """Where a run computes, and how: it changes the speed and the rounding, not the method."""
+    """Where and how a run computes. It changes speed and rounding, not the method."""
 
     device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    """Device: cpu, cuda or cuda:N; auto is CUDA if there is a GPU."""
     kernels: Literal["auto", "reference", "native", "triton"] = "auto"
-    """Implementation of the operators; `auto`: Triton on a GPU, native C++ on a CPU."""
+    """Implementation of fastass's operators: `reference` is plain PyTorch, `native` C++ for a CPU,
+    `triton` for a GPU. `auto`: triton on a GPU, native on a CPU."""
     amp: bool = False
-    """Mixed precision: bf16 where the device has it, else fp16 on CUDA."""
+    """Mixed precision: bf16 if the device has it, else fp16 on CUDA. Use it on a GPU to save time
+    and memory."""
     tf32: bool | None = None
     """Allow TF32 for fp32 matrix products and convolutions on CUDA. Unset: PyTorch's default
     (convolutions only)."""
     compile: bool = False
-    """Compile the step with `torch.compile`."""
+    """Compile the networks' forward and backward with `torch.compile`. Takes minutes at the
+    start."""
     compile_mode: Literal["default", "max-autotune", "reduce-overhead"] = "default"
-    """Mode of `torch.compile`; `reduce-overhead` runs CUDA graphs, `max-autotune` also tries other
+    """Mode of `torch.compile`: `reduce-overhead` uses CUDA graphs, `max-autotune` also times other
     kernels."""
     tune_allocator: bool = True
-    """On a CPU, malloc keeps freed blocks: fewer page faults, more memory held."""
+    """Let malloc keep freed blocks on a CPU: fewer page faults, more memory held. Turn it off if
+    memory is short."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,41 +217,47 @@ class Config:
     """One training run."""
 
     preset: str = ""
-    """Name of the preset that this configuration started from."""
+    """Name of the preset that this configuration is based on."""
     method: Method = "ga+csa"
-    """What is trained: see docs/method.md."""
-    labelled: int = 0
+    """Training method: oracle, source_only, joint, ga, ga+fcsa or ga+csa (docs/method.md)."""
+    labelled: Annotated[int, Range(0)] = 0
     """Number of labelled target images."""
-    labelled_seed: int = 0
-    """Seed that selects them."""
+    labelled_seed: Seed = 0
+    """Seed that selects the labelled images."""
     labelled_list: str | None = None
-    """File with their names, one a line, instead of a number."""
-    steps: int = 150_000
-    """Optimizer steps."""
-    start_steps: int = 0
-    """Source-only steps before them, where no pretrained weights exist."""
-    batch: int = 1
-    """Images per stream and device."""
-    accumulate: int = 1
-    """Batches per optimizer step."""
-    seed: int = 0
-    """Seed of initial weights, order and augmentation."""
-    init: str | None = None
-    """Weights to start from: .pth, .safetensors or a checkpoint."""
+    """File with the names of the labelled images, one per line, instead of a number."""
+    steps: Count = 150_000
+    """Optimizer steps of the method."""
+    start_steps: Steps = 0
+    """Steps of supervised training before the method, on the source (oracle: on the labelled target
+    images). Use it if there are no pretrained weights."""
+    batch: Count = 1
+    """Images per stream and device in one mini-batch."""
+    accumulate: Count = 1
+    """Gradient accumulation: mini-batches per optimizer step. Raise it for a larger batch without
+    more memory."""
+    seed: Seed = 0
+    """Seed of initial weights, order of the images and augmentation."""
+    init: Literal["none", "imagenet"] | str | None = None
+    """Weights to start from: a .pth or .safetensors file, a run or a checkpoint; `imagenet`:
+    torchvision's, downloaded once; `none`: random weights. Unset is refused for a backbone that has
+    pretrained weights (all but tiny)."""
     allow_mismatch: tuple[str, ...] = ()
-    """MethodSpec that --init may leave at random."""
-    ema: float = 0.0
-    """Decay of a running average of G's weights, e.g. 0.999, evaluated instead of them (0: off)."""
+    """Modules that --init may leave at their random weights, e.g. classifier."""
+    ema: Below1 = 0.0
+    """Decay of a running average of the segmentation network's weights, e.g. 0.999; the average is
+    evaluated in place of the weights (0: off)."""
     backward: Literal["fused", "streamed", "concurrent"] = "fused"
-    """`streamed`: one backward a stream; peak memory is the largest stream, not the sum.
-    `concurrent`: source and target side by side, for small networks on a CPU; else as `fused`."""
-    eval_every: int = 2000
-    """Steps between evaluations on target val (0: only at the end)."""
-    save_every: int = 1000
+    """How the backward passes run. `fused`: one for all streams. `streamed`: one per stream, so
+    only one stream's activations are in memory. `concurrent`: source and target at the same time,
+    for small networks on a CPU; elsewhere as `fused`."""
+    eval_every: Steps = 2000
+    """Steps between evaluations on the target's validation images (0: only at the end)."""
+    save_every: Count = 1000
     """Steps between checkpoints."""
     save_in_background: bool = True
-    """Training goes on while a checkpoint is written."""
-    log_every: int = 10
+    """Continue training while a checkpoint is written."""
+    log_every: Count = 10
     """Steps between lines of metrics.jsonl."""
     log: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     """Also log to these services, e.g. tensorboard,wandb; each needs its own package."""
@@ -228,28 +271,28 @@ class Config:
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
     def resolved(self) -> "Config":
-        """With the values that depend on others filled in: λ_sadv of the method, and whether sums
-        are computed again, which is for the memory that a streamed backward is for."""
+        """With unset values that depend on others filled in: λ_sadv by the method; recomputed sums,
+        which save memory, together with a streamed backward."""
         loss, model = self.loss, self.model
         if loss.sadv is None:
             loss = replace(loss, sadv=LAMBDA_SADV.get(self.method, 0.0))
         if model.recompute_sums is None:
-            lean = self.backward == "streamed" and not (
+            recompute = self.backward == "streamed" and not (
                 self.runtime.compile or model.checkpoint_activations
             )
-            model = replace(model, recompute_sums=lean and model.has_cheap_sums)
+            model = replace(model, recompute_sums=recompute and model.has_cheap_sums)
         return replace(self, loss=loss, model=model)
 
     def with_runtime(self, **values: Any) -> "Config":
-        """With other values of `runtime`."""
+        """This configuration with other values of `runtime`."""
         return replace(self, runtime=replace(self.runtime, **values))
 
     @property
     def global_batch(self) -> int:
-        """Images per stream and optimizer step, over all ranks and accumulated batches."""
+        """Images per stream and optimizer step, over all ranks and accumulated mini-batches."""
         return self.batch * self.accumulate * self.distributed.world
 
     @property
     def total_steps(self) -> int:
-        """Steps of the source-only start and of the method together."""
+        """Steps of the start and of the method together."""
         return self.start_steps + self.steps

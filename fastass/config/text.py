@@ -1,38 +1,49 @@
-"""Configurations as text: flags, YAML, and the errors that a wrong key or value gets."""
+"""Configurations as text: flags, YAML, and errors for wrong keys and values."""
 
 import ast
 import dataclasses
-import difflib
+import functools
 import inspect
 import itertools
-import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 import yaml
 
 from fastass.config.schema import Config
+from fastass.config.values import neighbours as neighbours
+from fastass.config.values import parse as parse
+from fastass.config.values import shown
+from fastass.config.yaml_file import read_yaml
 from fastass.errors import UserError
 
-# Names of earlier versions, and where the values are now.
+# Keys of earlier versions, and the paths of the values today.
 RENAMED = {
     name: f"runtime.{name}"
     for name in ("device", "kernels", "amp", "tf32", "compile", "compile_mode", "tune_allocator")
 }
 
-DERIVED = {"preset", "model.num_classes", "distributed.world"}  # by preset, data and torchrun
+# Not for the user to set: they follow from the preset, the data and torchrun.
+DERIVED = {"preset", "model.num_classes", "distributed.world"}
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """One value of the tree: its dotted path, its type and its help."""
+    """One value of the tree: its dotted path, its type and its help text."""
 
     path: str
     type: Any
     help: str
+    default: Any
+
+    @property
+    def section(self) -> str:
+        """The group that the help shows it in."""
+        return self.path.partition(".")[0] if "." in self.path else "run"
 
     @property
     def flag(self) -> str:
@@ -44,26 +55,42 @@ def flag_of(name: str) -> str:
     return "--" + name.replace(".", "-").replace("_", "-")
 
 
-def leaves(cls: type = Config, prefix: str = "") -> Iterator[Leaf]:
+@cache
+def leaves(cls: type = Config, prefix: str = "") -> tuple[Leaf, ...]:
     """Every value of the tree, in the order of its fields."""
-    hints, docs = typing.get_type_hints(cls), _field_docs(cls)
+    hints, docs = typing.get_type_hints(cls, include_extras=True), _field_docs(cls)
+    found: list[Leaf] = []
     for f in fields(cls):
         path = f"{prefix}{f.name}"
         if is_dataclass(hints[f.name]):
-            yield from leaves(hints[f.name], path + ".")
+            found += leaves(hints[f.name], path + ".")
         else:
-            yield Leaf(path, hints[f.name], docs[f.name])
+            found.append(Leaf(path, hints[f.name], docs.get(f.name, ""), f.default))
+    return tuple(found)
 
 
+@cache
 def settable() -> dict[Leaf, tuple[str, ...]]:
-    """The values that a user may set, each with its names: its path, and the last word of it where
-    no other path ends in the same."""
-    every = [leaf for leaf in leaves() if leaf.path not in DERIVED]
-    last = [leaf.path.split(".")[-1] for leaf in every]
+    """The values that a user may set, each with its names: its path, and the last word of the path
+    where no other path ends in the same word."""
+    settable_leaves = [leaf for leaf in leaves() if leaf.path not in DERIVED]
+    last_words = [leaf.path.split(".")[-1] for leaf in settable_leaves]
     return {
-        leaf: (leaf.path, word) if "." in leaf.path and last.count(word) == 1 else (leaf.path,)
-        for leaf, word in zip(every, last, strict=True)
+        leaf: (
+            (leaf.path, word) if "." in leaf.path and last_words.count(word) == 1 else (leaf.path,)
+        )
+        for leaf, word in zip(settable_leaves, last_words, strict=True)
     }
+
+
+def value_at(config: Config, path: str) -> Any:
+    """The value at a dotted path."""
+    return functools.reduce(getattr, path.split("."), config)
+
+
+def as_text(config: Config) -> dict[str, str]:
+    """Every value as text, by its dotted path."""
+    return {leaf.path: str(value_at(config, leaf.path)) for leaf in leaves()}
 
 
 def _field_docs(cls: type) -> dict[str, str]:
@@ -71,98 +98,49 @@ def _field_docs(cls: type) -> dict[str, str]:
     body = ast.parse(inspect.getsource(cls)).body[0]
     assert isinstance(body, ast.ClassDef)
     docs = {}
-    for statement, after in itertools.pairwise(body.body):
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            text = after.value.value if _is_text(after) else ""  # type: ignore[attr-defined]
-            docs[statement.target.id] = " ".join(text.split())
-    return {f.name: docs.get(f.name, "") for f in fields(cls)}
-
-
-def _is_text(node: ast.stmt) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
-
-
-def neighbours(word: str, known: list[str]) -> str:
-    """ "; did you mean …" for an unknown word, or the whole list when nothing is near."""
-    near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
-    return f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(known)}"
-
-
-def parse(text: Any, hint: Any, where: str) -> Any:
-    """A flag's text or a YAML value as the type `hint`; UserError names `where` and the value."""
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        if text is None or text in ("", "none", "None"):
-            return None
-        return parse(text, next(a for a in args if a is not type(None)), where)
-    if origin is Literal:
-        choices = {str(a): a for a in args}
-        if str(text) not in choices:
-            raise UserError(f"{where}: unknown value {text!r}; {neighbours(str(text), [*choices])}")
-        return choices[str(text)]
-    if origin is tuple:
-        return _parse_tuple(text, args, where)
-    return _parse_scalar(text, hint, where)
-
-
-def _parse_tuple(text: Any, args: tuple[Any, ...], where: str) -> tuple[Any, ...]:
-    if isinstance(text, str):
-        separator = "x" if args == (int, int) and "x" in text else ","
-        text = [part.strip() for part in text.split(separator) if part.strip()]
-    if not isinstance(text, (list, tuple)):
-        raise UserError(f"{where}: expected a list, got {text!r}")
-    if args[-1] is Ellipsis:
-        return tuple(parse(part, args[0], where) for part in text)
-    if len(text) != len(args):
-        form = "WxH" if args == (int, int) else ",".join(a.__name__ for a in args)
-        raise UserError(f"{where}: expected {len(args)} values ({form}), got {text!r}")
-    return tuple(parse(part, arg, where) for part, arg in zip(text, args, strict=True))
-
-
-def _parse_scalar(text: Any, hint: Any, where: str) -> Any:
-    words = {"true": True, "yes": True, "false": False, "no": False}
-    if hint is bool:
-        value = words.get(text.lower()) if isinstance(text, str) else text
-        if not isinstance(value, bool):
-            raise UserError(f"{where}: expected true or false, got {text!r}")
-        return value
-    if hint is str:
-        if not isinstance(text, str):
-            raise UserError(f"{where}: expected text, got {text!r}")
-        return text
-    if isinstance(text, bool):
-        raise UserError(f"{where}: expected {hint.__name__}, got {text!r}")
-    try:
-        if hint is int and isinstance(text, float) and text != int(text):
-            raise ValueError
-        return hint(text)
-    except (TypeError, ValueError, OverflowError):
-        kind = "a whole number" if hint is int else "a number"
-        raise UserError(f"{where}: expected {kind}, got {text!r}") from None
+    for pair in itertools.pairwise(body.body):
+        match pair:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(str(text))):
+                docs[name] = " ".join(text.split())
+    return docs
 
 
 def override(config: Config, values: Mapping[str, Any], where: str = "") -> Config:
-    """`config` with the values at dotted paths replaced; texts are parsed to the field's type."""
+    """`config` with the values at dotted paths replaced, all at once; texts are parsed.
+
+    UserError for an unknown path, for a value that does not fit or is out of range (it begins with
+    `where`), and for values that exclude each other.
+    """
     known = {leaf.path: leaf for leaf in leaves()}
+    tree: dict[str, Any] = {}
     for path, value in values.items():
         if path not in known:
-            raise UserError(f"{where}unknown key {path!r}; {neighbours(path, list(known))}")
-        config = _set(config, path.split("."), parse(value, known[path].type, f"{where}{path}"))
-    return config
+            raise UserError(f"{where}unknown key {shown(path)}; {neighbours(path, known)}")
+        *above, name = path.split(".")
+        node = tree
+        for part in above:
+            node = node.setdefault(part, {})
+        node[name] = parse(value, known[path].type, f"{where}{path}")
+    replaced: Config = _replaced(config, tree)
+    return replaced
 
 
-def _set(node: Any, path: list[str], value: Any) -> Any:
-    if len(path) > 1:
-        value = _set(getattr(node, path[0]), path[1:], value)
-    return replace(node, **{path[0]: value})
+def _replaced(node: Any, tree: Mapping[str, Any]) -> Any:
+    new = {k: _replaced(getattr(node, k), v) if isinstance(v, dict) else v for k, v in tree.items()}
+    return replace(node, **new)
+
+
+def check(config: Config) -> None:
+    """UserError for a value of another type than its field's, or out of its range.
+
+    `override` checks what it sets; this is for configurations that were built in Python.
+    """
+    for leaf in leaves():
+        parse(value_at(config, leaf.path), leaf.type, f"{leaf.path} ({leaf.flag})")
 
 
 def to_yaml(config: Config) -> str:
-    """The whole tree, readable; `from_yaml` gives the same configuration back."""
+    """The whole tree as YAML; `from_yaml` reads the same configuration back."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -174,31 +152,39 @@ def to_yaml(config: Config) -> str:
     )
 
 
-def from_yaml(path: Path | str, note: Callable[[str], None] = lambda line: None) -> Config:
-    """Read a saved configuration. Unknown keys and wrong types raise UserError.
+def from_yaml(
+    path: Path | str, note: Callable[[str], None] = lambda line: None, base: Config | None = None
+) -> Config:
+    """Read a saved configuration. Unknown keys, wrong types and values raise UserError.
 
-    note: gets one line that names the keys of an earlier version, and their names today.
+    base: what the file's keys replace values of (Config()). note: called with one line if the file
+    has keys of an earlier version; it names their replacements.
     """
-    path = Path(path)
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such configuration file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    values = read_keys(Path(path), note)
+    return override(Config() if base is None else base, values, f"{path}: ")
+
+
+def read_keys(path: Path, note: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """Dotted path → value of a YAML file, under the names of today; nothing is checked yet."""
+    tree = read_yaml(path)
     if not isinstance(tree, dict):
         raise UserError(f"{path}: expected keys and values, got {type(tree).__name__}")
-
-    def flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-        for key, value in node.items():
-            if isinstance(value, dict):
-                yield from flat(value, f"{prefix}{key}.")
-            else:
-                yield f"{prefix}{key}", value
-
-    values = dict(flat(tree))
-    old = [name for name in values if name in RENAMED]
-    if old:
-        pairs = ", ".join(f"{name} is now {RENAMED[name]}" for name in old)
+    flat = flatten(tree)
+    renamed = [name for name in flat if name in RENAMED]
+    if both := [name for name in renamed if RENAMED[name] in flat]:
+        raise UserError(f"{path}: {both[0]} and {RENAMED[both[0]]} are the same; keep one of them")
+    if renamed:
+        pairs = ", ".join(f"{name} is now {RENAMED[name]}" for name in renamed)
         note(f"{path}: written by an earlier version: {pairs}")
-    return override(Config(), {RENAMED.get(n, n): v for n, v in values.items()}, f"{path}: ")
+    return {RENAMED.get(name, name): value for name, value in flat.items()}
+
+
+def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted path → value of a tree of mappings."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,1 +1,1 @@
-"""What a trained network is worth: IoU, statistics of the norms, class centroids."""
+"""Measures a trained network: IoU, batch norm statistics, class means, model selection."""

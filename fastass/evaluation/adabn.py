@@ -1,8 +1,8 @@
-"""Running statistics of the norms, taken anew from one domain.
+"""AdaBN: estimate the running statistics of batch norm again, on one domain.
 
-Training normalises every stream by its own batch and averages the statistics of all of them, so a
-network is evaluated on the target with a mixture of source and target. Statistics of target images
-alone need no labels and no training.
+Training normalises each stream by its own batch and averages the statistics of all streams. The
+network is therefore evaluated on the target with statistics of source and target mixed. To estimate
+them on target images alone takes no labels and no training.
 """
 
 from collections.abc import Iterable
@@ -18,10 +18,10 @@ from fastass.runtime.device import Runtime
 
 @torch.no_grad()
 def reestimate(generator: DeepLab, batches: Iterable[EvalBatch], runtime: Runtime) -> int:
-    """Replace running means and variances by the average over `batches`; → how many batches.
+    """Replace running means and variances by their average over `batches`; → number of batches.
 
-    The generator's weights and its mode stay. UserError for a generator without such statistics:
-    frozen norms (their values are constants) and VGG-16.
+    The generator's weights and mode do not change. Raises UserError for a generator without running
+    statistics: with frozen norms (their values are constants), and VGG-16.
     """
     norms = [m for m in generator.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if not norms:
@@ -29,16 +29,16 @@ def reestimate(generator: DeepLab, batches: Iterable[EvalBatch], runtime: Runtim
     training, momenta = generator.training, [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # torch's word for the plain average
+        norm.momentum = None  # makes torch take the plain average
     generator.train()
-    done = 0
+    count = 0
     try:
         for batch in batches:
             with runtime.autocast():
                 generator(batch.images.to(runtime.device))
-            done += 1
+            count += 1
     finally:
         generator.train(training)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-    return done
+    return count

@@ -1,7 +1,7 @@
-"""Mean feature vector of every class in each domain, how far apart they are, and a picture of them.
+"""The mean feature vector of each class in each domain, and the distances between the domains.
 
-The semantic module of the method pulls the class means of source and target together (Eq. 3–8);
-this measures it. Shapes: C classes, N feature channels.
+The semantic module of the method pulls the class means of source and target together (Eq. 3–8).
+This module measures how close they are. Shapes: C classes, N feature channels.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,11 +18,11 @@ from fastass.pipelines.loaders.spec import OnBadSample
 from fastass.pipelines.packed.dataset import PackedDataset
 from fastass.runtime.device import Runtime
 
-IMAGES = 64  # of each domain: enough for a mean, and seconds on a GPU at full size
+IMAGES = 64  # per domain: enough for a mean, and takes seconds on a GPU at full size
 
 
 class ClassMeans(NamedTuple):
-    """One domain's. means: float64 [C,N], NaN for an absent class. counts: feature pixels, [C]."""
+    """Of one domain. means: float64 [C,N], NaN for an absent class. counts: feature pixels [C]."""
 
     means: Tensor
     counts: Tensor
@@ -36,9 +36,10 @@ def spread_feed(
     images: int = IMAGES,
     on_bad_sample: OnBadSample = "stop",
 ) -> EvalLoader:
-    """About `images` samples (never fewer where there are as many), evenly spread over the set.
+    """A loader of about `images` samples, evenly spread over the data set.
 
-    on_bad_sample: `skip` leaves bad ones out.
+    It has at least `images` samples, if the data set has. on_bad_sample: `skip` leaves damaged
+    samples out.
     """
     stride = max(1, len(dataset) // images)
     return EvalLoader(
@@ -50,7 +51,7 @@ def spread_feed(
 def class_means(generator: DeepLab, batches: Iterable[EvalBatch], runtime: Runtime) -> ClassMeans:
     """Mean of F over all pixels of a class in all images (Eq. 4 over a set instead of an image).
 
-    Labels are read where the features are, nearest. The generator is left in the mode it was in.
+    Each feature pixel takes the nearest label. The generator's mode does not change.
     """
     training = generator.training
     generator.eval()
@@ -74,12 +75,13 @@ def class_means(generator: DeepLab, batches: Iterable[EvalBatch], runtime: Runti
 def distances(source: ClassMeans, target: ClassMeans) -> Tensor:
     """‖source − target‖₂ of every class [C], relative to the distance between different classes.
 
-    The unit is the mean distance of two different classes' means within a domain, so that networks
-    with features of another scale compare: 0 is aligned, 1 is as far as another class. NaN for a
-    class that a domain lacks.
+    The unit is the mean distance between two different classes within a domain, so networks with
+    features of different scale can be compared: 0 is aligned, 1 is as far as another class. NaN for
+    a class that is missing in a domain.
     """
     unit = torch.stack([between_classes(domain.means) for domain in (source, target)]).mean()
-    return (source.means - target.means).norm(dim=1) / unit
+    apart: Tensor = (source.means - target.means).norm(dim=1)
+    return apart / unit
 
 
 def between_classes(means: Tensor) -> Tensor:
@@ -102,7 +104,7 @@ def project(*domains: ClassMeans) -> tuple[list[Tensor], float]:
 
 
 def record(names: Sequence[str], source: ClassMeans, target: ClassMeans) -> dict[str, Any]:
-    """As JSON, classes by name; those that a domain lacks are left out."""
+    """As JSON, classes by name, without the classes that are missing in a domain."""
     far = distances(source, target)
     (at_source, at_target), share = project(source, target)
     known = [i for i in range(len(names)) if not far[i].isnan()]

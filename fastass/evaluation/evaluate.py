@@ -1,4 +1,4 @@
-"""Evaluation: predict at training size, upsample to the size of the label, count, IoU."""
+"""Evaluation: predict at training size, upsample to the label's size, count, take the IoU."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +19,7 @@ from fastass.runtime.process_group import SINGLE_PROCESS, World
 
 @dataclass(frozen=True)
 class Scores:
-    """Result of one evaluation, percent."""
+    """The result of one evaluation, in percent."""
 
     miou: float
     per_class_iou: dict[str, float | None]
@@ -44,7 +44,7 @@ def evaluate(
     views: Views = SINGLE,
     world: World = SINGLE_PROCESS,
 ) -> Scores:
-    """IoU of the generator over every batch of every rank.
+    """IoU of the generator over all batches of all ranks.
 
     Raises UserError when no class was evaluated.
     """
@@ -71,8 +71,8 @@ def confusion_of(
     """Confusion counts [C,C] int64 on the CPU (rows truth, columns prediction).
 
     batches: images at training size (that of the largest scale of `views`), labels uint8 at their
-    full size. The generator is left in the mode it was in. `progress` gets the number of images
-    of every batch; it may raise to stop.
+    full size. The generator's mode does not change. `progress` is called with the number of images
+    of each batch; it may raise an exception to stop.
     """
     classes, corners = generator.config.num_classes, generator.config.align_corners
     total = torch.zeros(classes, classes, dtype=torch.int64, device=runtime.device)
@@ -84,7 +84,7 @@ def confusion_of(
                 images = batch.images.to(runtime.device, non_blocking=True)
                 with runtime.autocast():
                     scores = generator(images).scores
-            else:  # of the labels' size already
+            else:  # already at the labels' size
                 size = (labels.shape[1], labels.shape[2])
                 scores = probabilities(generator, batch.images, size, views, runtime)
             total += kernels.upsample_confusion(scores, labels, align_corners=corners)

@@ -20,15 +20,15 @@ def iou(confusion: Tensor) -> Tensor:
 
 
 def per_class_iou(confusion: Tensor, names: Sequence[str]) -> dict[str, float | None]:
-    """Class name → IoU in percent, None for a class that the labels and predictions lack."""
+    """Class name → IoU in percent; None for a class in neither labels nor predictions."""
     values = iou(confusion).tolist()
     return {n: None if v != v else 100 * v for n, v in zip(names, values, strict=True)}
 
 
 def mean_iou(per_class: dict[str, float | None], over: Sequence[str] = ()) -> float:
-    """Mean in percent over the classes evaluated (`over`, or all), those with an IoU.
+    """Mean IoU in percent over the classes `over` (or all) that have an IoU.
 
-    Raises UserError when no class was evaluated: every pixel of the labels is ignored.
+    Raises UserError when no class has one, because every label pixel is ignored.
     """
     chosen = [per_class[name] for name in (over or per_class)]
     values = [v for v in chosen if v is not None]

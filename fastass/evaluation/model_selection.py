@@ -1,7 +1,7 @@
-"""Which evaluation of a run is reported: the last, the best on val, the mean of the last few.
+"""Three rules for a run's mIoU: the last evaluation, the best on val, the mean of the last few.
 
-The best on val is chosen on the images it is reported on, so it flatters a run whose score swings;
-the three side by side show by how much.
+The best on val is chosen on the images on which it is reported, so it flatters a run whose score
+fluctuates. All three side by side show by how much.
 """
 
 import json
@@ -15,20 +15,20 @@ LAST_FEW = 5
 
 
 def evaluations(run: Path) -> list[tuple[int, dict[str, Any]]]:
-    """(step, scores) of every evaluation that the run's metrics.jsonl holds, in order."""
-    found = []
+    """(step, scores) of each evaluation in the run's metrics.jsonl, in order."""
+    pairs = []
     for line in (run / METRICS).read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
         if "eval" in record:
-            found.append((record["step"], record["eval"]))
-    return found
+            pairs.append((record["step"], record["eval"]))
+    return pairs
 
 
 def selection(run: Path, start_steps: int) -> dict[str, Any]:
     """mIoU of the reported classes, percent, under each rule, for a run with an evaluation.
 
-    The best on val is the evaluation with the highest mIoU over all classes, the one that RUN/best
-    keeps. Evaluations of the supervised start (up to `start_steps`) are not the method's.
+    The best on val is the evaluation with the highest mIoU over all classes, which RUN/best keeps.
+    Evaluations of the supervised start (up to `start_steps`) do not count.
     """
     method = [(step, scores) for step, scores in evaluations(run) if step > start_steps]
     values = [scores["reported_miou"] for _, scores in method]

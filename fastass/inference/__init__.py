@@ -1,1 +1,1 @@
-"""Using a trained network: loading one, and predicting images, folders and videos with it."""
+"""Use a trained network: load it, predict images, folders and videos, export it."""

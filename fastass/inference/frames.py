@@ -1,4 +1,4 @@
-"""The images to predict on: an image file, a folder of them, the frames of a video."""
+"""Images to predict: an image file, a folder of images, or the frames of a video."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +21,7 @@ class Frame(NamedTuple):
 
 
 def count(path: Path) -> int:
-    """How many frames there are; 0 where a video does not say. Raises DataError or UserError."""
+    """The number of frames; 0 if a video does not say. Raises DataError or UserError."""
     if not _is_video(path):
         return len(open_images(path))
     with _open_video(path) as container:

@@ -9,7 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fastass.checkpoint import files as checkpoint
+from fastass.checkpoint.files import (
+    CLASSES,
+    CONFIG,
+    find_checkpoint,
+    load_generator,
+    load_into,
+    read_weights,
+)
 from fastass.config.schema import Config
 from fastass.config.text import from_yaml, override
 from fastass.errors import UserError
@@ -33,9 +40,9 @@ def load(
 ) -> Segmenter:
     """The trained network of a run, of a checkpoint in it, or of an exported folder.
 
-    A run gives its best checkpoint, or its last where none was evaluated. tune_allocator: change
-    malloc's settings of this process, which makes predictions on a CPU faster. Raises UserError
-    for a path that holds none, a damaged file, or a device that is not there.
+    Of a run, the best checkpoint is loaded, or the last one if none was evaluated. tune_allocator:
+    change malloc's settings in this process, which makes predictions on a CPU faster. Raises
+    UserError for a path without a network, a damaged file, or a missing device.
     """
     asked = {
         "runtime.device": device,
@@ -45,14 +52,14 @@ def load(
     }
     if (Path(path) / FOLDER).is_file():
         return _from_folder(Path(path), setup_runtime(override(Config(), asked).runtime))
-    found = checkpoint.find(path)
-    config = from_yaml(found / checkpoint.CONFIG)
+    checkpoint = find_checkpoint(path)
+    config = from_yaml(checkpoint / CONFIG)
     runtime = setup_runtime(override(config, asked).runtime)
     generator = build_deeplab(config.model)
-    checkpoint.load_generator(generator, found)
+    load_generator(generator, checkpoint)
     return Segmenter(
         generator.to(runtime.device),
-        _classes(found / checkpoint.CLASSES),
+        _classes(checkpoint / CLASSES),
         Preparation(config.data.target_size, config.data.normalize),
         runtime,
         config.data.report,
@@ -60,7 +67,7 @@ def load(
 
 
 def description(segmenter: Segmenter) -> dict[str, Any]:
-    """What `config.json` of an exported folder holds, and the metadata of an exported graph."""
+    """The content of `config.json` in an exported folder, and the metadata of an exported graph."""
     how = NORMALIZATIONS[segmenter.prepare.normalize]
     return {
         "model_type": "fastass-deeplab-v2",
@@ -97,7 +104,7 @@ def _from_folder(path: Path, runtime: Runtime) -> Segmenter:
     if len(names) != model.num_classes or normalize not in NORMALIZATIONS:
         raise UserError(f"{file}: its classes or its normalisation do not fit the model")
     generator = build_deeplab(model)
-    checkpoint.load_into(generator, checkpoint.read_weights(path), path)
+    load_into(generator, read_weights(path), path)
     return Segmenter(
         generator.to(runtime.device),
         ClassTable("checkpoint", names, colors, {}),

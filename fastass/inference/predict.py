@@ -1,4 +1,4 @@
-"""Prediction: one image to train ids, many files to files."""
+"""Prediction: one image to train ids, many image files to prediction files."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -21,7 +21,7 @@ from fastass.runtime.atomic_write import writing
 from fastass.runtime.device import Runtime
 
 FORMATS = ("trainIds", "labelIds", "color", "overlay")
-MEASURED = 20  # images that `--fps` needs at least
+MEASURED = 20  # the fewest images for `--fps`
 
 
 def predict(
@@ -45,8 +45,8 @@ class Writer:
     """Writes predictions under `out` in the formats asked for, as OUT/NAME_FORMAT.png.
 
     trainIds: pixel value = train id, with the classes' colours as palette. labelIds: pixel value =
-    id of the Cityscapes labels, as its evaluation server wants them. color: the classes' colours.
-    overlay: the image under them.
+    label id of Cityscapes, as its evaluation server expects. color: the classes' colours. overlay:
+    the image under the colours.
     """
 
     out: Path
@@ -98,10 +98,10 @@ def predict_files(
     clock: StageClock | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> int:
-    """Predict an image, every image under a folder, or a video's frames; → their number.
+    """Predict an image, all images under a folder, or the frames of a video; → their number.
 
-    size: as of `Segmenter.predict`. clock: measures, and repeats the images until it has enough.
-    Raises DataError for a file that is no image, naming it.
+    size: see `Segmenter.predict`. clock: measures the stages; the images are repeated until there
+    are enough. Raises DataError, which names the file, for a file that is no image.
     """
 
     def stage(name: str) -> AbstractContextManager[None]:
@@ -120,9 +120,9 @@ def predict_files(
             with stage("network"):
                 out = (frame.pixels.shape[0], frame.pixels.shape[1])
                 predicted = labels(segmenter.generator, batch, out, views, segmenter.runtime)
-                found = predicted[0].cpu().numpy()
+                train_ids = predicted[0].cpu().numpy()
             with stage("write"):
-                write(frame, found)
+                write(frame, train_ids)
             done += 1
             progress(done)
             if clock is not None:
@@ -134,7 +134,7 @@ def predict_files(
 
 
 def parse_formats(text: str) -> tuple[str, ...]:
-    """`trainIds,overlay` → its parts. UserError for an unknown one."""
+    """`trainIds,overlay` → its parts. UserError for an unknown format."""
     formats = tuple(part.strip() for part in text.split(",") if part.strip())
     for form in formats:
         if form not in FORMATS:

@@ -1,4 +1,4 @@
-"""A trained network as one object: give it images, get train ids."""
+"""A trained network as one object that turns images into train ids."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Preparation:
-    """How an image becomes the network's input. size: (W,H) of training."""
+    """Turns an image into the network's input. size: (W,H) of training."""
 
     size: Size
     normalize: str
@@ -68,14 +68,14 @@ class Segmenter:
         image: a path, a PIL image, RGB uint8 [H,W,3], or a batch: uint8 [B,H,W,3] gives
         uint8 [B,H,W], a list gives a list. size: (W,H) at which the network reads the image
         (default: that of training; with tiles, the image's own). scales, flip, tile, overlap: see
-        `Views` of `fastass.inference.views`. Raises UserError or DataError for what can't be
-        predicted.
+        `Views` of `fastass.inference.views`. Raises UserError or DataError for images that can't
+        be predicted.
         """
         views = Views(tuple(scales), flip, tile, overlap)
         if isinstance(image, np.ndarray) and image.ndim == 4:
-            return np.stack([self.labels(rgb(each), views, size) for each in image])
+            return np.stack([self.labels(rgb(one), views, size) for one in image])
         if isinstance(image, Sequence) and not isinstance(image, str):
-            return [self.labels(rgb(each), views, size) for each in image]
+            return [self.labels(rgb(one), views, size) for one in image]
         return self.labels(rgb(image), views, size)
 
     def probabilities(
@@ -92,8 +92,8 @@ class Segmenter:
         views, pixels = Views(tuple(scales), flip, tile, overlap), rgb(image)
         batch = self.read(pixels, views, size)
         out = (pixels.shape[0], pixels.shape[1])
-        found = probabilities(self.generator, batch, out, views, self.runtime)
-        return found[0].contiguous().cpu().numpy()
+        P = probabilities(self.generator, batch, out, views, self.runtime)
+        return P[0].contiguous().cpu().numpy()
 
     def colorize(self, labels: np.ndarray) -> np.ndarray:
         """Train ids uint8 [H,W] → their classes' colours, RGB uint8 [H,W,3]."""
@@ -104,8 +104,8 @@ class Segmenter:
         if size is not None and min(size) < 1:
             raise UserError(f"size: expected a size above 0, got {size[0]}x{size[1]}")
         own = (pixels.shape[1], pixels.shape[0])
-        base = size or (own if views.tile is not None else self.prepare.size)
-        return self.prepare(pixels, views.read_at(base))
+        size = size or (own if views.tile is not None else self.prepare.size)
+        return self.prepare(pixels, views.read_at(size))
 
     def labels(self, pixels: np.ndarray, views: Views, size: Size | None = None) -> np.ndarray:
         """Train ids uint8 [H,W] of RGB uint8 [H,W,3]."""
@@ -115,7 +115,7 @@ class Segmenter:
 
 
 def rgb(image: AnyImage) -> np.ndarray:
-    """Whatever holds one image → RGB uint8 [H,W,3]. Raises DataError or UserError."""
+    """An image of any kind → RGB uint8 [H,W,3]. Raises DataError or UserError."""
     if isinstance(image, (str, Path)):
         return np.asarray(open_image(read_file(Path(image)), str(image)))
     if isinstance(image, Image.Image):

@@ -1,4 +1,4 @@
-"""How long each stage of predicting an image takes, the first images left out."""
+"""Measures how long each stage of a prediction takes, without the first images."""
 
 import time
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ WARM_UP = 3
 
 
 class StageClock:
-    """Wall-clock time by stage; the device is waited for at both ends of each.
+    """Wall-clock time per stage; waits for the device at the start and end of each stage.
 
-    The first `WARM_UP` images are not counted: they pay for allocations and for choosing
+    The first `WARM_UP` images do not count: they include memory allocation and the choice of
     algorithms.
     """
 
@@ -23,7 +23,7 @@ class StageClock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Counts what runs inside under `name`."""
+        """Add the time of the block to stage `name`."""
         self._wait()
         start = time.perf_counter()
         yield
@@ -33,7 +33,7 @@ class StageClock:
             self.seconds[name] = self.seconds.get(name, 0.0) + spent
 
     def next(self) -> None:
-        """An image is done."""
+        """Count one image."""
         self.images += 1
 
     def _wait(self) -> None:
@@ -41,7 +41,7 @@ class StageClock:
             torch.cuda.synchronize(self.device)
 
     def report(self) -> str:
-        """Images/s over all stages and for the network alone, milliseconds an image by stage."""
+        """Images/s over all stages and of the network alone, milliseconds per image by stage."""
         mean = {name: 1000 * spent / self.images for name, spent in self.seconds.items()}
         total = sum(mean.values())
         split = " · ".join(f"{name} {spent:.1f} ms" for name, spent in mean.items())

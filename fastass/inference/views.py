@@ -25,7 +25,7 @@ from fastass.runtime.device import Runtime
 
 @dataclass(frozen=True)
 class Views:
-    """How often, and how, the network looks at an image. Raises UserError for what cannot be.
+    """The views of an image that the network sees. Raises UserError for impossible values.
 
     scales: factors on the size that the network reads. flip: also mirrored. tile: (W,H) of the
     pieces in which a large view is read, each sharing at least `overlap` pixels with the next.
@@ -51,7 +51,7 @@ class Views:
 
     @property
     def single(self) -> bool:
-        """Whether it is the image as it is, once."""
+        """Whether there is one view: the unchanged image."""
         return len(self.scales) == 1 and not self.flip and self.tile is None
 
     def read_at(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -76,16 +76,16 @@ def probabilities(
     height, width = images.shape[2:]
     largest = max(views.scales)
     total: Tensor | None = None
-    every = list(product(views.scales, (False, True) if views.flip else (False,)))
+    pairs = list(product(views.scales, (False, True) if views.flip else (False,)))
     with evaluating(generator):
-        for scale, mirrored in every:
+        for scale, mirrored in pairs:
             at = max(1, round(height * scale / largest)), max(1, round(width * scale / largest))
             view = resize(images, at)
-            found = _look(generator, view.flip(3) if mirrored else view, size, views, runtime)
-            found = found.flip(3) if mirrored else found
-            total = found if total is None else total.add_(found)
+            P = _look(generator, view.flip(3) if mirrored else view, size, views, runtime)
+            P = P.flip(3) if mirrored else P
+            total = P if total is None else total.add_(P)
     assert total is not None
-    return total.div_(len(every))
+    return total.div_(len(pairs))
 
 
 @torch.inference_mode()
@@ -96,7 +96,7 @@ def labels(
     views: Views,
     runtime: Runtime,
 ) -> Tensor:
-    """The likeliest class of every pixel, uint8 [B,H,W]; arguments as of `probabilities`."""
+    """The most probable class of each pixel, uint8 [B,H,W]; arguments as of `probabilities`."""
     if not views.single:
         return probabilities(generator, images, size, views, runtime).argmax(1).to(torch.uint8)
     with evaluating(generator):
@@ -109,11 +109,12 @@ def labels(
 def forward(generator: DeepLab, images: Tensor, runtime: Runtime) -> Tensor:
     """S float32 [B,C,h,w] in the precision of the runtime."""
     with runtime.autocast():
-        return generator(images.to(runtime.device, non_blocking=True)).scores.float()
+        scores: Tensor = generator(images.to(runtime.device, non_blocking=True)).scores
+        return scores.float()
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bicubic with antialiasing, as images are read; normalisation commutes with it."""
+    """Bicubic with antialiasing, as when images are read; it commutes with normalisation."""
     if tuple(images.shape[2:]) == size:
         return images
     return F.interpolate(images, size=size, mode="bicubic", align_corners=False, antialias=True)
@@ -134,8 +135,8 @@ def _look(
         piece = view[:, :, rows, columns]
         scores = forward(generator, piece, runtime)
         own = (piece.shape[2], piece.shape[3])
-        found = kernels.upsample_softmax(scores, own, align_corners=corners)
-        total[:, :, rows, columns] += found
+        P = kernels.upsample_softmax(scores, own, align_corners=corners)
+        total[:, :, rows, columns] += P
         count[rows, columns] += 1
     total /= count
     if (height, width) == size:
@@ -164,7 +165,7 @@ def _spans(length: int, tile: int, overlap: int) -> list[slice]:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """`module` in evaluation mode; it is left in the mode it was in."""
+    """Put `module` into evaluation mode, and back into its mode afterwards."""
     training = module.training
     module.eval()
     try:

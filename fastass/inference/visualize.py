@@ -14,7 +14,7 @@ def colorize(labels: np.ndarray, classes: ClassTable) -> np.ndarray:
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(classes)] = classes.colors
     palette[IGNORE] = 0
-    return palette[labels]
+    return np.take(palette, labels, axis=0)
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, classes: ClassTable) -> np.ndarray:
@@ -61,7 +61,7 @@ def save_example(
     classes: ClassTable,
     width: int = 640,
 ) -> None:
-    """FOLDER/<number>.jpg and, by name, <number>-<name>.png: small enough to be put into a page.
+    """Write FOLDER/<number>.jpg and, by name, <number>-<name>.png, small enough for a web page.
 
     image: RGB uint8 [H,W,3]. labels: train ids [H,W], scaled by nearest, saved with their colours.
     """

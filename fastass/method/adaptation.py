@@ -3,15 +3,14 @@
     total = λ_seg (L_seg(I_s) + L_seg(I_tl)) + λ_gadv L_gadv(I_s) + λ_sadv L_sadv(I_s)   → G
           + λ_gd (L_gd(F_s) + L_gd(F_tu)) + λ_sd (L_sd(F_s) + L_sd(F_tl))                → D_g, D_s
 
-One `backward()` of it gives the gradients of the alternating procedure: L_gadv and L_sadv go
-through `frozen(D)`, so they reach G alone; the discriminator losses see detached P, F and V, so
+One `backward()` of it gives the gradients of the alternating procedure. L_gadv and L_sadv go
+through `frozen(D)`, so they reach G alone. The discriminator losses see detached P, F and V, so
 they reach the discriminators alone. The terms of the three streams share no activations, so the
 sum may also be taken stream by stream.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from fastass import kernels
 from fastass.config.schema import LossConfig, Method
 from fastass.method import losses
 from fastass.method.losses import SOURCE, TARGET
+from fastass.method.terms import TERMS, LossTerms, sum_terms
 from fastass.models.deeplab import DeepLab, Output
 from fastass.models.discriminators import (
     FeatureDiscriminator,
@@ -29,22 +29,9 @@ from fastass.models.discriminators import (
 from fastass.pipelines.loaders.batch import Batch, StepBatch
 
 
-class LossTerms(NamedTuple):
-    """The terms of Eq. 9 and 10, 0-d, unweighted; None where the step has no such term."""
-
-    seg_source: Tensor | None = None
-    seg_target: Tensor | None = None
-    gadv: Tensor | None = None
-    sadv: Tensor | None = None
-    gd_source: Tensor | None = None
-    gd_target: Tensor | None = None
-    sd_source: Tensor | None = None
-    sd_target: Tensor | None = None
-
-
 @dataclass(frozen=True)
 class MethodSpec:
-    """What a method turns on."""
+    """Which modules a method uses."""
 
     source: bool  # L_seg(I_s)
     labelled: bool  # L_seg(I_tl)
@@ -52,7 +39,7 @@ class MethodSpec:
     semantic: str  # SA: "", "fcsa" or "csa": D_s, L_sadv, L_sd
 
     def start(self) -> "MethodSpec":
-        """What is on during a start that precedes the method: L_seg alone, L_seg(I_s) if it can."""
+        """The supervised start before the method: L_seg alone, of the source if it is used."""
         return MethodSpec(self.source, not self.source, global_=False, semantic="")
 
 
@@ -61,35 +48,26 @@ def method_spec(method: Method, labelled: int) -> MethodSpec:
 
     Without labelled images there is no L_seg(I_tl), and the semantic module is off.
     """
-    some = labelled > 0
+    has_labels = labelled > 0
     if method == "oracle":
         return MethodSpec(source=False, labelled=True, global_=False, semantic="")
     if method == "source_only":
         return MethodSpec(source=True, labelled=False, global_=False, semantic="")
     if method == "joint":
-        return MethodSpec(source=True, labelled=some, global_=False, semantic="")
-    semantic = method.partition("+")[2] if some else ""
-    return MethodSpec(source=True, labelled=some, global_=True, semantic=semantic)
+        return MethodSpec(source=True, labelled=has_labels, global_=False, semantic="")
+    semantic = method.partition("+")[2] if has_labels else ""
+    return MethodSpec(source=True, labelled=has_labels, global_=True, semantic=semantic)
 
 
 def objective(terms: LossTerms, weights: LossConfig) -> Tensor:
     """Eq. 9 plus Eq. 10: the scalar whose one backward serves G, D_g and D_s."""
-    λ = {
-        "seg_source": weights.seg,
-        "seg_target": weights.seg,
-        "gadv": weights.gadv,
-        "sadv": weights.sadv or 0.0,
-        "gd_source": weights.gd,
-        "gd_target": weights.gd,
-        "sd_source": weights.sd,
-        "sd_target": weights.sd,
-    }
+    λ = {name: getattr(weights, term.weight) or 0.0 for name, term in TERMS.items()}
     weighted = [λ[name] * t for name, t in terms._asdict().items() if t is not None]
     return torch.stack([t.float() if t.dtype != torch.float64 else t for t in weighted]).sum()
 
 
 class Adaptation(nn.Module):
-    """G, D_g and D_s as one module whose forward gives the terms of the streams it is fed."""
+    """G, D_g and D_s as one module, whose forward returns the terms of the streams in a batch."""
 
     def __init__(
         self,
@@ -98,7 +76,7 @@ class Adaptation(nn.Module):
         semantic_discriminator: FeatureDiscriminator | PixelDiscriminator | None,
         weights: LossConfig,
     ) -> None:
-        """global_discriminators: none, or one a head (main, auxiliary)."""
+        """global_discriminators: none, or one per head (main, auxiliary)."""
         super().__init__()
         self.generator = generator
         self.global_discriminators = nn.ModuleList(global_discriminators)
@@ -108,34 +86,37 @@ class Adaptation(nn.Module):
         self.align_corners = generator.config.align_corners
 
     def forward(self, batch: StepBatch, *, adapt: bool = True) -> LossTerms:
-        """The terms of the streams given; without `adapt`, L_seg alone.
+        """The terms of the streams in `batch`; without `adapt`, L_seg alone.
 
         Unlabelled images are forwarded without gradients.
         """
-        terms = LossTerms()
+        parts = []
         if batch.source is not None:
-            terms = self._source(terms, batch.source, adapt)
+            parts.append(self._source(batch.source, adapt))
         if batch.labelled is not None:
-            terms = self._labelled(terms, batch.labelled, adapt)
+            parts.append(self._labelled(batch.labelled, adapt))
         if batch.unlabelled is not None and adapt:
-            terms = self._unlabelled(terms, batch.unlabelled)
-        return terms
+            parts.append(self._unlabelled(batch.unlabelled))
+        return sum_terms(parts)
 
-    def _source(self, terms: LossTerms, batch: Batch, adapt: bool) -> LossTerms:
+    def _source(self, batch: Batch, adapt: bool) -> LossTerms:
         """L_seg, L_gadv, L_sadv of G and the source halves of L_gd and L_sd."""
         images, labels = batch.images, batch.labels
         assert labels is not None
         output = self.generator(images)
+        gadv = gd = sadv = sd = None
         if adapt and self.semantic_discriminator is not None:
             sadv, sd = self._semantic(output.features, labels, SOURCE)
-            terms = terms._replace(sadv=sadv, sd_source=sd)
         # Last, so that its backward is the first: it ends with the scores' gradient, which is
         # small, and frees D_g's maps before anything as large as F's gradient is made.
         if adapt and self.global_discriminators:
-            return self._source_global(terms, output, labels)
-        return terms._replace(seg_source=self._segmentation(output, labels))
+            seg, gadv, gd = self._source_global(output, labels)
+        else:
+            seg = self._segmentation(output, labels)
+        return LossTerms(seg_source=seg, gadv=gadv, sadv=sadv, gd_source=gd, sd_source=sd)
 
-    def _source_global(self, terms: LossTerms, output: Output, labels: Tensor) -> LossTerms:
+    def _source_global(self, output: Output, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(L_seg, L_gadv, the source half of L_gd): the three losses of P share one upsampling."""
         seg, gadv, gd = [], [], []
         for scores, d_g in zip(output.levels, self.global_discriminators, strict=True):
             loss, P = losses.segmentation_loss_and_probabilities(
@@ -146,24 +127,23 @@ class Adaptation(nn.Module):
             to_generator, own = d_g.twice(P)  # of frozen(D_g) on P, of D_g on detached P
             gadv.append(losses.domain_loss(to_generator, TARGET, self.weights.gan))
             gd.append(losses.domain_loss(own, SOURCE, self.weights.gan))
-        return terms._replace(
-            seg_source=self._levels(seg, self.weights.aux_seg),
-            gadv=self._levels(gadv, self.weights.aux_gadv),
-            gd_source=self._levels(gd, 1.0),
+        return (
+            self._levels(seg, self.weights.aux_seg),
+            self._levels(gadv, self.weights.aux_gadv),
+            self._levels(gd, 1.0),
         )
 
-    def _labelled(self, terms: LossTerms, batch: Batch, adapt: bool) -> LossTerms:
+    def _labelled(self, batch: Batch, adapt: bool) -> LossTerms:
         """L_seg of the labelled target images and their half of L_sd."""
         images, labels = batch.images, batch.labels
         assert labels is not None
         output = self.generator(images)
-        terms = terms._replace(seg_target=self._segmentation(output, labels))
+        seg, sd = self._segmentation(output, labels), None
         if adapt and self.semantic_discriminator is not None:
             _, sd = self._semantic(output.features.detach(), labels, TARGET)
-            terms = terms._replace(sd_target=sd)
-        return terms
+        return LossTerms(seg_target=seg, sd_target=sd)
 
-    def _unlabelled(self, terms: LossTerms, batch: Batch) -> LossTerms:
+    def _unlabelled(self, batch: Batch) -> LossTerms:
         """The target half of L_gd. G only supplies P here, so it runs without gradients."""
         images = batch.images
         size = (images.shape[2], images.shape[3])
@@ -176,7 +156,7 @@ class Adaptation(nn.Module):
             losses.domain_loss(d_g(P), TARGET, self.weights.gan)
             for P, d_g in zip(maps, self.global_discriminators, strict=True)
         ]
-        return terms._replace(gd_target=self._levels(gd, 1.0))
+        return LossTerms(gd_target=self._levels(gd, 1.0))
 
     def _segmentation(self, output: Output, labels: Tensor) -> Tensor:
         values = [
@@ -211,6 +191,6 @@ class Adaptation(nn.Module):
         return losses.class_mean_loss(d_s(V, frozen=True), counts, TARGET), sd
 
     @staticmethod
-    def _levels(values: list[Tensor], share: float) -> Tensor:
-        """Main head plus `share` of the auxiliary head, where there is one."""
-        return values[0] if len(values) == 1 else values[0] + share * values[1]
+    def _levels(values: list[Tensor], aux_weight: float) -> Tensor:
+        """The main head's loss plus `aux_weight` times the auxiliary head's, where there is one."""
+        return values[0] if len(values) == 1 else values[0] + aux_weight * values[1]

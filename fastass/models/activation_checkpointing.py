@@ -1,4 +1,7 @@
-"""Activation checkpointing: keep fewer maps and compute the rest again in the backward."""
+"""Activation checkpointing: keep fewer maps and compute the others again in the backward.
+
+It wraps the blocks of a backbone. The blocks themselves do not know about it.
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,68 +12,74 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from fastass.kernels.convolution.recompute import Again
+from fastass import kernels
 from fastass.models.config import Checkpointing
 
-KEPT = 6  # of so many successive residual sums one is kept
+KEPT = 6  # of so many successive outputs of blocks, `outputs` keeps one
 
 
-def run_blocks(blocks: nn.Sequential, x: Tensor, checkpointing: Checkpointing) -> Tensor:
-    """The blocks one after the other; see `ModelConfig.checkpointing`.
+class Stage(nn.Sequential):
+    """Blocks one after another, each run with the activation checkpointing that is chosen."""
 
-    The gradients are the same, and so are the running statistics of batch norm: the second run
-    leaves them alone. Under torch.compile `sums` is `off`: a compiler decides that for itself.
-    """
-    if _drops_sums(checkpointing):
-        return _run_dropping_sums(blocks, x)
-    if checkpointing != "blocks" or not torch.is_grad_enabled():
-        return blocks(x)
-    for block in blocks:
-        x = checkpoint(
-            block,
-            x,
-            use_reentrant=False,
-            preserve_rng_state=False,  # the blocks draw no random numbers
-            **_contexts(block),
-        )
-    return x
+    checkpointing: Checkpointing = "off"
+
+    def blocks(self) -> list[nn.Module]:
+        """What is wrapped; by default the modules of the sequence."""
+        return list(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.checkpointing == "blocks" and torch.is_grad_enabled():
+            return self._recompute_blocks(x)
+        if self.checkpointing == "outputs" and not torch.compiler.is_compiling():
+            return self._recompute_outputs(x)
+        for block in self:
+            x = block(x)
+        return x
+
+    def _recompute_blocks(self, x: Tensor) -> Tensor:
+        """Only the inputs of blocks are kept. Running statistics change once, as without it."""
+        for block in self.blocks():
+            x = checkpoint(
+                block,
+                x,
+                use_reentrant=False,
+                preserve_rng_state=False,  # the blocks draw no random numbers
+                **_contexts(block),
+            )
+        return x
+
+    def _recompute_outputs(self, x: Tensor) -> Tensor:
+        """Of the blocks' outputs every `KEPT`-th and the last are kept. The gradients are the same.
+
+        A compiler decides that for itself.
+        """
+        blocks = self.blocks()
+        for i, block in enumerate(blocks):
+            if i % KEPT == 0 or i == len(blocks) - 1:
+                x = block(x)
+            else:
+                with kernels.recomputed_outputs():
+                    x = block(x)
+        return x
 
 
-def _drops_sums(checkpointing: Checkpointing) -> bool:
-    eager = not torch.compiler.is_compiling()
-    return checkpointing == "sums" and torch.is_grad_enabled() and eager
-
-
-def _run_dropping_sums(blocks: nn.Sequential, x: Tensor) -> Tensor:
-    """Bottlenecks of a stage. Kept are the outputs of every `KEPT`-th and of the last."""
-    x_again: Again | None = None
-    every: list[Any] = list(blocks)
-    for i, block in enumerate(every):
-        inner = block.inner(x, x_again)
-        drop = i % KEPT != 0 and i != len(every) - 1
-        again = _again(block, inner, x, x_again) if drop else None
-        x, x_again = block.outer(inner, x, again), again
-    return x
-
-
-def _again(block: Any, inner: Tensor, x: Tensor, x_again: Again | None) -> Again:
-    inner, kept = inner.detach(), None if x_again else x.detach()
-
-    def outer() -> Tensor:
-        return block.outer(inner, x_again.value() if x_again else kept)
-
-    return Again(outer, inner.device.type)
+def checkpoint_activations(backbone: nn.Module, checkpointing: Checkpointing) -> None:
+    """Set the activation checkpointing of every stage: see `ModelConfig.checkpointing`."""
+    for module in backbone.modules():
+        if isinstance(module, Stage):
+            module.checkpointing = checkpointing
 
 
 def _contexts(block: nn.Module) -> dict[str, Any]:
     norms = [m for m in block.modules() if isinstance(m, _BatchNorm)]
     if not norms:
         return {}  # which torch.compile understands
-    return {"context_fn": lambda: (contextlib.nullcontext(), _statistics_kept(norms))}
+    return {"context_fn": lambda: (contextlib.nullcontext(), _keep_statistics(norms))}
 
 
 @contextlib.contextmanager
-def _statistics_kept(norms: list[_BatchNorm]) -> Iterator[None]:
+def _keep_statistics(norms: list[_BatchNorm]) -> Iterator[None]:
+    """The second forward of a block leaves the running statistics as the first one made them."""
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0

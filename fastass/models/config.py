@@ -1,50 +1,57 @@
 """Which segmentation network to build."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from fastass.errors import UserError
+from fastass.kernels.upsample.grid import MAX_CLASSES
+from fastass.models.number_range import Range
 
 Backbone = Literal["resnet101", "resnet50", "resnet18", "vgg16", "tiny"]
 Heads = Literal["single", "multi"]
 NormKind = Literal["batch", "frozen", "sync"]
-Checkpointing = Literal["off", "sums", "blocks"]
+Checkpointing = Literal["off", "outputs", "blocks"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """DeepLab-v2: a dilated backbone of output stride 8 and a sum of dilated 3×3 classifiers."""
+    """DeepLab-v2: a dilated backbone of output stride 8 and dilated classifiers."""
 
     backbone: Backbone = "resnet101"
-    """`resnet101` is the paper's. `tiny` is a narrow ResNet for two CPU cores,
-    trained from scratch."""
+    """Backbone of the segmentation network. The paper uses `resnet101`. `tiny` is a narrow ResNet
+    that trains from scratch on two CPU cores."""
 
     heads: Heads = "single"
-    """`multi` adds a classifier on the third stage (AdaptSegNet's multi-level); not for vgg16."""
+    """Number of classifiers. `multi` adds one on the third stage, as AdaptSegNet's multi-level
+    model does; vgg16 does not support it."""
 
-    num_classes: int = 19
-    """Number of classes C that are scored."""
+    num_classes: Annotated[int, Range(2, MAX_CLASSES)] = 19
+    """Number of classes C."""
 
     aspp_branches: Literal[4, 2] = 4
-    """Dilated branches a classifier sums. AdaptSegNet's published weights were made with 2."""
+    """Number of dilated convolutions in each classifier. AdaptSegNet's published weights use 2."""
 
     align_corners: bool = True
-    """Corner rule of every bilinear upsampling; AdaptSegNet's torch 0.4 knew only True."""
+    """Corner rule of every bilinear upsampling. The AdaptSegNet baseline uses true: its torch 0.4
+    had no other."""
 
     norm: NormKind = "batch"
-    """`batch`: running statistics update. `frozen`: statistics and affine never change, folded into
-    the convolutions. `sync`: `batch` with statistics over all processes."""
+    """Kind of batch norm. `batch` updates its running statistics. `frozen` never changes and is
+    folded into the convolutions, which is faster. `sync` is `batch` with statistics over all
+    processes."""
 
     checkpoint_activations: bool = False
-    """Keep only the inputs of the backbone's blocks and compute the rest again in the backward."""
+    """Keep only the inputs of the backbone's blocks and compute the rest again in the backward.
+    Takes less memory and about a third more compute."""
 
     recompute_sums: bool | None = None
-    """Keep one in six outputs of the backbone's blocks, its widest maps, and compute the others
-    again, each by one 1×1 convolution (resnet50 and resnet101 with a frozen norm). Unless
-    given: with `backward` streamed."""
+    """Keep one in six outputs of the backbone's blocks, its widest maps. The backward computes each
+    of the others again by one 1×1 convolution. For resnet50 and resnet101 with norm frozen.
+    Default: on where `backward` is streamed."""
 
-    width: int = 16
-    """Channels of the first stage of `tiny` (six times as many features); others ignore it."""
+    width: Annotated[int, Range(16, 4096, multiple=16)] = 16
+    """Channels of the first stage of backbone `tiny`, a multiple of 16. Its features have six times
+    as many. Other backbones ignore it."""
 
     def __post_init__(self) -> None:
         for field, kind in (("backbone", Backbone), ("heads", Heads), ("norm", NormKind)):
@@ -55,8 +62,10 @@ class ModelConfig:
                 )
         if self.aspp_branches not in (2, 4):
             raise UserError(f"model.aspp_branches: {self.aspp_branches!r} is not 4 or 2")
-        if self.num_classes < 2:
-            raise UserError(f"model.num_classes: {self.num_classes} is less than 2")
+        if not 2 <= self.num_classes <= MAX_CLASSES:
+            raise UserError(
+                f"model.num_classes: {self.num_classes} classes; 2 to {MAX_CLASSES} are supported"
+            )
         # oneDNN's AVX-512 strided 1×1 convolution of 8 channels overruns its buffers (torch 2.13).
         if self.width < 16 or self.width % 16:
             raise UserError(f"model.width: {self.width} is not a positive multiple of 16")
@@ -67,20 +76,20 @@ class ModelConfig:
             )
         if self.recompute_sums and self.checkpoint_activations:
             raise UserError(
-                "model.recompute_sums: checkpoint_activations computes the sums' inputs again as "
-                "well; use one of the two"
+                "model.recompute_sums: checkpoint_activations already recomputes whole blocks; use "
+                "one of the two"
             )
         if self.backbone == "vgg16" and self.heads == "multi":
-            raise UserError("model.heads: vgg16 has a single head; use heads=single")
+            raise UserError("model.heads: vgg16 has a single classifier; use heads=single")
 
     @property
     def has_cheap_sums(self) -> bool:
-        """Whether `recompute_sums` can be: bottlenecks, the norm folded."""
+        """Whether `recompute_sums` is supported: bottlenecks whose norm is folded."""
         return self.backbone in ("resnet50", "resnet101") and self.norm == "frozen"
 
     @property
     def checkpointing(self) -> Checkpointing:
-        """The two switches as one."""
+        """The two switches as one: what of the backbone's blocks is computed again."""
         if self.checkpoint_activations:
             return "blocks"
-        return "sums" if self.recompute_sums else "off"
+        return "outputs" if self.recompute_sums else "off"

@@ -3,10 +3,10 @@
 from typing import NamedTuple, TypedDict
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastass.kernels.convolution.conv2d import conv2d, prefers_products
+from fastass import kernels
+from fastass.models.activation_checkpointing import checkpoint_activations
 from fastass.models.config import ModelConfig
 from fastass.models.resnet import BasicBlock, Bottleneck, ResNet
 from fastass.models.tiny import TinyResNet
@@ -17,11 +17,8 @@ ASPP_DILATIONS = (6, 12, 18, 24)
 TINY_DILATIONS = (1, 2, 4, 6)
 
 
-_ONE_BY_ONE = nn.Conv2d(1, 1, 1, device="meta")  # stride 1, no padding
-
-
 class Output(NamedTuple):
-    """What one forward gives; h×w is about an eighth of the image."""
+    """What one forward returns; h×w is about an eighth of the image's size."""
 
     features: Tensor
     """F [B,N,h,w], after the last stage."""
@@ -48,45 +45,16 @@ class Classifier(nn.Module):
 
     def __init__(self, inputs: int, num_classes: int, dilations: tuple[int, ...]) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(
-            nn.Conv2d(inputs, num_classes, 3, padding=d, dilation=d) for d in dilations
-        )
-        self.taps = 9 * len(dilations) * num_classes  # of all branches
-        for branch in self.branches:
-            assert isinstance(branch, nn.Conv2d)
+        self.dilations = dilations
+        branches = [nn.Conv2d(inputs, num_classes, 3, padding=d, dilation=d) for d in dilations]
+        for branch in branches:
             nn.init.normal_(branch.weight, std=0.01)
+        self.branches = nn.ModuleList(branches)
 
     def forward(self, features: Tensor) -> Tensor:
-        if prefers_products(features) and features.shape[1] > self.taps:
-            return self._as_product(features)
-        scores: Tensor | None = None
-        for branch in self.branches:
-            assert isinstance(branch, nn.Conv2d)
-            more = conv2d(features, branch.weight, branch.bias, branch)
-            scores = more if scores is None else scores + more
-        assert scores is not None
-        return scores
-
-    def _as_product(self, features: Tensor) -> Tensor:
-        """The same sum: one 1×1 convolution for the taps of all branches, which reads F once, then
-        each tap's scores moved to where they belong.
-
-        A dilated convolution with few outputs reaches a sixth of the rate of such a product. It
-        takes features with more channels than there are taps, or the map of all taps is larger.
-        """
-        branches = [b for b in self.branches if isinstance(b, nn.Conv2d)]
-        h, w = features.shape[2:]
-        # F.fold puts tap (i,j) at +(i,j); a convolution reads it from there, hence the flip.
-        taps = [b.weight.flip(2, 3).permute(0, 2, 3, 1).flatten(0, 2) for b in branches]
-        product = conv2d(features, torch.cat(taps)[:, :, None, None], None, _ONE_BY_ONE)
-        scores = torch.stack([b.bias for b in branches if b.bias is not None]).sum(dim=0)
-        scores = scores[:, None, None]
-        for branch, columns in zip(
-            branches, product.flatten(2).chunk(len(branches), 1), strict=True
-        ):
-            d = branch.dilation
-            scores = scores + F.fold(columns, (h, w), 3, dilation=d, padding=d)
-        return scores.contiguous(memory_format=torch.channels_last)
+        weights = [branch.get_parameter("weight") for branch in self.branches]
+        biases = [branch.get_parameter("bias") for branch in self.branches]
+        return kernels.multi_dilation_conv(features, weights, biases, self.dilations)
 
 
 class DeepLab(nn.Module):
@@ -107,8 +75,8 @@ class DeepLab(nn.Module):
             self.aux_classifier = Classifier(inputs, config.num_classes, branches)
 
     def forward(self, images: Tensor) -> Output:
-        features, middle = self.backbone(images)
-        aux_scores = None if self.aux_classifier is None else self.aux_classifier(middle)
+        features, stage3 = self.backbone(images)
+        aux_scores = None if self.aux_classifier is None else self.aux_classifier(stage3)
         return Output(features, self.classifier(features), aux_scores)
 
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -127,20 +95,25 @@ class DeepLab(nn.Module):
 
 
 def make_backbone(config: ModelConfig) -> ResNet | TinyResNet | VGG16:
-    again = config.checkpointing
+    """The backbone of `config`, with its activation checkpointing."""
+    backbone: ResNet | TinyResNet | VGG16
     match config.backbone:
         case "resnet101":
-            return ResNet(Bottleneck, (3, 4, 23, 3), config.norm, again)
+            backbone = ResNet(Bottleneck, (3, 4, 23, 3), config.norm)
         case "resnet50":
-            return ResNet(Bottleneck, (3, 4, 6, 3), config.norm, again)
+            backbone = ResNet(Bottleneck, (3, 4, 6, 3), config.norm)
         case "resnet18":
-            return ResNet(BasicBlock, (2, 2, 2, 2), config.norm, again)
+            backbone = ResNet(BasicBlock, (2, 2, 2, 2), config.norm)
         case "tiny":
-            return TinyResNet(config.width, config.norm, again)
+            backbone = TinyResNet(config.width, config.norm)
         case "vgg16":
-            return VGG16(again)
+            backbone = VGG16()
+    checkpoint_activations(backbone, config.checkpointing)
+    return backbone
 
 
 def build_deeplab(config: ModelConfig) -> DeepLab:
     """The network of `config` with random weights, in channels-last memory."""
-    return DeepLab(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = DeepLab(config)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model

@@ -5,23 +5,18 @@ which the adversarial terms of Eq. 11 reach the generator only.
 """
 
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from fastass.kernels.convolution.conv2d import conv2d
-from fastass.kernels.convolution.winograd.conv4x4_stride2 import (
-    NEGATIVE_SLOPE,
-    halve,
-    halve_backward,
-)
+from fastass import kernels
+
+NEGATIVE_SLOPE = 0.2  # of every leaky ReLU
 
 
 class GlobalDiscriminator(nn.Module):
-    """D_g: five 4×4 convolutions of stride 2, leaky ReLU between.
+    """D_g: five 4×4 convolutions of stride 2, with leaky ReLUs between them.
 
     P [B,C,H,W] → logits [B,1,⌊H/32⌋,⌊W/32⌋]; maps under 32×32 raise ValueError.
 
@@ -37,106 +32,44 @@ class GlobalDiscriminator(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, probabilities: Tensor, *, frozen: bool = False) -> Tensor:
-        P = probabilities
-        self._check(P)
-        if not self._eager(P):
-            return self._layer_by_layer(P, frozen)
-        parameters = [p.detach() if frozen else p for p in self.layers.parameters()]
-        logits: Tensor = _Layers.apply(P, self.layers, False, *parameters)
-        return logits
+        self._check(probabilities)
+        weights, biases = self._parameters_of_layers()
+        if frozen:
+            weights, biases = [w.detach() for w in weights], [b.detach() for b in biases]
+        return kernels.leaky_conv_stack(
+            probabilities, weights, biases, negative_slope=NEGATIVE_SLOPE
+        )
 
     def twice(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
         """`(self(P, frozen=True), self(P.detach()))`: the logits that train G and those for D_g.
 
-        They are the same numbers, so one forward computes both where torch runs eagerly in one
-        precision; each has its own backward.
+        They are the same numbers. Without autocast and `torch.compile` one forward computes both;
+        each has its own backward.
         """
-        P = probabilities
-        if not self._eager(P):
-            return self(P, frozen=True), self(P.detach())
-        self._check(P)
-        to_generator, own = _Layers.apply(P, self.layers, True, *self.layers.parameters())
-        return to_generator, own
+        self._check(probabilities)
+        return kernels.leaky_conv_stack_twice(
+            probabilities, *self._parameters_of_layers(), negative_slope=NEGATIVE_SLOPE
+        )
 
-    @staticmethod
-    def _eager(P: Tensor) -> bool:
-        return not (torch.is_autocast_enabled(P.device.type) or torch.compiler.is_compiling())
-
-    def _layer_by_layer(self, x: Tensor, frozen: bool) -> Tensor:
-        for index, layer in enumerate(self.layers):
-            assert isinstance(layer, nn.Conv2d)
-            assert layer.bias is not None
-            if index:
-                x = F.leaky_relu(x, NEGATIVE_SLOPE, inplace=True)
-            weight, bias = layer.weight, layer.bias
-            if frozen:
-                weight, bias = weight.detach(), bias.detach()
-            x = conv2d(x, weight, bias, layer)
-        return x
+    def _parameters_of_layers(self) -> tuple[list[Tensor], list[Tensor]]:
+        """All weights, all biases."""
+        weights: list[Tensor] = [layer.get_parameter("weight") for layer in self.layers]
+        biases: list[Tensor] = [layer.get_parameter("bias") for layer in self.layers]
+        return weights, biases
 
     @staticmethod
     def _check(probabilities: Tensor) -> None:
         height, width = probabilities.shape[-2:]
         if height < 32 or width < 32:
             raise ValueError(
-                f"global discriminator: a {width}×{height} map is too small for five halvings; "
-                "use images of at least 32×32"
+                f"global discriminator: a {width}×{height} map is too small for five convolutions "
+                "of stride 2; use images of at least 32×32"
             )
 
 
-class _Layers(torch.autograd.Function):
-    """The layers of D_g, once → logits, or, for `twice`, two equal ones. Then the gradient of the
-    first goes to P alone, that of the second to the weights alone.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, P: Tensor, layers: nn.ModuleList, twice: bool, *parameters: Tensor
-    ) -> Any:
-        """parameters: those of `layers`, in their order."""
-        inputs: list[Tensor] = []
-        x = P
-        for layer in layers:
-            assert isinstance(layer, nn.Conv2d)
-            inputs.append(x)
-            x = halve(x, layer, leaky=len(inputs) < len(layers))
-        ctx.save_for_backward(*inputs, *parameters)
-        ctx.layers, ctx.twice = layers, twice
-        ctx.set_materialize_grads(False)
-        return (x, x.clone()) if twice else x
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *given: Tensor | None) -> Any:
-        inputs = ctx.saved_tensors[: len(ctx.layers)]  # raises where a parameter has changed since
-        to_P, _, _, to_weights, *_ = ctx.needs_input_grad
-        if ctx.twice:
-            ways = [(given[0], to_P, False), (given[1], False, to_weights)]
-        else:
-            ways = [(given[0], to_P, to_weights)]
-        of_P: Tensor | None = None
-        of_parameters: list[Tensor | None] = [None] * (2 * len(inputs))
-        for gradient, to_x, to_weight in ways:
-            for i in reversed(range(len(inputs))):
-                if gradient is None or not (to_x or to_weight):
-                    break
-                gradient, of_weight, of_bias = halve_backward(
-                    gradient,
-                    inputs[i],
-                    ctx.layers[i],
-                    gated=i > 0,
-                    to_x=to_x or i > 0,
-                    to_weight=to_weight,
-                )
-                if to_weight:
-                    of_parameters[2 * i : 2 * i + 2] = of_weight, of_bias
-            if to_x:
-                of_P = gradient
-        return of_P, None, None, *of_parameters
-
-
 class SemanticDiscriminator(nn.Module):
-    """D_s: N → hidden → 2C, leaky ReLU between. Outputs k and k+C: class k from source and target.
+    """D_s: N → hidden → 2C, with a leaky ReLU between. Outputs k and k+C: class k from the source
+    and from the target.
 
     Parameters: weight1 [M,N], bias1 [M], weight2 [2C,M], bias2 [2C].
     """

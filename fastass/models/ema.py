@@ -1,6 +1,6 @@
-"""A running average of the generator's weights (EMA), evaluated instead of them where it is on.
+"""A running average of the generator's weights (EMA), which is evaluated in their place.
 
-It is a second DeepLab inside the trained module, named `average`, so checkpoints hold it, a resumed
+It is a second DeepLab inside the trained module, named `average`. So checkpoints hold it, a resumed
 run continues it, and predictions find it.
 """
 
@@ -23,7 +23,7 @@ def average_of(generator: DeepLab) -> DeepLab:
 def update(average: nn.Module, generator: nn.Module, decay: float, updates: int) -> None:
     """average ← d · average + (1 − d) · weights, running statistics included; counters are copied.
 
-    d = min(decay, (1 + n) / (10 + n)) after n updates, so that the random start is soon forgotten.
+    d = min(decay, (1 + n) / (10 + n)) after n updates, so that the random start is forgotten soon.
     """
     d = min(decay, (1 + updates) / (10 + updates))
     theirs = generator.state_dict()

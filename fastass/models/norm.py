@@ -3,10 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from fastass.kernels.convolution.batch_norm import batch_norm
-from fastass.kernels.convolution.conv2d import conv2d
-from fastass.kernels.convolution.conv_frozen_bn import folded_conv2d
-from fastass.kernels.convolution.recompute import Again
+from fastass import kernels
 from fastass.models.config import NormKind
 
 
@@ -41,7 +38,7 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 def make_norm(kind: NormKind, channels: int, *, train_affine: bool) -> nn.Module:
-    """A norm layer; `train_affine=False` fixes its scale and shift, as AdaptSegNet does."""
+    """A norm layer. `train_affine=False` fixes its scale and shift."""
     if kind == "frozen":
         return FrozenBatchNorm2d(channels)
     norm = nn.SyncBatchNorm(channels) if kind == "sync" else nn.BatchNorm2d(channels)
@@ -49,34 +46,24 @@ def make_norm(kind: NormKind, channels: int, *, train_affine: bool) -> nn.Module
     return norm
 
 
-def conv_norm(
+def conv_bn(
     x: Tensor,
     conv: nn.Conv2d,
-    norm: nn.Module,
+    bn: nn.Module,
     *,
-    residual: Tensor | None = None,
+    shortcut: Tensor | None = None,
     relu: bool = False,
-    x_again: Again | None = None,
-    sum_again: Again | None = None,
 ) -> Tensor:
-    """`norm(conv(x))` for a convolution without bias; then `+ residual` and ReLU where wanted.
+    """`bn(conv(x))`, then `+ shortcut` and ReLU where they are asked for.
 
-    A frozen norm goes into the convolution's weight and bias: its pass over the activations,
-    forward and backward, disappears, and the weight's gradient stays exact. There the backward
-    may compute x again, or the sum, rather than keep it.
+    conv: without a bias. A frozen norm is folded into the convolution's weight and bias; the
+    weight's gradient is exact.
     """
-    if not isinstance(norm, FrozenBatchNorm2d):
-        y = conv2d(x, conv.weight, conv.bias, conv)
-        return batch_norm(y, norm, residual=residual, relu=relu)
-    scale, shift = norm.scale_shift()
-    return folded_conv2d(
-        x,
-        conv.weight,
-        scale,
-        shift,
-        conv,
-        residual=residual,
-        relu=relu,
-        x_again=x_again,
-        y_again=sum_again,
-    )
+    geometry = conv.stride, conv.padding, conv.dilation
+    if isinstance(bn, FrozenBatchNorm2d):
+        scale, shift = bn.scale_shift()
+        return kernels.conv_frozen_bn(
+            x, conv.weight, scale, shift, *geometry, residual=shortcut, relu=relu
+        )
+    y = kernels.conv2d(x, conv.weight, conv.bias, *geometry)
+    return kernels.batch_norm(y, bn, residual=shortcut, relu=relu)

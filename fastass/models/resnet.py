@@ -5,16 +5,17 @@ rounds up (1280×720 → 161×91), stages 3 and 4 have stride 1 and dilation 2 a
 are torchvision's.
 """
 
+from collections.abc import Iterable
+
 from torch import Tensor, nn
 
-from fastass.kernels.convolution.recompute import Again
-from fastass.models.activation_checkpointing import run_blocks
-from fastass.models.config import Checkpointing, NormKind
-from fastass.models.norm import conv_norm, make_norm
+from fastass.models.activation_checkpointing import Stage
+from fastass.models.config import NormKind
+from fastass.models.norm import conv_bn, make_norm
 
 
 class Block(nn.Module):
-    """What both residual blocks share: the norm's kind, the projection, the residual sum."""
+    """What both residual blocks have: a shortcut, the identity or a 1×1 projection."""
 
     expansion = 1
 
@@ -32,24 +33,12 @@ class Block(nn.Module):
             else None
         )
 
-    def inner(self, x: Tensor, again: Again | None = None) -> Tensor:
-        """Everything before the last convolution; `again`: how a backward gets x."""
-        raise NotImplementedError
-
-    def last(self) -> tuple[nn.Conv2d, nn.Module]:
-        """The last convolution and its norm, which the shortcut is added to."""
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.outer(self.inner(x), x)
-
-    def outer(self, inner: Tensor, x: Tensor, again: Again | None = None) -> Tensor:
-        """The last convolution and the residual sum; `again`: how a backward gets the result."""
-        if self.downsample is not None:
-            conv, norm = self.downsample
-            assert isinstance(conv, nn.Conv2d)
-            x = conv_norm(x, conv, norm)
-        return conv_norm(inner, *self.last(), residual=x, relu=True, sum_again=again)
+    def shortcut(self, x: Tensor) -> Tensor:
+        if self.downsample is None:
+            return x
+        conv, bn = self.downsample
+        assert isinstance(conv, nn.Conv2d)
+        return conv_bn(x, conv, bn)
 
 
 class BasicBlock(Block):
@@ -73,11 +62,9 @@ class BasicBlock(Block):
         self.conv2 = nn.Conv2d(width, width, 3, padding=d, dilation=d, bias=False)
         self.bn2 = make_norm(norm, width, train_affine=affine)
 
-    def inner(self, x: Tensor, again: Again | None = None) -> Tensor:
-        return conv_norm(x, self.conv1, self.bn1, relu=True, x_again=again)
-
-    def last(self) -> tuple[nn.Conv2d, nn.Module]:
-        return self.conv2, self.bn2
+    def forward(self, x: Tensor) -> Tensor:
+        out = conv_bn(x, self.conv1, self.bn1, relu=True)
+        return conv_bn(out, self.conv2, self.bn2, shortcut=self.shortcut(x), relu=True)
 
 
 class Bottleneck(Block):
@@ -105,12 +92,15 @@ class Bottleneck(Block):
         self.conv3 = nn.Conv2d(width, width * 4, 1, bias=False)
         self.bn3 = make_norm(norm, width * 4, train_affine=affine)
 
-    def inner(self, x: Tensor, again: Again | None = None) -> Tensor:
-        x = conv_norm(x, self.conv1, self.bn1, relu=True, x_again=again)
-        return conv_norm(x, self.conv2, self.bn2, relu=True)
+    def forward(self, x: Tensor) -> Tensor:
+        out = conv_bn(x, self.conv1, self.bn1, relu=True)
+        out = conv_bn(out, self.conv2, self.bn2, relu=True)
+        return conv_bn(out, self.conv3, self.bn3, shortcut=self.shortcut(x), relu=True)
 
-    def last(self) -> tuple[nn.Conv2d, nn.Module]:
-        return self.conv3, self.bn3
+
+def convolutions(network: nn.Module) -> Iterable[nn.Conv2d]:
+    """Every convolution of a network, in the order of its modules."""
+    return (module for module in network.modules() if isinstance(module, nn.Conv2d))
 
 
 def make_stage(
@@ -123,9 +113,9 @@ def make_stage(
     dilation: int,
     norm: NormKind,
     affine: bool,
-) -> nn.Sequential:
-    """`depth` blocks; the first changes stride and channels (it projects where either changes, or
-    the stage is dilated), all have the stage's dilation."""
+) -> Stage:
+    """`depth` blocks of one dilation. The first one may change the stride and the channels; its
+    shortcut is a projection if it does, or if the stage is dilated."""
     outputs = width * block.expansion
     project = stride != 1 or inputs != outputs or dilation > 1
     blocks: list[nn.Module] = []
@@ -142,13 +132,14 @@ def make_stage(
                 affine=affine,
             )
         )
-    return nn.Sequential(*blocks)
+    return Stage(*blocks)
 
 
 class ResNet(nn.Module):
     """images [B,3,H,W] → (features of stage 4, features of stage 3), both at h×w.
 
-    The affine of the norms does not train (AdaptSegNet); statistics follow `norm`.
+    The norms' scale and shift do not train, as in the AdaptSegNet baseline; their statistics follow
+    `norm`.
     """
 
     def __init__(
@@ -156,18 +147,15 @@ class ResNet(nn.Module):
         block: type[BasicBlock] | type[Bottleneck],
         depths: tuple[int, int, int, int],
         norm: NormKind,
-        checkpointing: Checkpointing = "off",
     ) -> None:
-        """checkpointing: see `run_blocks`."""
         super().__init__()
-        self.checkpointing: Checkpointing = checkpointing
         e = block.expansion
         self.out_channels, self.aux_channels = 512 * e, 256 * e
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = make_norm(norm, 64, train_affine=False)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
 
-        def stage(index: int, inputs: int, width: int, stride: int, dilation: int) -> nn.Sequential:
+        def stage(index: int, inputs: int, width: int, stride: int, dilation: int) -> Stage:
             return make_stage(
                 block,
                 inputs,
@@ -183,13 +171,12 @@ class ResNet(nn.Module):
         self.layer2 = stage(1, 64 * e, 128, 2, 1)
         self.layer3 = stage(2, 128 * e, 256, 1, 2)
         self.layer4 = stage(3, 256 * e, 512, 1, 4)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                # AdaptSegNet's: a stand-in that pretrained weights replace.
-                nn.init.normal_(module.weight, std=0.01)
+        for conv in convolutions(self):
+            # The AdaptSegNet baseline's random start, which pretrained weights replace.
+            nn.init.normal_(conv.weight, std=0.01)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.maxpool(conv_norm(images, self.conv1, self.bn1, relu=True))
-        for stage in (self.layer1, self.layer2, self.layer3):
-            x = run_blocks(stage, x, self.checkpointing)
-        return run_blocks(self.layer4, x, self.checkpointing), x
+        x = conv_bn(images, self.conv1, self.bn1, relu=True)
+        x = self.maxpool(x)
+        stage3 = self.layer3(self.layer2(self.layer1(x)))
+        return self.layer4(stage3), stage3

@@ -2,30 +2,29 @@
 
 from torch import Tensor, nn
 
-from fastass.models.activation_checkpointing import run_blocks
-from fastass.models.config import Checkpointing, NormKind
-from fastass.models.norm import conv_norm, make_norm
-from fastass.models.resnet import BasicBlock, make_stage
+from fastass.models.activation_checkpointing import Stage
+from fastass.models.config import NormKind
+from fastass.models.norm import conv_bn, make_norm
+from fastass.models.resnet import BasicBlock, convolutions, make_stage
 
 
 class TinyResNet(nn.Module):
     """images [B,3,H,W] → (features of stage 4, features of stage 3), at 17×33 for 256×128.
 
-    One residual block a stage. Pooling rounds up as in the large networks, which is what
-    `align_corners` fits. Unlike theirs, its norms' affine trains and its convolutions start from
-    He's initialisation, since there are no weights to start from.
+    One residual block per stage. Pooling rounds up as in the large networks, which suits
+    `align_corners`. Unlike there, the norms' scale and shift train and the convolutions start from
+    He's initialisation, since there are no pretrained weights to start from.
     """
 
-    def __init__(self, width: int, norm: NormKind, checkpointing: Checkpointing = "off") -> None:
+    def __init__(self, width: int, norm: NormKind) -> None:
         super().__init__()
-        self.checkpointing: Checkpointing = checkpointing
         w = width
         self.out_channels, self.aux_channels = 6 * w, 6 * w
         self.conv1 = nn.Conv2d(3, w, 3, stride=2, padding=1, bias=False)
         self.bn1 = make_norm(norm, w, train_affine=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
 
-        def stage(inputs: int, outputs: int, stride: int, dilation: int) -> nn.Sequential:
+        def stage(inputs: int, outputs: int, stride: int, dilation: int) -> Stage:
             return make_stage(
                 BasicBlock,
                 inputs,
@@ -41,13 +40,11 @@ class TinyResNet(nn.Module):
         self.layer2 = stage(w, 2 * w, 2, 1)
         self.layer3 = stage(2 * w, 6 * w, 1, 2)
         self.layer4 = stage(6 * w, 6 * w, 1, 4)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        for conv in convolutions(self):
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        x = conv_norm(images, self.conv1, self.bn1, relu=True)
+        x = conv_bn(images, self.conv1, self.bn1, relu=True)
         x = self.maxpool(x)
-        for stage in (self.layer1, self.layer2, self.layer3):
-            x = run_blocks(stage, x, self.checkpointing)
-        return run_blocks(self.layer4, x, self.checkpointing), x
+        stage3 = self.layer3(self.layer2(self.layer1(x)))
+        return self.layer4(stage3), stage3

@@ -4,12 +4,11 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from fastass.kernels.convolution.conv2d import conv2d
-from fastass.models.activation_checkpointing import run_blocks
-from fastass.models.config import Checkpointing
+from fastass import kernels
+from fastass.models.activation_checkpointing import Stage
 
-# Channels of the 3×3 convolutions; "pool" halves the resolution. Pools 4 and 5 of VGG-16 are left
-# out, and the last stage is dilated by 2 instead.
+# Channels of the 3×3 convolutions; "pool" is a pooling of stride 2. Pools 4 and 5 of VGG-16 are
+# left out, and the last stage is dilated by 2 instead.
 STAGES: tuple[int | str, ...] = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool")
 DILATED: tuple[tuple[int, int], ...] = (
     (512, 1),
@@ -24,10 +23,20 @@ DILATED: tuple[tuple[int, int], ...] = (
 
 
 class Conv2d(nn.Conv2d):
-    """`nn.Conv2d` in the form that the device does fastest."""
+    """`nn.Conv2d`, computed by `kernels.conv2d`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return conv2d(x, self.weight, self.bias, self)
+        geometry = self.stride, self.padding, self.dilation
+        return kernels.conv2d(x, self.weight, self.bias, *geometry)
+
+
+class Layers(Stage):
+    """The layers of VGG-16. A block ends with each pooling; the next starts with a convolution."""
+
+    def blocks(self) -> list[nn.Module]:
+        layers = list(self)
+        ends = [i + 1 for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
+        return [nn.Sequential(*layers[a:b]) for a, b in pairwise([0, *ends, len(layers)])]
 
 
 class VGG16(nn.Module):
@@ -35,16 +44,17 @@ class VGG16(nn.Module):
 
     out_channels = 1024
 
-    def __init__(self, checkpointing: Checkpointing = "off") -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.checkpointing: Checkpointing = checkpointing
         layers: list[nn.Module] = []
         channels = 3
 
         def convolve(outputs: int, dilation: int) -> None:
             nonlocal channels
             conv = Conv2d(channels, outputs, 3, padding=dilation, dilation=dilation)
-            if outputs != 1024:  # fc6 and fc7 keep torch's initialisation, as in AdaptSegNet
+            if (
+                outputs != 1024
+            ):  # fc6 and fc7 keep torch's initialisation, as in the AdaptSegNet baseline
                 nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
                 nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
             layers.extend((conv, nn.ReLU(inplace=True)))
@@ -57,13 +67,7 @@ class VGG16(nn.Module):
                 layers.append(nn.MaxPool2d(2, 2))
         for outputs, dilation in DILATED:
             convolve(outputs, dilation)
-        self.features = nn.Sequential(*layers)
+        self.features = Layers(*layers)
 
     def forward(self, images: Tensor) -> tuple[Tensor, None]:
-        return run_blocks(self._parts(), images, self.checkpointing), None
-
-    def _parts(self) -> nn.Sequential:
-        """The layers between the poolings, each starting with a convolution."""
-        ends = [i + 1 for i, layer in enumerate(self.features) if isinstance(layer, nn.MaxPool2d)]
-        bounds = pairwise([0, *ends, len(self.features)])
-        return nn.Sequential(*(self.features[a:b] for a, b in bounds))
+        return self.features(images), None

@@ -1,4 +1,4 @@
-"""Per-class figures: IoU beside the start's and the paper's, the matrix of confusions."""
+"""Per-class figures: IoU beside that of the start and of the paper, and the confusion matrix."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from fastass.report.run_record import RunRecord
 
 
 class Bar(NamedTuple):
-    """One run's IoU of a class, percent, None where it has none."""
+    """IoU of one class in one run, in percent; None where there is none."""
 
     run: int
     start: float | None
@@ -34,7 +34,7 @@ class Confusion(NamedTuple):
 
 
 def class_rows(runs: Sequence[RunRecord], rows: Sequence[PaperRow | None]) -> list[ClassRow]:
-    """Every class that any run evaluated, with a bar for each run."""
+    """Each class that any run evaluated, with one bar per run."""
     names = list(dict.fromkeys(n for run in runs if run.last for n in run.last.classes))
     return [
         ClassRow(
@@ -54,12 +54,12 @@ def class_rows(runs: Sequence[RunRecord], rows: Sequence[PaperRow | None]) -> li
 
 
 def confusions(run: RunRecord) -> list[Confusion]:
-    """Before and after adaptation, those that were kept."""
-    found = []
+    """The confusion matrices that the run kept, before and after adaptation."""
+    matrices = []
     for words, scores in (("before adaptation", run.start), ("after adaptation", run.last)):
         if scores is not None and scores.confusion is not None:
-            found.append(_confusion(words, list(scores.classes), scores.confusion))
-    return found
+            matrices.append(_confusion(words, list(scores.classes), scores.confusion))
+    return matrices
 
 
 def _confusion(words: str, names: list[str], counts: np.ndarray) -> Confusion:

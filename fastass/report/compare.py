@@ -1,4 +1,4 @@
-"""Configurations side by side, and the paper's row that belongs to one."""
+"""Configurations side by side, and the paper's figures for a preset."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,7 +11,7 @@ from fastass.report.run_record import flat
 
 
 class Setting(NamedTuple):
-    """One value of the configuration. texts: of every column. differs: not the same in all."""
+    """One setting. texts: its value in each column. differs: whether the columns differ."""
 
     path: str
     texts: tuple[str, ...]
@@ -27,7 +27,7 @@ class PaperRow(NamedTuple):
 
 
 def settings(columns: Sequence[Mapping[str, Any]]) -> list[Setting]:
-    """Every value of every column, in the order of the first that has it."""
+    """All settings of all columns, in the order of the first column that has them."""
     paths = list(dict.fromkeys(path for column in columns for path in column))
     rows = []
     for path in paths:
@@ -37,7 +37,7 @@ def settings(columns: Sequence[Mapping[str, Any]]) -> list[Setting]:
 
 
 def text(value: Any) -> str:
-    """A value as a person writes it."""
+    """A value as text for people."""
     if value is None or value in ([], (), ""):
         return "–"
     if isinstance(value, bool):
@@ -54,9 +54,9 @@ def of_preset(name: Any) -> dict[str, Any] | None:
 
 
 def paper_row(run: Mapping[str, Any]) -> PaperRow | None:
-    """The figures that a run's settings are to be held against, None where the paper has none.
+    """The paper's figures for a run's settings; None where the paper has none.
 
-    A run that changed method or number of labels is no longer the preset's row.
+    A run with another method or number of labels is no longer the preset's row.
     """
     preset = PRESETS.get(str(run.get("preset")))
     if preset is None or preset.miou is None:

@@ -1,4 +1,4 @@
-"""Line charts: from series of (x, y) to places on a sheet of fixed size."""
+"""Line charts of the report: places series of (x, y) on a sheet of fixed size."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 WIDTH, HEIGHT = 380, 210
 LEFT, RIGHT, TOP, BOTTOM = 44, 18, 10, 30
-MOST_POINTS = 240  # of a series on paper that is 380 wide
+MOST_POINTS = 240  # of a series, on a sheet that is 380 units wide
 
 Points = Sequence[tuple[float, float]]
 
@@ -27,9 +27,9 @@ class Tick(NamedTuple):
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart ready to be drawn. lines: of every series, the SVG path; `reading` is for the script.
+    """A chart ready to draw. lines: the SVG path of each series. reading: values for the script.
 
-    level: a horizontal line with its words, for a figure to compare with.
+    level: a horizontal line with its text, for a value to compare with.
     """
 
     title: str
@@ -101,7 +101,7 @@ def finite(points: Points) -> list[tuple[float, float]]:
 
 
 def thin(points: Points) -> list[tuple[float, float]]:
-    """At most `MOST_POINTS`: neighbours are averaged, at the last one's x."""
+    """At most `MOST_POINTS` points: neighbours are averaged, at the x of the last one."""
     size = math.ceil(len(points) / MOST_POINTS) if points else 1
     groups = [points[i : i + size] for i in range(0, len(points), size)]
     return [(g[-1][0], sum(y for _, y in g) / len(g)) for g in groups]

@@ -1,4 +1,4 @@
-"""The page: everything of the runs put into one HTML file without any reference outside it."""
+"""Renders runs as one HTML file that refers to nothing outside of itself."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fastass.errors import UserError
+from fastass.method.terms import TERMS
 from fastass.report import compare, curves
 from fastass.report.classes import Confusion, class_rows, confusions
 from fastass.report.compare import PaperRow
@@ -19,19 +20,7 @@ from fastass.report.plane import Plane, plane
 from fastass.report.run_record import Logged, RunRecord, read_run
 from fastass.runtime.atomic_write import write_whole
 
-MOST_RUNS = 8  # as many as there are colours that can be told apart
-
-# The terms of Eq. 9 and 10 as the paper writes them, and in words.
-TERMS = {
-    "seg_source": ("L<sub>seg</sub>(I<sub>s</sub>)", "segmentation, source"),
-    "seg_target": ("L<sub>seg</sub>(I<sub>tl</sub>)", "segmentation, labelled target"),
-    "gadv": ("L<sub>gadv</sub>(I<sub>s</sub>)", "global adversarial"),
-    "sadv": ("L<sub>sadv</sub>(I<sub>s</sub>)", "semantic adversarial"),
-    "gd_source": ("L<sub>gd</sub>(F<sub>s</sub>)", "global discriminator, source"),
-    "gd_target": ("L<sub>gd</sub>(F<sub>tu</sub>)", "global discriminator, target"),
-    "sd_source": ("L<sub>sd</sub>(F<sub>s</sub>)", "semantic discriminator, source"),
-    "sd_target": ("L<sub>sd</sub>(F<sub>tl</sub>)", "semantic discriminator, target"),
-}
+MOST_RUNS = 8  # there are eight distinguishable colours
 
 
 @dataclass(frozen=True)
@@ -57,10 +46,10 @@ class View:
 
 
 def write_report(paths: Sequence[Path], out: Path) -> list[str]:
-    """Write the page of the runs; → a line for everything that was missing or damaged.
+    """Write the page of the runs; → one line for each thing that was missing or damaged.
 
-    Raises UserError for a directory that is no run, too many runs, a run given twice, and where the
-    page can't be written.
+    Raises UserError for a directory that is no run, too many runs, a run given twice, and a page
+    that can't be written.
     """
     if len(paths) > MOST_RUNS:
         raise UserError(f"{len(paths)} runs are too many for one page; give {MOST_RUNS} or fewer")
@@ -75,11 +64,13 @@ def write_report(paths: Sequence[Path], out: Path) -> list[str]:
 
 def render(views: Sequence[View]) -> str:
     """The HTML. Everything that comes from a run is escaped."""
-    loader = PackageLoader("fastass.report", "")
     environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=PackageLoader("fastass.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters["number"] = number
     records = [view.record for view in views]
     here = files("fastass.report")
@@ -146,7 +137,7 @@ def _facts(record: RunRecord) -> list[tuple[str, str]]:
 
 
 def _selection(rules: Any) -> list[tuple[str, str]]:
-    """mIoU under the other rules of choosing an evaluation: the figure above is the last one's."""
+    """mIoU by the other rules of model selection; the last evaluation is shown above."""
     try:
         facts = [("best on val", f"{rules['best']:.1f} at step {rules['best_step']}")]
         if (few := rules["evaluations_in_mean"]) > 1:
@@ -166,8 +157,8 @@ def _changed(record: RunRecord) -> list[tuple[str, str, str]]:
 
 
 def _versions(record: RunRecord) -> dict[str, Any]:
-    found = (record.summary or {}).get("versions")
-    return found if isinstance(found, dict) else {}
+    versions = (record.summary or {}).get("versions")
+    return versions if isinstance(versions, dict) else {}
 
 
 def _planes(record: RunRecord) -> list[tuple[str, Plane]]:
@@ -190,18 +181,17 @@ def _miou(views: Sequence[View]) -> curves.Chart | None:
     ]
     figures = {(v.paper.miou, v.paper.where) for v in views if v.paper}
     level = figures.pop() if len(figures) == 1 else None
-    return curves.chart(
-        "mIoU on target val", "%", series, digits=1, vertical=_start(views),
-        level=(level[0], f"paper {level[0]}") if level else None,
-    )  # fmt: skip
+    paper = (level[0], f"paper {level[0]}") if level else None
+    title = "mIoU on target val"
+    return curves.chart(title, "%", series, digits=1, vertical=_start(views), level=paper)
 
 
 def _losses(views: Sequence[View]) -> list[tuple[Markup, str, curves.Chart]]:
     charts = []
-    for term, (symbol, words) in TERMS.items():
-        chart = _logged(views, words, "", lambda line, term=term: line.terms.get(term))  # type: ignore[misc]
+    for name, term in TERMS.items():
+        chart = _logged(views, term.words, "", lambda line, name=name: line.terms.get(name))  # type: ignore[misc]
         if chart is not None:
-            charts.append((Markup(symbol), words, chart))
+            charts.append((Markup(term.symbol_html), term.words, chart))
     return charts
 
 

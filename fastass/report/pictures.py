@@ -12,13 +12,13 @@ from fastass.checkpoint.run_directory import EXAMPLES, SHEET
 from fastass.pipelines.datasets.classes import IGNORE
 from fastass.report.run_record import RunRecord
 
-WRONG = (193, 39, 0)  # dark against the lightened photograph, in grey tones too
+WRONG = (193, 39, 0)  # darker than the faint photograph, also when printed in grey
 NETWORKS = {"start": "before adaptation", "last": "after adaptation"}
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One network's: its labels and its errors as data URIs, the share of right pixels, percent."""
+    """Of one network: labels and errors as data URIs; right: pixel accuracy in percent."""
 
     words: str
     labels: str
@@ -38,15 +38,15 @@ class Example:
 
 
 def examples(run: RunRecord) -> list[Example]:
-    """The examples that can be read; a note is left for one that can't."""
-    found: list[Example] = []
+    """The readable examples of a run; the run gets a note for each unreadable one."""
+    readable: list[Example] = []
     for path in sorted((run.path / EXAMPLES).glob("*.jpg"), key=lambda p: (len(p.name), p.name)):
         try:
-            found.append(_example(path, len(found) + 1))
+            readable.append(_example(path, len(readable) + 1))
         except (OSError, ValueError, UnidentifiedImageError) as error:
             reason = " ".join(str(error).split())
             run.notes.append(f"{path}: example left out: {reason}")
-    return found
+    return readable
 
 
 def _example(path: Path, number: int) -> Example:
@@ -70,7 +70,7 @@ def _train_ids(path: Path) -> np.ndarray:
 
 
 def _errors(photo: np.ndarray, truth: np.ndarray, labels: np.ndarray) -> tuple[str, float]:
-    """The photograph faint and grey, wrong pixels red, unlabelled ones hatched; → percent right."""
+    """A faint grey photograph with wrong pixels red and unlabelled ones hatched; → and accuracy."""
     if not photo.shape[:2] == truth.shape == labels.shape:
         raise ValueError("image, truth and prediction differ in size")
     grey = 150 + (photo.mean(axis=2, keepdims=True) * 0.41).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The picture of the class means: two principal components, source and target joined by a line."""
+"""Class means on a plane of two principal components; a line joins source and target."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -9,10 +9,16 @@ _PLACES = [
     place
     for r in (9, 16, 24)
     for place in (
-        (r, 4, "start"), (-r, 4, "end"), (0, -r, "middle"), (0, r + 8, "middle"),
-        (r, -r + 6, "start"), (-r, -r + 6, "end"), (r, r + 4, "start"), (-r, r + 4, "end"),
+        (r, 4, "start"),
+        (-r, 4, "end"),
+        (0, -r, "middle"),
+        (0, r + 8, "middle"),
+        (r, -r + 6, "start"),
+        (-r, -r + 6, "end"),
+        (r, r + 4, "start"),
+        (-r, r + 4, "end"),
     )
-]  # fmt: skip
+]
 _LETTER, _LINE = 5.9, 11.0  # size of a letter of the labels, for keeping them apart
 
 
@@ -73,7 +79,7 @@ def _box(x: float, y: float, width: float, anchor: str, height: float = _LINE) -
 
 
 def _label(name: str, at: tuple[float, float], taken: list[Box]) -> tuple[tuple[float, float], str]:
-    """The place beside a point that covers least of what is there already."""
+    """The place beside a point that covers the least of what is already drawn."""
     width = _LETTER * len(name)
 
     def cost(box: Box) -> float:

@@ -1,7 +1,7 @@
-"""What a run directory holds, read for display: finished, interrupted or damaged.
+"""Reads a run directory for display, whether the run is finished, interrupted or damaged.
 
 Only a directory without a readable configuration is refused. Anything else that is missing or
-damaged becomes a note of one line that the page and the command show.
+damaged becomes a one-line note, which the page and the command show.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import yaml
 
-from fastass.checkpoint.files import find
+from fastass.checkpoint.files import find_checkpoint
 from fastass.checkpoint.run_directory import CLASS_MEANS, CONFIG, METRICS, SUMMARY
 from fastass.config.schema import Config
 from fastass.errors import UserError
@@ -82,7 +82,7 @@ class RunRecord:
 
     @property
     def step(self) -> int:
-        """The last step that is known of."""
+        """The last step that was logged or evaluated."""
         return max([line.step for line in self.logged] + [s for s, _ in self.evaluations] + [0])
 
 
@@ -94,7 +94,7 @@ def read_run(path: Path) -> RunRecord:
     at_start = [score for step, score in run.evaluations if step == start_steps > 0]
     run.start = at_start[0] if at_start else _start_elsewhere(run)
     run.last = run.evaluations[-1][1] if run.evaluations else None
-    summary = _json(run, SUMMARY, "the run is not finished: what is shown stands at its last step")
+    summary = _json(run, SUMMARY, "the run is not finished; the page shows it up to its last step")
     if summary is not None:
         _checked(run, SUMMARY, lambda: _use_summary(run, summary))
     if run.settings.get("method") != "oracle":  # which has no source
@@ -104,12 +104,12 @@ def read_run(path: Path) -> RunRecord:
 
 
 def _start_elsewhere(run: RunRecord) -> Evaluation | None:
-    """The evaluation of the checkpoint of another run that this one started from (`init`)."""
+    """The evaluation of the checkpoint that this run started from (`init`)."""
     init = run.settings.get("init")
     if not isinstance(init, str) or not Path(init).is_dir():
         return None
     try:
-        checkpoint = find(init).resolve()
+        checkpoint = find_checkpoint(init).resolve()
     except UserError:
         return None
     other = RunRecord(checkpoint.parent.parent, {})
@@ -122,7 +122,7 @@ def _settings(path: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        inside = [found.parent.name for found in sorted(path.parent.glob(f"*/{CONFIG}"))]
+        inside = [config.parent.name for config in sorted(path.parent.glob(f"*/{CONFIG}"))]
         hint = f"; runs in it: {', '.join(inside[:8])}" if inside else ""
         raise UserError(f"{path.parent}: not a run: it has no {path.name}{hint}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -134,13 +134,13 @@ def _settings(path: Path) -> dict[str, Any]:
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Dotted path → value of a tree of mappings."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{key}.")
+            values |= flat(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = value
-    return found
+            values[f"{prefix}{key}"] = value
+    return values
 
 
 def _read_metrics(run: RunRecord) -> None:
@@ -181,10 +181,10 @@ def _json(run: RunRecord, name: str, missing: str) -> dict[str, Any] | None:
         return None
 
     def read() -> dict[str, Any]:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
             raise ValueError(name)
-        return found
+        return content
 
     return _checked(run, name, read)
 

@@ -1,4 +1,4 @@
-"""What the paper claims of the method, held against the runs of ToyCity's Tables 1 and 2."""
+"""What the paper claims about the method, compared with the runs of ToyCity's Tables 1 and 2."""
 
 import itertools
 import json
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
+from tabulate import tabulate
+
 from fastass.checkpoint.run_directory import CLASS_MEANS
 from fastass.config.schema import LAMBDA_SADV
 from fastass.reproduce.grids import HEADS, Grid, start_name
-from fastass.reproduce.table import Record
+from fastass.reproduce.table import Record, gains
 
 FLAT = 1.0  # points of mIoU between the best and the worst λ; the paper's own Table 2 spans 0.7
 ADAPTED = ("ga", "ga+fcsa", "ga+csa")
@@ -24,22 +26,6 @@ class Claim:
     text: str
     outcome: str
     evidence: str
-
-
-def gains(records: Sequence[Record], method: str, over: str) -> dict[int, list[float]]:
-    """Labelled images → mIoU of `method` minus that of `over`, seed by seed; last evaluations."""
-    by_cell = {(r["method"], r["labelled"]): r for r in records}
-    found = {}
-    for labelled in dict.fromkeys(r["labelled"] for r in records):
-        ours, theirs = by_cell.get((method, labelled)), by_cell.get((over, labelled))
-        if ours is None or theirs is None:
-            continue
-        base = dict(zip(theirs["seeds"], theirs["last"]["values"], strict=True))
-        pairs = zip(ours["seeds"], ours["last"]["values"], strict=True)
-        differences = [value - base[seed] for seed, value in pairs if seed in base]
-        if differences:
-            found[labelled] = differences
-    return found
 
 
 def claims(
@@ -56,8 +42,8 @@ def claims(
 
 
 def _better_than_oracle(records: Sequence[Record]) -> Claim:
-    found = {method: gains(records, method, "oracle") for method in ADAPTED}
-    best = found["ga+csa"]
+    over_oracle = {method: gains(records, method, "oracle") for method in ADAPTED}
+    best = over_oracle["ga+csa"]
     wins = [n for n, values in best.items() if mean(values) > 0]
     if not best:
         outcome = "not run"
@@ -66,7 +52,9 @@ def _better_than_oracle(records: Sequence[Record]) -> Claim:
     else:
         lost = [str(n) for n in best if n not in wins]
         outcome = f"shown with {_list(wins)} labelled images, not with {', '.join(lost)}"
-    evidence = "; ".join(f"{HEADS[m]} − oracle: {_by_count(g)}" for m, g in found.items() if g)
+    evidence = "; ".join(
+        f"{HEADS[m]} − oracle: {_by_count(g)}" for m, g in over_oracle.items() if g
+    )
     return Claim("a", "Adapted models beat the oracle at every count", outcome, evidence)
 
 
@@ -187,15 +175,15 @@ def _read(out: Path, directories: Sequence[str]) -> list[float]:
     return [record["last"]["mean_distance"] for record in records]
 
 
-def markdown(found: Sequence[Claim]) -> str:
-    """A row a claim."""
-    lines = ["| | claim | outcome on ToyCity | figures |", "|---|---|---|---|"]
-    lines += [f"| ({c.letter}) | {c.text} | {c.outcome} | {c.evidence} |" for c in found]
-    return "\n".join(lines)
+def markdown(claims: Sequence[Claim]) -> str:
+    """One row per claim."""
+    rows = [[f"({c.letter})", c.text, c.outcome, c.evidence] for c in claims]
+    heads = ["", "claim", "outcome on ToyCity", "figures"]
+    return tabulate(rows, heads, tablefmt="github", disable_numparse=True)
 
 
-def _by_count(found: dict[int, list[float]]) -> str:
-    return ", ".join(f"{n}: {_spread(values, '+')}" for n, values in found.items())
+def _by_count(gains: dict[int, list[float]]) -> str:
+    return ", ".join(f"{n}: {_spread(values, '+')}" for n, values in gains.items())
 
 
 def _spread(values: Sequence[float], sign: str = "") -> str:

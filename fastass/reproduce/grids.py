@@ -1,4 +1,4 @@
-"""The paper's tables as grids of runs: which cells there are, and what a cell's run is called.
+"""The paper's tables as grids of cells, and the names of their runs.
 
 A cell is one method with one number of labelled images and one λ_sadv, run with several seeds.
 Tables 1, 2 and 4 (GTA5) share their runs, and so do Tables 3 and 5 (SYNTHIA): the same cell has
@@ -28,9 +28,9 @@ HEADS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure. sadv: None where the method has no λ_sadv or Table 1's is meant.
+    """One figure of a table. sadv: None if the method has no λ_sadv, or for that of Table 1.
 
-    paper: the figure reported there, mIoU in percent; None where it has none. part: of Table 2.
+    paper: the mIoU that the paper reports, in percent; None if there is none. part: of Table 2.
     """
 
     method: str
@@ -97,8 +97,8 @@ def _methods(
 ) -> Grid:
     """Methods × labelled images.
 
-    ToyCity adds what the paper leaves out and what its methods are to be measured against: source
-    only and GA without labels, and `joint`, L_seg on both domains without any adaptation.
+    ToyCity adds what the paper leaves out, to compare its methods with: source only and GA without
+    labels, and `joint`, L_seg on both domains without adaptation.
     """
     if toycity:
         cells = [Cell("source_only", 0), Cell("ga", 0)]

@@ -1,4 +1,4 @@
-"""What `fastass reproduce` writes: OUT/TABLE and OUT/claims."""
+"""The files that `fastass reproduce` writes: OUT/TABLE and OUT/claims."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,12 @@ from typing import Any
 from fastass.checkpoint.run_directory import CLASS_MEANS
 from fastass.pipelines.datasets.classes import CITYSCAPES, SYNTHIA_13
 from fastass.reproduce import claims
-from fastass.reproduce.centroid_plot import mean_map
+from fastass.reproduce.centroid_plot import centroid_plot
 from fastass.reproduce.chart import line_chart
+from fastass.reproduce.figure import svg
 from fastass.reproduce.grids import CLAIMS, Cell, Grid, start_name
-from fastass.reproduce.table import chart_lines, markdown, results
+from fastass.reproduce.table import markdown, results
+from fastass.reproduce.table_chart import table_chart
 
 
 def write(table: Grid, out: Path, seeds: range) -> str:
@@ -21,26 +23,25 @@ def write(table: Grid, out: Path, seeds: range) -> str:
         "results.json": json.dumps(records, indent=2),
         "table.md": markdown(table, records, classes),
     }
-    title, x_label, lines = chart_lines(table, records)
-    if lines:
-        files["plot.svg"] = line_chart(lines, title, x_label, "mIoU, %").rstrip()
+    if (chart := table_chart(table, records)) is not None:
+        files["plot.svg"] = svg(line_chart(chart)).rstrip()
     return _write_files(out / table.table, files, "table.md")
 
 
 def write_claims(table1: Grid, table2: Grid, out: Path, seeds: range) -> str:
     """OUT/claims/claims.md, claims.json and class_means.svg; → the Markdown."""
-    found = claims.claims(
+    checked = claims.claims(
         results(table1, out, seeds),
         results(table2, out, seeds),
         claims.class_distances(table1, table2, out, seeds),
     )
     files = {
-        "claims.json": json.dumps([vars(claim) for claim in found], indent=2),
-        "claims.md": claims.markdown(found),
+        "claims.json": json.dumps([vars(claim) for claim in checked], indent=2),
+        "claims.md": claims.markdown(checked),
     }
     networks = _networks(table2, out)
     if networks:
-        files["class_means.svg"] = mean_map(networks).rstrip()
+        files["class_means.svg"] = svg(centroid_plot(networks)).rstrip()
     return _write_files(out / CLAIMS, files, "claims.md")
 
 

@@ -1,4 +1,4 @@
-"""Running a grid: each run a `fastass train` in a process of its own, several at a time."""
+"""Runs a grid: each run is a `fastass train` in its own process, several at the same time."""
 
 import os
 import queue
@@ -24,16 +24,16 @@ class CellRun:
     words: tuple[str, ...]
 
 
-def run_all(runs: Sequence[CellRun], out: Path, jobs: int, report: Reporter) -> list[Path]:
-    """Run what is not complete yet, `jobs` at a time, in order; → logs of the runs that failed.
+def run_all(runs: Sequence[CellRun], out: Path, jobs: int, progress: Reporter) -> list[Path]:
+    """Run what is not complete, `jobs` at the same time, in order; → logs of the runs that failed.
 
-    Every run goes to OUT/NAME with its output in OUT/NAME.log. A run that is there goes on where
-    it was; one that was completed with the same words is not started again. With several GPUs, a
-    job has one of its own; on a CPU the cores are shared among the jobs.
+    Each run is OUT/NAME, with its output in OUT/NAME.log. An interrupted run continues. A run that
+    was completed with the same words is not started again. With several GPUs, each job gets its
+    own GPU; on a CPU the jobs share the cores.
     """
     out.mkdir(parents=True, exist_ok=True)
     waiting = [run for run in runs if not _complete(run, out)]
-    report.line(f"{len(runs) - len(waiting)} of {len(runs)} runs are complete")
+    progress.line(f"{len(runs) - len(waiting)} of {len(runs)} runs are complete")
     devices: queue.Queue[str | None] = queue.Queue()
     gpus = torch.cuda.device_count()
     for i in range(jobs):
@@ -44,8 +44,8 @@ def run_all(runs: Sequence[CellRun], out: Path, jobs: int, report: Reporter) -> 
         for done, future in enumerate(as_completed(futures), 1 + len(runs) - len(waiting)):
             run, code = futures[future], future.result()
             log = out / f"{run.name}.log"
-            report.line(f"{run.name}: {'done' if code == 0 else f'exit code {code}, see {log}'}")
-            report.advance(done)
+            progress.line(f"{run.name}: {'done' if code == 0 else f'exit code {code}, see {log}'}")
+            progress.advance(done)
             if code != 0:
                 failed.append(log)
     return failed

@@ -6,10 +6,11 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from tabulate import tabulate
+
 from fastass.checkpoint.run_directory import SUMMARY
 from fastass.config import paper
 from fastass.evaluation.model_selection import LAST_FEW
-from fastass.reproduce.chart import Line
 from fastass.reproduce.grids import HEADS, Cell, Grid
 
 Record = dict[str, Any]
@@ -29,7 +30,7 @@ PER_CLASS: dict[str, Mapping[str, tuple[float, ...]]] = {
 
 
 def results(grid: Grid, out: Path, seeds: Sequence[int]) -> list[Record]:
-    """One record a cell: mIoU under each rule and per-class IoU (percent) over its complete runs.
+    """One record per cell: mIoU under each rule and per-class IoU (percent) of its complete runs.
 
     Reads OUT/<cell>-seed<k>/summary.json; a run without one is not complete.
     """
@@ -97,21 +98,21 @@ def markdown(grid: Grid, records: Sequence[Record], classes: Sequence[str]) -> s
 
 
 def _table(grid: Grid, chosen: Sequence[tuple[Cell, Record]], rule: str) -> str:
-    """A row a number of labelled images, a column a method or a λ."""
+    """One row per number of labelled images, one column per method or λ."""
     columns = list(dict.fromkeys(cell.column for cell, _ in chosen))
     if not chosen[0][0].part:
         columns = [head for head in HEADS.values() if head in columns]
     rows = list(dict.fromkeys(cell.labelled for cell, _ in chosen))
     at = {(cell.labelled, cell.column): record for cell, record in chosen}
     by_method = {(cell.labelled, cell.method): record for cell, record in chosen}
-    heads = [*columns, *(["Improve"] if grid.improve else [])]
-    lines = [f"| # labelled | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    heads = ["# labelled", *columns, *(["Improve"] if grid.improve else [])]
+    lines = []
     for labelled in rows:
         cells = [_cell(at.get((labelled, column)), rule) for column in columns]
         if grid.improve:
             cells.append(_improvement(grid, by_method, labelled, rule))
-        lines.append(f"| {labelled} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append([str(labelled), *cells])
+    return tabulate(lines, heads, tablefmt="github", disable_numparse=True)
 
 
 def _cell(record: Record | None, rule: str) -> str:
@@ -136,11 +137,11 @@ def _improvement(
     if oracle is None or not oracle[rule]["values"] or not methods:
         return "–"
     best = max(methods, key=lambda record: record[rule]["mean"])
-    base = dict(zip(oracle["seeds"], oracle[rule]["values"], strict=True))
+    reference = dict(zip(oracle["seeds"], oracle[rule]["values"], strict=True))
     gains = [
-        value - base[seed]
+        value - reference[seed]
         for seed, value in zip(best["seeds"], best[rule]["values"], strict=True)
-        if seed in base
+        if seed in reference
     ]
     known = oracle["paper"] is not None and IMPROVEMENTS[grid.table].get(labelled)
     return (_spread(gains, "+") if gains else "–") + (f" (paper +{known})" if known else "")
@@ -149,52 +150,35 @@ def _improvement(
 def _class_table(grid: Grid, records: Sequence[Record], classes: Sequence[str]) -> str:
     """Rows: other papers', then each of our cells with the paper's row under it."""
     figures = PER_CLASS[grid.table]
-    lines = [f"| | {' | '.join(classes)} | mIoU |", "|---" * (len(classes) + 2) + "|"]
+    rows = []
     known = any(cell.paper is not None for cell in grid.cells)
     for name in OTHERS if known else ():
         if name in figures:
-            lines.append(_class_row(f"{name} (paper)", figures[name]))
+            rows.append(_class_row(f"{name} (paper)", figures[name]))
     for cell, record in zip(grid.cells, records, strict=True):
         row = paper.row_name(cell.method, cell.labelled)
         values = [record["per_class"].get(name) for name in classes]
-        lines.append(_class_row(row, [*values, record["last"]["mean"]]))
+        rows.append(_class_row(row, [*values, record["last"]["mean"]]))
         if cell.paper is not None:
-            lines.append(_class_row(f"{row} (paper)", figures[row]))
-    return "\n".join(lines)
+            rows.append(_class_row(f"{row} (paper)", figures[row]))
+    return tabulate(rows, ["", *classes, "mIoU"], tablefmt="github", disable_numparse=True)
 
 
-def _class_row(name: str, values: Sequence[float | None]) -> str:
-    return f"| {name} | {' | '.join('–' if v is None else f'{v:.1f}' for v in values)} |"
+def _class_row(name: str, values: Sequence[float | None]) -> list[str]:
+    return [name, *("–" if value is None else f"{value:.1f}" for value in values)]
 
 
-def chart_lines(grid: Grid, records: Sequence[Record]) -> tuple[str, str, list[Line]]:
-    """(title, label of the x axis, lines) of the last evaluations; no lines for Tables 4 and 5.
-
-    Tables 1 and 3: mIoU against labelled images, a line a method; Table 2: against λ_sadv, a line
-    a number of labelled images. The paper's figures are dashed.
-    """
-    if grid.per_class:
-        return "", "", []
-    points: dict[str, list[tuple[float, float, float | None]]] = {}
-    known: dict[str, list[tuple[float, float, float | None]]] = {}
-    for cell, record in zip(grid.cells, records, strict=True):
-        name = f"{cell.part}, {cell.labelled}" if cell.part else cell.column
-        x = cell.sadv if cell.part else cell.labelled
-        if not x:
-            continue  # no place on a logarithmic axis: row 0
-        last = record["last"]
-        if last["mean"] is not None:
-            points.setdefault(name, []).append((x, last["mean"], last["std"]))
-        if cell.paper is not None:
-            known.setdefault(name, []).append((x, cell.paper, None))
-    heads = list(HEADS.values())
-    names = list(dict.fromkeys([*points, *known]))
-    names.sort(key=lambda name: heads.index(name) if name in heads else 0)
-    lines = [Line(n, tuple(sorted(points[n])), names.index(n)) for n in names if n in points]
-    lines += [
-        Line(f"{n} (paper)", tuple(sorted(known[n])), names.index(n), dashed=True)
-        for n in names
-        if n in known
-    ]
-    what = "λ_sadv" if grid.cells[0].part else "labelled target images"
-    return f"mIoU against {what}", what, lines
+def gains(records: Sequence[Record], method: str, over: str) -> dict[int, list[float]]:
+    """Labelled images → mIoU of `method` minus that of `over`, seed by seed; last evaluations."""
+    by_cell = {(r["method"], r["labelled"]): r for r in records}
+    differences = {}
+    for labelled in dict.fromkeys(r["labelled"] for r in records):
+        ours, theirs = by_cell.get((method, labelled)), by_cell.get((over, labelled))
+        if ours is None or theirs is None:
+            continue
+        reference = dict(zip(theirs["seeds"], theirs["last"]["values"], strict=True))
+        pairs = zip(ours["seeds"], ours["last"]["values"], strict=True)
+        values = [value - reference[seed] for seed, value in pairs if seed in reference]
+        if values:
+            differences[labelled] = values
+    return differences

@@ -1,1 +1,1 @@
-"""What a process runs on and with: device, process group, signals, memory, files."""
+"""The process around the training: device, ranks, signals, memory, threads, files."""

@@ -1,16 +1,16 @@
-"""Writing to a disk that may be full or read-only: whole files, and errors that name them."""
+"""Writing files whole, and errors that name the file when the disk is full or read-only."""
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from fastass.errors import UserError
+from fastass.pipelines.durable import write_durably
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """UserError naming `path` where the disk refuses what is written inside."""
+    """UserError naming `path` if a write inside the context fails."""
     try:
         yield
     except OSError as error:
@@ -18,18 +18,10 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a small file: never half of it under its own name, also across a power cut.
+    """Write a small file atomically: also after a power cut it is either the old one or whole.
 
-    Raises UserError when the disk refuses; what was there before then stays.
+    Raises UserError if it can't be written; the old file then stays.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     with writing(path):
-        try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        write_durably(path, text.encode(), temporary)

@@ -1,4 +1,4 @@
-"""The one module on several ranks: gradients are averaged while the backward runs."""
+"""Data-parallel training on several ranks: gradients are averaged while the backward runs."""
 
 import inspect
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import GradBucket  # type: ignore[attr-defined, unused-ignore]
+from torch.futures import Future
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from fastass.config.schema import Config
 from fastass.errors import UserError
-from fastass.runtime.device import Runtime
 from fastass.runtime.process_group import World
 
 # Renamed in torch 2.13.
@@ -19,46 +19,52 @@ _NEW_NAME = "forward_sync_buffers" in inspect.signature(DistributedDataParallel)
 _OWN_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _NEW_NAME else "broadcast_buffers": False}
 
 
-def check_parallel(config: Config, runtime: Runtime, world: World) -> None:
-    """UserError for what does not work on several ranks."""
-    if world.size > 1 and config.model.norm == "sync" and runtime.device.type == "cpu":
+def check_parallel(norm: str, device: torch.device, world: World) -> None:
+    """UserError for a norm that does not work on several ranks of this kind of device."""
+    if world.size > 1 and norm == "sync" and device.type == "cpu":
         raise UserError(
-            "model.norm: sync needs CUDA on several ranks, torch has no CPU form of it; "
-            "use --model-norm frozen or batch"
+            "model.norm: sync on several ranks needs CUDA, because PyTorch has no CPU version of "
+            "it; use --model-norm frozen or batch"
         )
 
 
-def wrap(module: nn.Module, config: Config, world: World) -> DistributedDataParallel:
-    """`module` whose backward averages the gradients of the parameters that now require them.
+def wrap(
+    module: nn.Module, world: World, *, one_backward: bool, compress: bool
+) -> DistributedDataParallel:
+    """`module`, whose backward averages the gradients of the parameters that now require them.
 
     Every backward outside `no_sync()` must reach all of these parameters. Buffers stay each
     rank's own: see `average_statistics`.
+
+    one_backward: each step has a single backward. compress: exchange gradients in bf16.
     """
-    whole = config.backward != "streamed" and config.accumulate == 1
     parallel = DistributedDataParallel(
         module,
         **_OWN_BUFFERS,
         gradient_as_bucket_view=True,
-        static_graph=whole,  # with no_sync() its first step would wait for an exchange never begun
+        # With no_sync() the first step of a static graph would wait for an exchange never begun.
+        static_graph=one_backward,
     )
-    if config.distributed.compress:
+    if compress:
         parallel.register_comm_hook(world.size, _average_in_bf16)
     return parallel
 
 
-def _average_in_bf16(size: int, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    """Exchange one bucket of gradients in bf16. torch's own hook of this kind needs NCCL."""
+def _average_in_bf16(size: int, bucket: GradBucket) -> Future[Tensor]:
+    """Exchange one bucket of gradients in bf16. PyTorch's own hook of this kind needs NCCL."""
     gradients = bucket.buffer()
     half = gradients.to(torch.bfloat16).div_(size)
     work = dist.all_reduce(half, async_op=True)
-    return work.get_future().then(lambda done: gradients.copy_(done.value()[0]))
+    assert work is not None
+    averaged: Future[Tensor] = work.get_future().then(lambda done: gradients.copy_(done.value()[0]))
+    return averaged
 
 
 def average_statistics(module: nn.Module, world: World) -> None:
-    """Make the running statistics of batch norm those of all ranks.
+    """Replace the running statistics of batch norm by their means over all ranks.
 
-    They are linear in the batches' statistics, so it does not matter when or how often this is
-    done; it is, before they are used or saved.
+    They are linear in the batches' statistics, so it does not matter when or how often they are
+    averaged, as long as it happens before they are used or saved.
     """
     statistics = []
     for part in module.modules():

@@ -1,4 +1,4 @@
-"""What a run executes on: device, precision, operators; chosen openly, never silently."""
+"""Device, precision and operators of a run: how they are chosen, described and set up."""
 
 from dataclasses import dataclass, replace
 
@@ -9,13 +9,13 @@ from fastass.config.schema import RuntimeConfig
 from fastass.errors import UserError
 from fastass.kernels import native_library
 
-# What a forward pass computes in, by the autocast dtype; None is no autocast.
+# Precision of a forward pass by its autocast dtype; None is no autocast.
 PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "fp32"}
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """The choices of one process. `line` is for the heading of a run."""
+    """What was chosen for this process. `line` is for the heading of a run."""
 
     device: torch.device
     amp_dtype: torch.dtype | None
@@ -23,7 +23,7 @@ class Runtime:
     kernels: str
     tf32: str
     compile: str
-    tuned: bool  # whether this process's malloc keeps freed blocks
+    tuned: bool  # whether malloc keeps freed blocks in this process
 
     def autocast(self) -> torch.autocast:
         """The autocast context of a forward pass; disabled without mixed precision."""
@@ -50,7 +50,7 @@ class Runtime:
 
 
 def describe_runtime(config: RuntimeConfig) -> Runtime:
-    """Choose device, precision and operators; changes nothing.
+    """Choose device, precision and operators. Changes nothing.
 
     Raises UserError for a device or an operator implementation that is not available.
     """
@@ -74,7 +74,7 @@ def describe_runtime(config: RuntimeConfig) -> Runtime:
 
 
 def setup_runtime(config: RuntimeConfig) -> Runtime:
-    """`describe_runtime`, and set this process up for it: operators, TF32, on a CPU malloc."""
+    """`describe_runtime`, and set up this process: operators, TF32 and, on a CPU, malloc."""
     runtime = describe_runtime(config)
     kernels.use(config.kernels)
     if config.tf32 is not None and runtime.device.type == "cuda":
@@ -84,23 +84,23 @@ def setup_runtime(config: RuntimeConfig) -> Runtime:
 
 
 def set_tf32(wanted: bool) -> None:
-    """Whether this process's fp32 products and convolutions on CUDA may use TF32."""
+    """Allow or forbid TF32 for this process's fp32 matrix products and convolutions on CUDA."""
     torch.backends.cuda.matmul.allow_tf32 = wanted
     torch.backends.cudnn.allow_tf32 = wanted
 
 
 def describe_tf32(wanted: bool | None, device: torch.device) -> str:
-    """What fp32 products are computed in; a CPU has no TF32."""
+    """Where TF32 is used, for the heading of a run; empty on a CPU, which has none."""
     if device.type != "cuda":
         return "" if wanted is None else "; tf32 exists on CUDA only, kept off"
-    now = (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
-    allowed = now if wanted is None else (wanted, wanted)
+    current = (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+    allowed = current if wanted is None else (wanted, wanted)
     names = {(True, True): "on", (True, False): "convolutions", (False, False): "off"}
     return f"; tf32 {names.get(allowed, 'matrix products')}"
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU."""
+    """The device of a name; `auto` is CUDA where there is one, else the CPU."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -111,8 +111,8 @@ def choose_device(name: str) -> torch.device:
         raise UserError(f"device: {name!r} is not supported; use auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
-            f"device: {name!r} is not there: {torch.cuda.device_count()} CUDA devices found; "
-            "see `fastass doctor`"
+            f"device: {name!r} does not exist, PyTorch sees {torch.cuda.device_count()} CUDA "
+            "devices; see `fastass doctor`"
         )
     return device
 
@@ -126,7 +126,7 @@ def describe(device: torch.device) -> str:
 
 
 def choose_amp(device: torch.device) -> tuple[torch.dtype | None, str]:
-    """What mixed precision computes in on a device (None: fp32 is kept), and why."""
+    """The dtype of mixed precision on a device (None: stays fp32), and the reason."""
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.bfloat16, "by the GPU's bf16 units"
@@ -137,6 +137,6 @@ def choose_amp(device: torch.device) -> tuple[torch.dtype | None, str]:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 itself (AVX-512 BF16 or AMX); emulation does not count."""
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    """Whether this CPU has bf16 instructions (AVX-512 BF16 or AMX); emulation does not count."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

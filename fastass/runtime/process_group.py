@@ -1,15 +1,17 @@
-"""The processes that train together, one a device, as torchrun starts them.
+"""The processes that train together, one per device, as torchrun starts them.
 
-torchrun tells each process its rank, the world size and where to meet (RANK, WORLD_SIZE,
-LOCAL_RANK, MASTER_ADDR, MASTER_PORT). Without them a process trains alone, with no process group.
+torchrun gives each process its rank, the world size and the address of the others in RANK,
+WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. Without them a process trains alone, with no
+process group.
 
     with join(device, timeout) as world:
-        if world.main: …                        # rank 0 alone writes and reports
-        value = world.broadcast_from_main(lambda: …)         # rank 0 computes it, all get it
-        total = world.sum(counts)               # over the ranks
+        if world.main: …                              # only rank 0 writes and reports
+        value = world.broadcast_from_main(lambda: …)  # rank 0 computes it, all ranks get it
+        total = world.sum(counts)                     # over the ranks
 
-What goes wrong on one rank ends all of them with one line: the rank that fails first says why in
-the store, the others, whose next exchange breaks off or times out, find it there and end quietly.
+An error on one rank ends all of them with one line. The rank that fails first writes the reason to
+the store. The next exchange of the others breaks off or times out; they find the reason in the
+store and end without a message.
 """
 
 import contextlib
@@ -23,14 +25,16 @@ from typing import Any, NoReturn, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined, unused-ignore]
 from torch.distributed.elastic.multiprocessing.errors import record
+from torch.distributed.rendezvous import rendezvous
 
 from fastass.errors import USER_ERRORS, TrainingFailure, UserError
 from fastass.runtime.signals import Interrupted
 
 T = TypeVar("T")
 
-# How gloo's plain RuntimeErrors begin or what they hold: a peer is gone, or it does not answer.
+# Parts of the messages of gloo's RuntimeErrors: another rank is gone, or it does not answer.
 _LOST = (
     "Connection closed by peer",
     "Connection reset by peer",
@@ -42,14 +46,15 @@ _LATE = ("Timed out", "timed out", "timeout")
 
 
 class RankFailure(TrainingFailure):
-    """Another rank ended, was cut off or hangs."""
+    """Another rank has ended, is unreachable or hangs."""
 
 
 @dataclass(frozen=True)
 class World:
-    """Rank 0 … size−1 of this process, its number on its machine, and what the ranks exchange.
+    """This process among the ranks, and the exchanges between them.
 
-    `grouped`: torchrun started it, so there is a process group, even one of a single process.
+    rank: 0 … size−1. local_rank: its number on its machine. grouped: torchrun started it, so there
+    is a process group, even for a single process.
     """
 
     rank: int = 0
@@ -63,7 +68,7 @@ class World:
         return self.rank == 0
 
     def describe(self) -> str:
-        """For the line that opens a run; empty where a process trains alone."""
+        """For the heading of a run; empty where a process trains alone."""
         return f" · {self.size} ranks ({dist.get_backend()})" if self.grouped else ""
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -76,7 +81,8 @@ class World:
         """Replace tensors of one dtype by their means over the ranks, in one exchange."""
         if self.size > 1 and tensors:
             flat = self.sum(torch.cat([t.flatten() for t in tensors])).div_(self.size)
-            for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            parts = torch.split(flat, [t.numel() for t in tensors])
+            for tensor, part in zip(tensors, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))
 
     def barrier(self) -> None:
@@ -84,7 +90,7 @@ class World:
         self.sum(torch.zeros(1))
 
     def main_first(self, function: Callable[[], T]) -> T:
-        """`function()` on every rank, rank 0 before the others: what it makes, they find."""
+        """`function()` on every rank, first on rank 0, so that the others find what it made."""
         if not self.main:
             self.barrier()
             return function()
@@ -93,39 +99,41 @@ class World:
         return value
 
     def broadcast_from_main(self, function: Callable[[], T]) -> T:
-        """`function()` of rank 0, on all ranks; the others wait for it."""
+        """The value of `function()` on rank 0, for all ranks; the others wait for it."""
         if not self.grouped:
             return function()
         box: list[Any] = [function() if self.main else None]
         dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
-        return box[0]
+        value: T = box[0]
+        return value
 
 
 SINGLE_PROCESS = World()
 
 
 class AsyncMax:
-    """The highest wish of any rank, such as a signal's number, known to all after the same step.
+    """The maximum of one number per rank, such as a received signal, known to all ranks together.
 
-    It travels while the step runs: `ask` before it, `answer` after it. In CPU memory, so no GPU
-    queue is waited for, and a rank that hangs is noticed here.
+    The exchange runs during the step: `ask` before it, `answer` after it. It is in CPU memory, so
+    it waits for no GPU, and it is where a rank that hangs is noticed.
     """
 
-    def __init__(self, world: World, wish: Callable[[], int]) -> None:
-        self._world, self._wish = world, wish
+    def __init__(self, world: World, value: Callable[[], int]) -> None:
+        """value: this rank's number, 0 or more; called by every `ask`."""
+        self._world, self._value = world, value
         self._highest = torch.zeros((), dtype=torch.int32)
         self._work: dist.Work | None = None
 
     def ask(self) -> None:
-        """Send this rank's wish; 0 is none."""
-        self._highest.fill_(self._wish())
+        """Send this rank's number."""
+        self._highest.fill_(self._value())
         if self._world.grouped:
             self._work = dist.all_reduce(self._highest, dist.ReduceOp.MAX, async_op=True)
 
     def answer(self) -> int:
-        """What was asked for; raises what `join` explains if a rank does not answer."""
+        """The maximum over the ranks; an error that `join` explains if one does not answer."""
         if self._work is None:
-            return self._wish()
+            return self._value()
         self._work.wait()
         self._work = None
         return int(self._highest)
@@ -136,8 +144,8 @@ def join(device_type: str, timeout: float) -> Iterator[World]:
     """The world of this process; leaves the process group at the end.
 
     timeout: seconds after which an exchange that another rank does not join ends the run.
-    Raises UserError when torchrun's variables are incomplete or the ranks do not meet,
-    RankFailure when another rank is lost, and SystemExit where another rank has said why.
+    Raises UserError when torchrun's variables are incomplete or the ranks can't connect,
+    RankFailure when another rank is lost, and SystemExit where another rank reports the reason.
     """
     if "RANK" not in os.environ:
         yield World()
@@ -149,11 +157,11 @@ def join(device_type: str, timeout: float) -> Iterator[World]:
         raise UserError(
             f"RANK is set, but {error}; start several processes with torchrun"
         ) from None
-    store = _meet(device_type, timedelta(seconds=timeout))
+    store = _connect(device_type, timedelta(seconds=timeout))
     try:
         yield world
         _leave(world)
-    except Interrupted as error:  # all ranks have agreed on it
+    except Interrupted as error:  # on all ranks after the same step
         _leave(world)
         if world.main:
             raise
@@ -163,12 +171,12 @@ def join(device_type: str, timeout: float) -> Iterator[World]:
         raise
 
 
-def _meet(device_type: str, timeout: timedelta) -> dist.Store:
+def _connect(device_type: str, timeout: timedelta) -> Store:
     try:
-        store, rank, size = next(iter(dist.rendezvous("env://", timeout=timeout)))
+        store, rank, size = next(iter(rendezvous("env://", timeout=timeout)))
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo",
-            store=dist.PrefixStore(f"group {_attempt()}", store),
+            store=PrefixStore(f"group {_attempt()}", store),
             rank=rank,
             world_size=size,
             timeout=timeout,
@@ -176,18 +184,17 @@ def _meet(device_type: str, timeout: timedelta) -> dist.Store:
     except (dist.DistError, RuntimeError, ValueError) as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise UserError(
-            f"the ranks did not meet at {where} within {timeout.total_seconds():g} s: "
+            f"the ranks did not connect at {where} within {timeout.total_seconds():g} s: "
             f"{str(error).splitlines()[0]}"
         ) from error
-    return dist.PrefixStore(f"failure {_attempt()}", store)
+    return PrefixStore(f"failure {_attempt()}", store)
 
 
 def _leave(world: World) -> None:
     """Leave the process group once every rank is here and gloo's threads hold no tensor.
 
-    A thread of gloo that lets go of a tensor takes the GIL. While its threads are joined, which
-    holds the GIL, it would wait for ever; at the end of the process, when there is none to be had,
-    it aborts the process.
+    A thread of gloo that frees a tensor takes the GIL. While gloo's threads are joined, which holds
+    the GIL, it would wait for ever; when the interpreter has ended, it would abort the process.
     """
     last = world.sum(torch.zeros(1))
     for _ in range(1000):
@@ -198,57 +205,58 @@ def _leave(world: World) -> None:
 
 
 def _attempt() -> str:
-    """Tells the starts of a group apart, where its store outlives a restart.
+    """The number of restarts, where the store outlives a restart and so needs other keys.
 
-    That is so for a single agent with a static rendezvous; several agents get a new store each
+    That is so for a single agent with a static rendezvous. Several agents get a new store each
     time, and may count their restarts differently.
     """
     alone = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if alone else "0"
 
 
-def _end(world: World, store: dist.Store, timeout: float, error: Exception) -> None:
-    """Tell the others why this rank ends, or end quietly where one of them has told already."""
+def _end(world: World, store: Store, timeout: float, error: Exception) -> None:
+    """Write to the store why this rank ends, or end silently if another rank was first."""
     text = str(error)
-    told = isinstance(error, (*USER_ERRORS, TrainingFailure))
+    expected = isinstance(error, (*USER_ERRORS, TrainingFailure))
     if isinstance(error, RuntimeError) and any(sign in text for sign in (*_LOST, *_LATE)):
         late = any(sign in text for sign in _LATE)
         error = RankFailure(_why_lost(world, store, timeout if late else None))
-    elif told and world.size > 1:
+    elif expected and world.size > 1:
         error = type(error)(f"rank {world.rank}: {text}")
-    elif not told:  # a traceback follows
-        _first(store, text)
+    elif not expected:  # a traceback follows
+        _is_first_failure(store, text)
         return
-    if _first(store, str(error)):
+    if _is_first_failure(store, str(error)):
         _fail(error)
     raise SystemExit(1 if isinstance(error, TrainingFailure) else 2) from None
 
 
 @record
 def _fail(error: Exception) -> NoReturn:
-    """Raise it where torchrun sees it, whose own report of the rank then ends with our line."""
+    """Raise where torchrun records it, so that its report of the rank ends with our line."""
     raise error from None
 
 
-def _first(store: dist.Store, text: str) -> bool:
-    """Whether no other rank has failed before. A store that is gone has told nobody."""
+def _is_first_failure(store: Store, text: str) -> bool:
+    """Record a failure → whether no other rank has failed before; also if the store is gone."""
     try:
-        return store.compare_set("why", "", text) == text.encode()
+        recorded: bytes = store.compare_set("why", "", text)
+        return recorded == text.encode()
     except (dist.DistError, RuntimeError):
         return True
 
 
-def _why_lost(world: World, store: dist.Store, timeout: float | None) -> str:
-    """Who is missing: every rank that notices signs in; the one that speaks looks who did not."""
+def _why_lost(world: World, store: Store, timeout: float | None) -> str:
+    """Which rank is missing: every rank that is left signs in, and this one looks who did not."""
     missing: list[int] = []
     with contextlib.suppress(dist.DistError, RuntimeError):
-        store.set(f"here {world.rank}", "")
+        store.set(f"present {world.rank}", "")
         time.sleep(1.0)
-        missing = [r for r in range(world.size) if not store.check([f"here {r}"])]
+        missing = [r for r in range(world.size) if not store.check([f"present {r}"])]
     named = ", ".join(f"rank {r}" for r in missing[:8]) or "another rank"
     if timeout is None:
-        return f"{named} has ended; the run goes on from its last checkpoint with --resume"
+        return f"{named} has ended; continue from the last checkpoint with --resume"
     return (
-        f"{named} did not answer for {timeout:g} s (--distributed-timeout): it hangs or was cut "
-        "off; the run goes on from its last checkpoint with --resume"
+        f"{named} did not answer for {timeout:g} s (--distributed-timeout): it hangs or is "
+        "unreachable; continue from the last checkpoint with --resume"
     )

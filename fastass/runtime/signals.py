@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: finish the step, save, leave a resumable run."""
+"""SIGINT and SIGTERM: finish the step, save, and leave a run that can be resumed."""
 
 import signal
 from types import FrameType, TracebackType
@@ -14,7 +14,7 @@ class Interrupted(Exception):
 
 
 class Interruption:
-    """Inside the context the first signal only sets a flag; a second one acts as usual."""
+    """Inside the context the first signal only sets a flag; a second one ends the process."""
 
     signals = (signal.SIGINT, signal.SIGTERM)
 
@@ -45,6 +45,6 @@ class Interruption:
         self._previous.clear()
 
     def check(self) -> None:
-        """Raise Interrupted if a signal came; for loops that have nothing to save."""
+        """Raise Interrupted if a signal was received; for loops that have nothing to save."""
         if self.caught is not None:
             raise Interrupted(f"interrupted by {self.caught.name}", 128 + self.caught)

@@ -1,1 +1,1 @@
-"""What long work tells while it runs: plain lines, or a live view on a terminal."""
+"""Progress of long work: plain lines or a live view, and metrics for other services."""

@@ -1,9 +1,8 @@
-"""The live view of a terminal: a bar, the rates, the losses, the curve of mIoU.
+"""The live view in a terminal: progress bar, throughput, losses, the curve of mIoU.
 
-It redraws a few lines in place; lines that stay scroll above it, and at the end it is wiped away.
+It redraws a few lines in place. Other lines scroll up above it, and at the end it disappears.
 """
 
-from types import TracebackType
 from typing import Self
 
 from rich.columns import Columns
@@ -45,7 +44,7 @@ class LiveView:
         )
         self._tasks: dict[str, TaskID] = {}
         self._task: TaskID | None = None
-        self._window: TrainStats | None = None
+        self._stats: TrainStats | None = None
         self._scores: list[float] = []
         self._live = Live(
             console=self._progress.console,
@@ -58,16 +57,11 @@ class LiveView:
         self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._live.stop()
 
     def phase(self, name: str, total: int, done: int = 0) -> None:
-        """Show a phase; one that was left unfinished comes back with its clock and its rate."""
+        """Show a phase; one that another phase interrupted continues with its clock and rate."""
         if self._task is not None:
             self._progress.update(self._task, visible=False)
         if name not in self._tasks:
@@ -79,8 +73,8 @@ class LiveView:
         if self._task is not None:
             self._progress.update(self._task, completed=done)
 
-    def trained(self, step: int, window: TrainStats) -> None:
-        self._window = window
+    def trained(self, step: int, stats: TrainStats) -> None:
+        self._stats = stats
         self.advance(step)
 
     def scored(self, step: int, miou: float) -> None:
@@ -91,11 +85,11 @@ class LiveView:
         self._progress.console.print(text, markup=False)
 
     def picture(self) -> RenderableType:
-        """What is drawn now."""
+        """The current contents of the view."""
         parts: list[RenderableType] = [self._progress.get_renderable()]
-        if self._window is not None:
-            parts.append(Text(self._window.rates(), style="cyan"))
-            losses = [Text(loss) for loss in self._window.losses()]
+        if self._stats is not None:
+            parts.append(Text(self._stats.rates(), style="cyan"))
+            losses = [Text(loss) for loss in self._stats.losses()]
             parts.append(Columns(losses, equal=True, padding=(0, 2)))
         if self._scores:
             parts.append(Text(curve(self._scores), style="green"))
@@ -103,7 +97,7 @@ class LiveView:
 
 
 def curve(scores: list[float]) -> str:
-    """Percentages as a line of bars, between the first and the last of those shown."""
+    """The last percentages as a line of bars, with the first and the last of them as numbers."""
     shown = scores[-SHOWN:]
     low, high = min(shown), max(shown)
     steps = [round((v - low) / (high - low) * (len(BARS) - 1)) if high > low else 0 for v in shown]

@@ -1,28 +1,17 @@
-"""What long work tells while it runs, and how that becomes plain lines."""
+"""What long work reports while it runs, and how it is printed as plain lines."""
 
 import time
-from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
-# The terms by their names in the paper.
-SYMBOLS = {
-    "seg_source": "L_seg(Is)",
-    "seg_target": "L_seg(Itl)",
-    "gadv": "L_gadv",
-    "sadv": "L_sadv",
-    "gd_source": "L_gd(Fs)",
-    "gd_target": "L_gd(Ft)",
-    "sd_source": "L_sd(Fs)",
-    "sd_target": "L_sd(Ft)",
-}
+from fastass.method.terms import TERMS
 
 
 class TrainStats(NamedTuple):
     """What training measured since the last report.
 
-    terms: means of the losses, by the names of `fastass.method.adaptation.LossTerms`. data_wait:
-    share of the time, 0 … 1, that the step waited for data. gpu_gib: peak of the GPU's allocated
-    memory and its size; None on a CPU.
+    terms: means of the losses, by the names of `fastass.method.terms.LossTerms`. data_wait: share
+    of the time, 0 … 1, that the step waited for data. gpu_gib: peak of the allocated GPU memory and
+    the size of the GPU's memory; None on a CPU.
     """
 
     terms: dict[str, float]
@@ -31,51 +20,41 @@ class TrainStats(NamedTuple):
     gpu_gib: tuple[float, float] | None = None
 
     def rates(self) -> str:
-        """Everything but the losses."""
+        """Throughput, waiting time and memory."""
         parts = [f"{self.images_per_second:.1f} images/s", f"data wait {self.data_wait:.0%}"]
         if self.gpu_gib is not None:
             parts.append("GPU {:.1f} of {:.0f} GiB".format(*self.gpu_gib))
         return " · ".join(parts)
 
     def losses(self) -> list[str]:
-        """The losses by their names in the paper."""
-        return [f"{SYMBOLS[name]} {value:.3f}" for name, value in self.terms.items()]
+        """The losses by their symbols in the paper."""
+        return [f"{TERMS[name].symbol} {value:.3f}" for name, value in self.terms.items()]
 
 
 class Reporter(Protocol):
-    """What long work tells: phases with a count, lines that stay, and how training goes."""
+    """What long work reports: phases with a count, lines, and the progress of training."""
 
     def __enter__(self) -> Self: ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *exception: object) -> None: ...
     def phase(self, name: str, total: int, done: int = 0) -> None: ...
     def advance(self, done: int) -> None: ...
     def line(self, text: str) -> None: ...
-    def trained(self, step: int, window: TrainStats) -> None: ...
+    def trained(self, step: int, stats: TrainStats) -> None: ...
     def scored(self, step: int, miou: float) -> None: ...
 
 
 class Plain:
-    """At most one line every `every` seconds of a phase."""
+    """Prints plain lines: during a phase at most one every `interval` seconds."""
 
-    def __init__(self, every: float = 10.0) -> None:
-        self.every = every
+    def __init__(self, interval: float = 10.0) -> None:
+        self.interval = interval
         self._name, self._total, self._first = "", 0, 0
         self._start = self._last = 0.0
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         return None
 
     def phase(self, name: str, total: int, done: int = 0) -> None:
@@ -83,21 +62,21 @@ class Plain:
         self._start = self._last = time.monotonic()
 
     def advance(self, done: int) -> None:
-        self._tell(done)
+        self._print_progress(done)
 
-    def trained(self, step: int, window: TrainStats) -> None:
-        self._tell(step, " · ".join([window.rates(), " ".join(window.losses())]))
+    def trained(self, step: int, stats: TrainStats) -> None:
+        self._print_progress(step, " · ".join([stats.rates(), " ".join(stats.losses())]))
 
     def scored(self, step: int, miou: float) -> None:
         self.line(score_line(step, miou))
 
-    def _tell(self, done: int, note: str = "") -> None:
+    def _print_progress(self, done: int, note: str = "") -> None:
         now = time.monotonic()
-        if now - self._last < self.every:
+        if now - self._last < self.interval:
             return
         self._last = now
-        made = done - self._first
-        left = (self._total - done) * (now - self._start) / made if made > 0 else 0.0
+        in_phase = done - self._first
+        left = (self._total - done) * (now - self._start) / in_phase if in_phase > 0 else 0.0
         eta = f"{int(left) // 60}:{int(left) % 60:02d} left"
         self.line(f"{self._name} {done}/{self._total} · {eta}{' · ' + note if note else ''}")
 
@@ -106,17 +85,12 @@ class Plain:
 
 
 class Silent:
-    """Says nothing: of several ranks one reports."""
+    """Prints nothing: of several ranks only rank 0 reports."""
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         return None
 
     def phase(self, name: str, total: int, done: int = 0) -> None:
@@ -128,7 +102,7 @@ class Silent:
     def line(self, text: str) -> None:
         return None
 
-    def trained(self, step: int, window: TrainStats) -> None:
+    def trained(self, step: int, stats: TrainStats) -> None:
         return None
 
     def scored(self, step: int, miou: float) -> None:
@@ -136,5 +110,5 @@ class Silent:
 
 
 def score_line(step: int, miou: float) -> str:
-    """The line that stays of an evaluation."""
+    """The line that reports an evaluation."""
     return f"step {step}: mIoU {miou:.2f} on target val"

@@ -1,8 +1,8 @@
 """Metrics to TensorBoard, Weights & Biases and MLflow, beside the run's metrics.jsonl.
 
-Each is imported only when asked for (`--log`). A run that is resumed goes on in the same record:
-RUN/loggers.json keeps the names that the services gave it. A service that fails later is left out
-with a line that says so; training goes on.
+A service is imported only if `--log` names it. A resumed run continues in the same record:
+RUN/loggers.json keeps the names that the services gave it. If a service fails later, one line
+reports it, and training goes on without it.
 """
 
 import importlib
@@ -10,12 +10,9 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol, Self
 
-from fastass.checkpoint.run_directory import LOGGERS, TENSORBOARD, value_at
-from fastass.config.schema import Config
-from fastass.config.text import leaves
+from fastass.checkpoint.run_directory import LOGGERS, TENSORBOARD
 from fastass.errors import UserError
 
 SECTIONS = {"terms": "loss", "eval": "val"}  # names in metrics.jsonl → names of groups of curves
@@ -23,13 +20,13 @@ MODULES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "mlflow":
 
 
 class Service(Protocol):
-    """Where scalars go. Opened at the first record."""
+    """One service, opened at the first record."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None: ...
     def close(self) -> None: ...
 
 
-def check(names: Sequence[str]) -> None:
+def check_services(names: Sequence[str]) -> None:
     """UserError for a service whose package can't be imported."""
     for name in names:
         try:
@@ -41,42 +38,50 @@ def check(names: Sequence[str]) -> None:
 
 
 class Loggers:
-    """The services of a run. `log` takes the records of metrics.jsonl."""
+    """The services that a run logs to. `log` takes the records of metrics.jsonl.
 
-    def __init__(self, run: Path, config: Config, tell: Callable[[str], None]) -> None:
-        self.run, self.config, self.tell = run, config, tell
+    names: keys of SERVICES. config: the configuration as text, which the services keep with the
+    run. report: called with one line if a service fails.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        names: Sequence[str],
+        config: Mapping[str, str],
+        report: Callable[[str], None],
+    ) -> None:
+        self.run, self.config, self.report = run, config, report
         self._open: dict[str, Service] = {}
-        self._left = list(config.log)
+        self._working = list(names)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         for name in list(self._open):
-            self._guarded(name, lambda service: service.close())
+            self._try(name, lambda service: service.close())
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Send the numbers of a record, which has its `step`."""
         step = record["step"]
         values = dict(scalars({k: v for k, v in record.items() if k != "step"}))
-        for name in list(self._left):
-            self._guarded(name, lambda service: service.log(step, values), step)
+        for name in list(self._working):
+            self._try(name, lambda service: service.log(step, values), step)
 
-    def _guarded(self, name: str, do: Callable[[Service], None], step: int = 0) -> None:
+    def _try(self, name: str, do: Callable[[Service], None], step: int = 0) -> None:
+        """`do` with a service; an error is reported and ends the logging to it."""
         try:
             if name not in self._open:
                 self._open[name] = SERVICES[name](self.run, self.config, step)
             do(self._open[name])
-        except Exception as error:  # a service's own kinds: network, disk, rights, limits
-            self._left = [other for other in self._left if other != name]
+        except (
+            Exception
+        ) as error:  # each service has errors of its own: network, disk, permissions, quotas
+            self._working = [other for other in self._working if other != name]
             self._open.pop(name, None)
             reason = " ".join(str(error).split()) or type(error).__name__
-            self.tell(f"--log {name} failed and is left out from here on: {reason}")
+            self.report(f"--log {name} failed; the run continues without it: {reason}")
 
 
 def scalars(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
@@ -90,9 +95,9 @@ def scalars(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 class TensorBoard:
-    """Event files in RUN/tensorboard; on resuming, what follows the first step is dropped."""
+    """Event files in RUN/tensorboard; a resumed run replaces events from its first step on."""
 
-    def __init__(self, run: Path, config: Config, step: int) -> None:
+    def __init__(self, run: Path, config: Mapping[str, str], step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(run / TENSORBOARD), purge_step=step)
@@ -106,9 +111,9 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of the project `fastass` (WANDB_PROJECT, WANDB_MODE … as usual)."""
+    """A run of the project `fastass`; WANDB_PROJECT, WANDB_MODE and the like apply."""
 
-    def __init__(self, run: Path, config: Config, step: int) -> None:
+    def __init__(self, run: Path, config: Mapping[str, str], step: int) -> None:
         import wandb
 
         known = _identity(run, "wandb")
@@ -118,7 +123,7 @@ class WandB:
             dir=str(run),
             id=known,
             resume="allow" if known else None,
-            config=flat(config),
+            config=dict(config),
         )
         _remember(run, "wandb", self._run.id)
 
@@ -130,9 +135,9 @@ class WandB:
 
 
 class MLflow:
-    """A run of the experiment `fastass` (MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME as usual)."""
+    """A run of the experiment `fastass`; MLFLOW_TRACKING_URI and the like apply."""
 
-    def __init__(self, run: Path, config: Config, step: int) -> None:
+    def __init__(self, run: Path, config: Mapping[str, str], step: int) -> None:
         import mlflow
 
         self._mlflow = mlflow
@@ -140,7 +145,7 @@ class MLflow:
         mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", "fastass"))
         started = mlflow.start_run(run_id=known, run_name=None if known else run.name)
         if not known:
-            mlflow.log_params(flat(config))
+            mlflow.log_params(dict(config))
         _remember(run, "mlflow", started.info.run_id)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -150,21 +155,19 @@ class MLflow:
         self._mlflow.end_run()
 
 
-SERVICES: dict[str, Callable[[Path, Config, int], Service]] = {
+SERVICES: dict[str, Callable[[Path, Mapping[str, str], int], Service]] = {
     "tensorboard": TensorBoard,
     "wandb": WandB,
     "mlflow": MLflow,
 }
 
 
-def flat(config: Config) -> dict[str, str]:
-    """The configuration by dotted paths, as text."""
-    return {leaf.path: str(value_at(config, leaf.path)) for leaf in leaves()}
-
-
 def _identity(run: Path, service: str) -> str | None:
     file = run / LOGGERS
-    return json.loads(file.read_text(encoding="utf-8")).get(service) if file.exists() else None
+    if not file.exists():
+        return None
+    names: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
+    return names.get(service)
 
 
 def _remember(run: Path, service: str, identity: str) -> None:

@@ -1,4 +1,4 @@
-"""Who tells the progress of long work: a live view on a terminal, plain lines elsewhere."""
+"""How progress is shown: a live view in a terminal, plain lines elsewhere."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from fastass.tracking.progress import Plain, Reporter
 
 
 def reporter(plain: bool = False) -> Reporter:
-    """The live view where standard output is a terminal, unless `plain` is asked for; or lines."""
+    """The live view if standard output is a terminal and `plain` is not set, else plain lines."""
     if plain or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
         return Plain()
     from fastass.tracking.live_view import LiveView  # here, so that plain output needs no rich

@@ -1,4 +1,4 @@
-"""The training loop: feed, step, watch, evaluate, save."""
+"""The training loop: read batches, step, measure, evaluate, save."""
 
 import json
 import signal
@@ -13,7 +13,7 @@ from fastass.config.schema import Config
 from fastass.errors import TrainingFailure
 from fastass.evaluation.evaluate import Scores, evaluate
 from fastass.evaluation.model_selection import selection
-from fastass.method.adaptation import Adaptation, MethodSpec
+from fastass.method.adaptation import MethodSpec
 from fastass.pipelines.loaders.batch import StepBatch
 from fastass.runtime.ddp import average_statistics
 from fastass.runtime.device import Runtime
@@ -33,7 +33,7 @@ class Trainer:
 
     def __init__(
         self,
-        module: Adaptation,
+        train_step: TrainStep,
         config: Config,
         data: TrainingData,
         spec: MethodSpec,
@@ -44,12 +44,9 @@ class Trainer:
     ) -> None:
         self.config, self.data, self.runtime = config, data, runtime
         self.spec, self.run, self.reporter = spec, run, reporter
-        self.world = world
-        self.engine = TrainStep(module, config, runtime, world)
+        self.train_step, self.world = train_step, world
         self.meters = Meters(world)
-        self.state = TrainState(
-            self.engine, config, data.classes, self.meters, run, reporter, world
-        )
+        self.state = TrainState(train_step, config, data.classes, self.meters, run, reporter, world)
         self.interruption = Interruption()
         self.stop = AsyncMax(world, lambda: self.interruption.caught or 0)
         self._skipped = 0  # by this rank, since the last log
@@ -84,13 +81,13 @@ class Trainer:
         batches = self._batches(step, adapt)
         self.meters.start_clock()
         while step < end:
-            waited = time.perf_counter()
+            start = time.perf_counter()
             micro = [next(batches) for _ in range(self.config.accumulate)]
-            waited = time.perf_counter() - waited
-            set_rates(list(self.engine.optimizers.values()), decay(step, self.config))
+            waited = time.perf_counter() - start
+            set_rates(self.train_step.optimizers.values(), self._decay(step))
             self.stop.ask()
-            terms = self.engine.step(micro, adapt=adapt)
-            images = sum(s.images.shape[0] for m in micro for s in m if s is not None)
+            terms = self.train_step.step(micro, adapt=adapt)
+            images = sum(s.images.shape[0] for batch in micro for s in batch if s is not None)
             step = self.progress.step = step + 1
             self.meters.add(step, terms, images, waited)
             stop = self.stop.answer()
@@ -103,6 +100,10 @@ class Trainer:
                 if stop:
                     self._interrupted(stop)
                 self.meters.start_clock()
+
+    def _decay(self, step: int) -> float:
+        config = self.config
+        return decay(step, config.optim, start_steps=config.start_steps, steps=config.steps)
 
     def _batches(self, step: int, adapt: bool) -> Iterator[StepBatch]:
         first = step * self.config.accumulate
@@ -123,19 +124,19 @@ class Trainer:
         skipped = self.world.sum(torch.tensor(self._skipped))
         self.progress.skipped += int(skipped)
         self._skipped = 0
-        rate = self.engine.optimizers["generator"].param_groups[0]["lr"]
-        here = self.progress
-        self.run.log({"step": here.step, "lr": rate, "skipped": here.skipped, **means})
-        self.reporter.trained(here.step, self._window(means))
+        rate = self.train_step.optimizers["generator"].param_groups[0]["lr"]
+        progress = self.progress
+        self.run.log({"step": progress.step, "lr": rate, "skipped": progress.skipped, **means})
+        self.reporter.trained(progress.step, self._stats(means))
 
-    def _settle(self) -> None:
-        """Make what the ranks have gathered since the last step common, to evaluate or save it."""
+    def _synchronise(self) -> None:
+        """Before evaluating or saving: log what is measured, average the running statistics."""
         self._log()
         if self._averaged_at != self.progress.step:
-            average_statistics(self.engine.module, self.world)
+            average_statistics(self.train_step.module, self.world)
             self._averaged_at = self.progress.step
 
-    def _window(self, means: dict[str, Any]) -> TrainStats:
+    def _stats(self, means: dict[str, Any]) -> TrainStats:
         device, gpu = self.runtime.device, None
         if device.type == "cuda":
             peak, size = torch.cuda.max_memory_allocated(device), torch.cuda.mem_get_info(device)[1]
@@ -143,8 +144,8 @@ class Trainer:
         return TrainStats(means["terms"], means["images_per_second"], means["data_wait"], gpu)
 
     def _evaluate_if_due(self, final: bool = False) -> None:
-        every, step = self.config.eval_every, self.progress.step
-        due = final or (every and (step - self.config.start_steps) % every == 0)
+        interval, step = self.config.eval_every, self.progress.step
+        due = final or (interval and (step - self.config.start_steps) % interval == 0)
         if not due or self.progress.evaluated_at == step:
             return
         scores = self._evaluate()
@@ -155,33 +156,38 @@ class Trainer:
         self._save(*["best"] if best else [])
 
     def _finish_start(self) -> None:
-        """The start is complete: evaluate and keep it, to compare with what follows."""
+        """Evaluate the complete start and keep it, to compare the method with it."""
         if self.progress.start is not None:
             return
         self.progress.start = self._evaluate().record()
         self._save("start")
 
     def _evaluate(self) -> Scores:
-        self._settle()
+        self._synchronise()
         step = self.progress.step
         self.reporter.phase(f"evaluate at {step}", len(self.data.val))
         done = 0
-        common = len(self.data.val) // self.world.size  # images that every rank has
+        on_every_rank = len(self.data.val) // self.world.size  # one more image on some
 
-        def progress(images: int) -> None:
+        def advance(images: int) -> None:
             nonlocal done
             done += images
             self.reporter.advance(min(done * self.world.size, len(self.data.val)))
-            if done <= common:
+            if done <= on_every_rank:
                 self.stop.ask()
                 if stop := self.stop.answer():
                     self._save()
                     self._interrupted(stop)
 
         scores = evaluate(
-            self.engine.evaluated, self.data.val_batches(), self.runtime, self.data.classes,
-            self.config.data.report, progress, world=self.world,
-        )  # fmt: skip
+            self.train_step.evaluated,
+            self.data.val_batches(),
+            self.runtime,
+            self.data.classes,
+            self.config.data.report,
+            advance,
+            world=self.world,
+        )
         self.run.log({"step": step, "eval": scores.record()})
         self.reporter.scored(step, scores.miou)
         self.reporter.phase("train", self.config.total_steps, step)
@@ -189,7 +195,7 @@ class Trainer:
         return scores
 
     def _save(self, *links: str) -> None:
-        self._settle()
+        self._synchronise()
         self.state.save(*links)
 
     def _interrupted(self, number: int) -> None:
@@ -200,24 +206,35 @@ class Trainer:
             128 + number,
         )
 
+    def _before(self) -> str | None:
+        """The whole network that the run started from, to compare the finished one with."""
+        init = self.config.init
+        return None if self.config.allow_mismatch or init in ("none", "imagenet") else init
+
     def _finish(self) -> dict[str, Any]:
-        here = self.progress
-        assert here.last is not None
+        progress = self.progress
+        assert progress.last is not None
         summary = summarize(
             self.config,
             self.runtime,
             labelled=len(self.data.labelled_names),
-            start=here.start,
-            last=here.last,
-            best_miou=here.best,
+            start=progress.start,
+            last=progress.last,
+            best_miou=progress.best,
             selection=selection(self.run.path, self.config.start_steps),
             images_per_second=self.meters.images_per_second,
             seconds=self.meters.seconds,
-            skipped=here.skipped,
+            skipped=progress.skipped,
         )
-        sheet = before_and_after(self.run.path, self.engine.evaluated, self.data, self.runtime)
+        sheet = before_and_after(
+            self.run.path,
+            self.train_step.evaluated,
+            self.data,
+            self.runtime,
+            init=self._before(),
+        )
         self.run.write(SUMMARY, json.dumps(summary, indent=2) + "\n")
         self.reporter.line(table(summary))
         self.reporter.line(f"contact sheet: {sheet}")
-        self.reporter.line(f"all of it as a page: fastass report {self.run.path}")
+        self.reporter.line(f"See everything on one page: fastass report {self.run.path}")
         return summary

@@ -1,4 +1,4 @@
-"""Loss terms and rates, read from the device only every `log_every` steps."""
+"""Loss terms and throughput, read from the device only every `log_every` steps."""
 
 import math
 import time
@@ -7,15 +7,14 @@ from typing import Any
 import torch
 
 from fastass.errors import TrainingFailure
-from fastass.method.adaptation import LossTerms
+from fastass.method.terms import LossTerms
 from fastass.runtime.process_group import SINGLE_PROCESS, World
 
 
 class Meters:
     """Collects the terms of every step on the device; `flush` checks and averages them.
 
-    So a step waits for the device at no point, and a non-finite term is still reported with its
-    own step.
+    So a step never waits for the device, and a non-finite term is still reported with its step.
     """
 
     def __init__(self, world: World = SINGLE_PROCESS) -> None:
@@ -23,54 +22,56 @@ class Meters:
         self._steps: list[tuple[int, LossTerms]] = []
         self.images = 0
         self.seconds = self.data_seconds = 0.0
-        self._window = [0, 0.0, 0.0]
+        self._since_flush = [0, 0.0, 0.0]  # images, seconds, seconds of waiting for data
         self._mark = time.perf_counter()
 
     def start_clock(self) -> None:
-        """Time counts from here: call it after anything that is not training."""
+        """Start measuring time: call it after anything that is not training."""
         self._mark = time.perf_counter()
 
     def add(self, step: int, terms: LossTerms, images: int, data_seconds: float) -> None:
-        """One step's terms (0-d tensors on the device), images and time waited for data.
+        """One step's terms (0-d tensors on the device), its images, the seconds it waited for data.
 
-        LossTerms and images are this rank's part; the sums over the ranks are reported.
+        Terms and images are this rank's part; the sums over the ranks are reported.
         """
         self._steps.append((step, terms))
         now = time.perf_counter()
         for i, value in enumerate((images * self.world.size, now - self._mark, data_seconds)):
-            self._window[i] += value
+            self._since_flush[i] += value
         self._mark = now
 
     def flush(self) -> dict[str, Any]:
         """Means since the last flush. TrainingFailure names step and term of a non-finite loss.
 
-        A collective: every rank flushes after the same step, and gets the same.
+        A collective: every rank flushes after the same step and gets the same result.
         """
         if not self._steps:
             return {}
-        found = [
+        terms_of_steps = [
             (name, step, term)
             for step, terms in self._steps
             for name, term in terms._asdict().items()
             if term is not None
         ]
-        values = self.world.sum(torch.stack([term.float() for _, _, term in found])).tolist()
+        values = self.world.sum(
+            torch.stack([term.float() for _, _, term in terms_of_steps])
+        ).tolist()
         columns: dict[str, list[float]] = {}
-        bad: list[tuple[int, str, float]] = []
-        for (name, step, _), value in zip(found, values, strict=True):
+        not_finite: list[tuple[int, str, float]] = []
+        for (name, step, _), value in zip(terms_of_steps, values, strict=True):
             columns.setdefault(name, []).append(value)
             if not math.isfinite(value):
-                bad.append((step, name, value))
+                not_finite.append((step, name, value))
         means = {name: sum(column) / len(column) for name, column in columns.items()}
-        if bad:
-            step, name, value = min(bad)
+        if not_finite:
+            step, name, value = min(not_finite)
             raise TrainingFailure(f"step {step}: the loss term {name} is {value}")
-        images, seconds, data_seconds = self._window
+        images, seconds, data_seconds = self._since_flush
         self.images += int(images)
         self.seconds += seconds
         self.data_seconds += data_seconds
         self._steps.clear()
-        self._window = [0, 0.0, 0.0]
+        self._since_flush = [0, 0.0, 0.0]
         return {
             "terms": means,
             "images_per_second": images / seconds if seconds else 0.0,
@@ -79,5 +80,5 @@ class Meters:
 
     @property
     def images_per_second(self) -> float:
-        """Over all training so far, evaluation and saving left out."""
+        """Over all training so far, without evaluation and saving."""
         return self.images / self.seconds if self.seconds else 0.0

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from fastass.checkpoint.run_directory import (
+    CONFIG,
     SUMMARY,
     RunDirectory,
     check_same,
@@ -16,61 +17,77 @@ from fastass.checkpoint.run_directory import (
     inspect_run,
     make_run,
 )
+from fastass.checkpoint.starting_weights import check_init, start_from
 from fastass.config.schema import Config
+from fastass.config.text import as_text, check
 from fastass.errors import UserError
 from fastass.method.adaptation import method_spec
-from fastass.models.weights.init import init_weights
 from fastass.runtime.ddp import check_parallel
 from fastass.runtime.device import Runtime, choose_device, setup_runtime
+from fastass.runtime.openmp import threads_spin
 from fastass.runtime.process_group import World, join
 from fastass.tracking.progress import Reporter, Silent
-from fastass.tracking.services import Loggers
-from fastass.tracking.services import check as check_loggers
-from fastass.training.concurrent_backward import describe_backward
+from fastass.tracking.services import Loggers, check_services
 from fastass.training.loop import Trainer
 from fastass.training.open_data import open_training_data
 from fastass.training.optimizers.build import describe_optimizers, describe_rates
-from fastass.training.step import build
+from fastass.training.step import TrainStep, build
 from fastass.training.summary import table
 
 
 def train(
     config: Config,
-    out: Path,
+    out: Path | None,
     reporter: Reporter,
     *,
     resume: bool = False,
     overwrite: bool = False,
     stop_at: int | None = None,
 ) -> dict[str, Any]:
-    """Run a configuration in the directory `out` and return its summary.
+    """Run a configuration in the directory `out` (None: runs/PRESET) and return its summary.
 
-    Everything the user gave is checked before anything in `out` is touched. Raises UserError or
-    DataError for bad input, TrainingFailure when training can't go on, Interrupted on a signal.
+    Everything the user gave is checked before anything in `out` is touched. Seeds PyTorch's global
+    random numbers with `config.seed` and sets this process up for `config.runtime`. Raises
+    UserError or DataError for bad input, TrainingFailure when training can't go on, Interrupted on
+    a signal.
     """
+    if resume and overwrite:
+        raise UserError("--resume and --overwrite exclude each other; give one of them")
+    run = out if out is not None else Path("runs") / (config.preset or "run")
     config = config.resolved()
-    _check(config)
+    check_values(config)
+    check_services(config.log)
+    torch.manual_seed(config.seed)
     device = choose_device(config.runtime.device)
     with join(device.type, config.distributed.timeout) as world:
         if world.size > 1 and device.index is not None:
-            raise UserError(f"device: {device} would be every rank's; use --device {device.type}")
+            raise UserError(
+                f"device: every rank would use {device}; give --device {device.type}, and each "
+                "rank uses a GPU of its own"
+            )
         if device.type == "cuda" and world.grouped:
             device = torch.device("cuda", world.local_rank)
             torch.cuda.set_device(device)
         config = replace(config, distributed=replace(config.distributed, world=world.size))
         runtime = setup_runtime(replace(config.runtime, device=str(device)))
-        check_parallel(config, runtime, world)
+        check_parallel(config.model.norm, runtime.device, world)
         resuming = world.broadcast_from_main(
-            lambda: inspect_run(out, resume=resume, overwrite=overwrite)
+            lambda: inspect_run(run, resume=resume, overwrite=overwrite)
         )
-        with reporter if world.main else Silent() as report:
-            return _train(config, out, report, runtime, world, resuming, stop_at)
+        with reporter if world.main else Silent() as progress:
+            return _train(config, run, progress, runtime, world, resuming, stop_at)
+
+
+def saved_config(run: Path | None, resume: bool) -> Path | None:
+    """The configuration file that `--resume` continues from, where the run has one."""
+    path = run / CONFIG if run is not None and resume else None
+    return path if path is not None and path.is_file() else None
 
 
 def _train(
     config: Config,
     out: Path,
-    reporter: Reporter,
+    progress: Reporter,
     runtime: Runtime,
     world: World,
     resuming: bool,
@@ -78,57 +95,66 @@ def _train(
 ) -> dict[str, Any]:
     if resuming:
         config = fit_ranks(out, config)
-    data, config = world.main_first(lambda: open_training_data(config, reporter))
+    fresh = not (resuming and has_checkpoint(out))
+    if fresh:
+        check_init(config)
+    data, config = world.main_first(lambda: open_training_data(config, progress))
     data = replace(data, rank=world.rank, world=world.size)
     spec = method_spec(config.method, len(data.labelled_names))
     if resuming:
-        check_same(out, config, data.labelled_names, reporter.line)
-        if (done := _finished(out)) is not None:
-            reporter.line(f"{out} is complete")
-            reporter.line(table(done))
-            return done
-    backward = describe_backward(config, runtime.device, world)
-    optimizers = describe_optimizers(config, runtime.device)
-    reporter.line(
-        f"{runtime.line} · optimizers {optimizers}{backward}"
-        f"{world.describe()}{describe_rates(config)}"
-    )
-    reporter.line(data.describe(spec))
-    module = build(config, spec)
-    if config.init and not (resuming and has_checkpoint(out)):
-        report = init_weights(module.generator, config.init, config.allow_mismatch)
-        reporter.line(str(report))
-        if report.normalize not in (None, config.data.normalize):
-            reporter.line(
-                f"these weights were made with --data-normalize {report.normalize}, "
-                f"this run uses {config.data.normalize}"
-            )
+        check_same(out, config, data.labelled_names, progress.line)
+        if (summary := _finished(out)) is not None:
+            progress.line(f"{out} is complete")
+            progress.line(table(summary))
+            return summary
+    optimizers = describe_optimizers(config.optim.optimizer_backend, runtime.device)
+    step = TrainStep(build(config, spec), config, runtime, world)
+    progress.line(_heading(step, optimizers))
+    progress.line(data.describe(config.method, spec))
+    if fresh:
+        loaded = world.main_first(lambda: start_from(step.generator, config, data.classes.names))
+        if loaded is not None:
+            progress.line(str(loaded))
     if world.main and not resuming:
         make_run(out, config, data.labelled_names)
-    with Loggers(out, config, reporter.line) as loggers:
+    with Loggers(out, config.log, as_text(config), progress.line) as loggers:
         run = RunDirectory(out, writes=world.main, also=loggers.log)
-        trainer = Trainer(module, config, data, spec, runtime, run, reporter, world)
+        trainer = Trainer(step, config, data, spec, runtime, run, progress, world)
         if resuming:
             trainer.state.restore()
         return trainer.fit(stop_at)
 
 
+def _heading(step: TrainStep, optimizers: str) -> str:
+    """The first line of a run: what was chosen, and why where that is not what was asked for."""
+    config, runtime = step.config, step.runtime
+    parts = [runtime.line, f"optimizers {optimizers}", step.backward.describe()]
+    if runtime.device.type == "cpu" and threads_spin():
+        parts.append(
+            "idle OpenMP threads spin (slow where other processes use the same cores: call "
+            "fastass.wait_passively() before importing torch)"
+        )
+    rates = describe_rates(config.optim, config.global_batch)
+    return f"{' · '.join(parts)}{step.world.describe()}{rates}"
+
+
 def _finished(out: Path) -> dict[str, Any] | None:
+    """The summary of a run that has ended."""
     path = out / SUMMARY
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    if not path.exists():
+        return None
+    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return summary
 
 
-def _check(config: Config) -> None:
-    """Values that no run can have."""
-    for name in ("steps", "batch", "accumulate", "save_every", "log_every"):
-        if getattr(config, name) < 1:
-            raise UserError(f"{name}: expected at least 1, got {getattr(config, name)}")
-    for name in ("start_steps", "labelled", "eval_every"):
-        if getattr(config, name) < 0:
-            raise UserError(f"{name}: expected 0 or more, got {getattr(config, name)}")
-    if config.optim.base_batch < 1:
-        raise UserError(f"optim.base_batch: expected at least 1, got {config.optim.base_batch}")
+def check_values(config: Config) -> None:
+    """UserError for a value that no run can have: out of its range, or in contradiction."""
+    check(config)
+    d = config.data
     if config.method == "oracle" and config.labelled == 0 and config.labelled_list is None:
         raise UserError("method oracle trains on labelled target images; give --labelled N")
-    check_loggers(config.log)
-    torch.manual_seed(config.seed)
+    if d.scale is not None and d.scale[0] > d.scale[1]:
+        raise UserError(f"--data-scale: expected low,high, got {d.scale[0]:g},{d.scale[1]:g}")
+    if d.scale is None and (d.source_resize or d.target_resize):
+        name = "source" if d.source_resize else "target"
+        raise UserError(f"--data-{name}-resize has no effect without --data-scale; give both")

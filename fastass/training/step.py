@@ -2,8 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from functools import reduce
-from operator import add
 from typing import Any, NamedTuple
 
 import torch
@@ -12,8 +10,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from fastass.config.schema import Config
-from fastass.method.adaptation import Adaptation, LossTerms, MethodSpec, objective
+from fastass.method.adaptation import Adaptation, MethodSpec, objective
 from fastass.method.item_weights import item_weights
+from fastass.method.terms import LossTerms, sum_terms
 from fastass.models import ema
 from fastass.models.deeplab import DeepLab, build_deeplab
 from fastass.models.discriminators import (
@@ -26,12 +25,16 @@ from fastass.runtime.ddp import wrap
 from fastass.runtime.device import Runtime
 from fastass.runtime.malloc import Allocator
 from fastass.runtime.process_group import SINGLE_PROCESS, World
-from fastass.training.concurrent_backward import ConcurrentBackward, unavailable
-from fastass.training.optimizers.build import discriminator_optimizer, generator_optimizer
+from fastass.training.concurrent_backward import ConcurrentBackward, choose_backward
+from fastass.training.optimizers.build import (
+    batch_factor,
+    discriminator_optimizer,
+    generator_optimizer,
+)
 
 
 def build(config: Config, spec: MethodSpec) -> Adaptation:
-    """G, D_g and D_s of a method with random weights, a pure function of `config.seed`."""
+    """G, D_g and D_s of a method with random weights, which depend on `config.seed` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         generator = build_deeplab(config.model)
@@ -50,15 +53,11 @@ def build(config: Config, spec: MethodSpec) -> Adaptation:
 
 
 class _Part(NamedTuple):
+    """What one forward and one backward take."""
+
     batch: StepBatch
     number: int  # which of the step's batches it belongs to
-    last: bool  # of the step
-
-
-def _summed(parts: Sequence[LossTerms]) -> LossTerms:
-    """Each term over the parts that have it."""
-    every = [[t for t in terms if t is not None] for terms in zip(*parts, strict=True)]
-    return LossTerms(*(reduce(add, terms) if terms else None for terms in every))
+    last: bool  # of the step: its backward exchanges the gradients
 
 
 class TrainStep:
@@ -71,34 +70,40 @@ class TrainStep:
         runtime: Runtime,
         world: World = SINGLE_PROCESS,
     ) -> None:
+        """Moves `module` to the device. UserError for an optimizer that is not available."""
         self.config, self.runtime, self.world = config, runtime, world
         self.module = module.to(runtime.device)
         self.ema_updates = 0
         self._adapt: bool | None = None  # the phase that `_forward` is made for
         self._parallel: DistributedDataParallel | None = None
         self._forward: nn.Module = self.module
-        self.optimizers: dict[str, Optimizer] = {
-            "generator": generator_optimizer(module.generator, config)
-        }
-        for i, d_g in enumerate(module.global_discriminators):
-            self.optimizers[f"global_{i}"] = discriminator_optimizer(d_g, config)
-        if module.semantic_discriminator is not None:
-            self.optimizers["semantic"] = discriminator_optimizer(
-                module.semantic_discriminator, config
-            )
+        self.optimizers = self._optimizers()
+        self.backward = choose_backward(config, runtime.device, world)
+        self.concurrent_backward: ConcurrentBackward | None = None
+        if self.backward.kind == "concurrent":
+            self.concurrent_backward = ConcurrentBackward()
         # Gradients that every stream adds to stay where they are: made anew among each step's
         # activations they would leave no room for the next one's. A distributed group has them in
         # its buckets. On CUDA the allocator has segments for each size.
         self._keeps_gradients = (
-            config.backward == "streamed" and runtime.device.type == "cpu" and not world.grouped
+            self.backward.kind == "streamed" and runtime.device.type == "cpu" and not world.grouped
         )
         self._allocator = Allocator(runtime.tuned)
-        self.lanes: ConcurrentBackward | None = None
-        if config.backward == "concurrent" and not unavailable(config, runtime.device, world):
-            self.lanes = ConcurrentBackward()
         self.scaler = torch.amp.GradScaler(
             runtime.device.type, enabled=runtime.amp_dtype == torch.float16
         )
+
+    def _optimizers(self) -> dict[str, Optimizer]:
+        """One optimizer per network, by its name in checkpoints."""
+        optim, module = self.config.optim, self.module
+        factor = batch_factor(optim, self.config.global_batch)
+        optimizers = {"generator": generator_optimizer(module.generator, optim, factor)}
+        for i, d_g in enumerate(module.global_discriminators):
+            optimizers[f"global_{i}"] = discriminator_optimizer(d_g, optim, factor)
+        if module.semantic_discriminator is not None:
+            d_s = module.semantic_discriminator
+            optimizers["semantic"] = discriminator_optimizer(d_s, optim, factor)
+        return optimizers
 
     @property
     def generator(self) -> DeepLab:
@@ -115,24 +120,12 @@ class TrainStep:
 
         A term is a mean over the valid items of the whole step; the ranks' parts add up to it.
 
-        adapt: the method; else the supervised start that precedes it. Optimizers of modules
+        adapt: run the method; False is the supervised start before it. Optimizers of networks
         that got no gradient (the discriminators during the start) do not step.
         """
         self.module.train()
         self._enter(adapt)
-        share: Sequence[Sequence[float]] | Tensor = [[1.0] * len(LossTerms._fields)]
-        if len(batches) > 1 or self.world.grouped:
-            share = item_weights(self.module, batches, self.world)
-        parts = list(self._parts(batches))
-
-        def terms_of(part: _Part) -> LossTerms:
-            return self._forward_and_backward(part, share[part.number], adapt)
-
-        if self.lanes is not None and len(parts) > 1:
-            *target, source = parts
-            found = self.lanes.run(terms_of, [source], target[::-1])
-        else:
-            found = [terms_of(part) for part in parts]
+        terms = sum_terms(self._gradients(batches, adapt))
         for optimizer in self.optimizers.values():
             if any(p.grad is not None for g in optimizer.param_groups for p in g["params"]):
                 self.scaler.step(optimizer)
@@ -142,23 +135,51 @@ class TrainStep:
             ema.update(self.module.average, self.generator, self.config.ema, self.ema_updates)
             self.ema_updates += 1
         self._allocator.stepped()
-        return _summed(found)
+        return terms
+
+    def _gradients(self, batches: Sequence[StepBatch], adapt: bool) -> list[LossTerms]:
+        """All forwards and backwards of a step → the terms of its parts."""
+        weights: Sequence[Sequence[float]] | Tensor = [[1.0] * len(LossTerms._fields)]
+        if len(batches) > 1 or self.world.grouped:
+            weights = item_weights(self.module, batches, self.world)
+
+        def run(part: _Part) -> LossTerms:
+            return self._forward_and_backward(part, weights[part.number], adapt)
+
+        if self.concurrent_backward is not None and len(batches) == 1:
+            streams = [_Part(stream, 0, last=True) for stream in _streams(batches[0])]
+            if len(streams) > 1:
+                return self.concurrent_backward.run(run, streams[:1], streams[1:])
+        return [run(part) for part in self._parts(batches)]
+
+    def _parts(self, batches: Sequence[StepBatch]) -> Iterator[_Part]:
+        """The parts that run one after the other: whole batches, or each of their streams.
+
+        A streamed backward takes the streams in reverse, so that the source comes last. Its terms
+        alone reach every network, so its backward, the one that exchanges gradients between the
+        ranks, leaves none out.
+        """
+        for number, batch in enumerate(batches):
+            streamed = self.backward.kind == "streamed"
+            parts = _streams(batch)[::-1] if streamed else [batch]
+            for i, part in enumerate(parts, start=1):
+                yield _Part(part, number, last=number == len(batches) - 1 and i == len(parts))
 
     def _forward_and_backward(
-        self, part: _Part, share: Sequence[float] | Tensor, adapt: bool
+        self, part: _Part, weights: Sequence[float] | Tensor, adapt: bool
     ) -> LossTerms:
-        """The gradients of one part are added to what is there; → its share of the terms."""
+        """Add the gradients of one part to those that are there → its weighted terms."""
         with self._exchange(part.last):
             with self.runtime.autocast():
                 if self.config.runtime.compile:
                     # CUDA graphs may reuse what the last forward returned.
-                    torch.compiler.cudagraph_mark_step_begin()
+                    torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call, unused-ignore]
                 terms = self._forward(part.batch, adapt=adapt)
-                pairs = zip(terms, share, strict=True)
-                terms = LossTerms(*(None if t is None else s * t for t, s in pairs))
-                # The exchange averages over the ranks, and the shares already do.
+                pairs = zip(terms, weights, strict=True)
+                terms = LossTerms(*(None if t is None else w * t for t, w in pairs))
+                # The exchange averages over the ranks, and the weights already do.
                 total = objective(terms, self.config.loss) * self.world.size
-            self.scaler.scale(total).backward()
+            self.scaler.scale(total).backward()  # type: ignore[no-untyped-call, unused-ignore]
         return LossTerms(*(None if t is None else t.detach() for t in terms))
 
     def _enter(self, adapt: bool) -> None:
@@ -172,7 +193,13 @@ class TrainStep:
             if d is not None:
                 d.requires_grad_(adapt)
         if self.world.grouped:
-            self._forward = self._parallel = wrap(self.module, self.config, self.world)
+            one_backward = self.backward.kind != "streamed" and self.config.accumulate == 1
+            self._forward = self._parallel = wrap(
+                self.module,
+                self.world,
+                one_backward=one_backward,
+                compress=self.config.distributed.compress,
+            )
         if self.config.runtime.compile:
             # Sizes are static: each stream's shape has a graph of its own from the first step on.
             self._forward = torch.compile(  # type: ignore[assignment]
@@ -185,27 +212,8 @@ class TrainStep:
             return contextlib.nullcontext()
         return self._parallel.no_sync()
 
-    def _parts(self, batches: Sequence[StepBatch]) -> Iterator[_Part]:
-        """What one forward and backward takes: a whole batch, or each of its streams.
-
-        The streams' terms share no activations, so the gradients are the same. The source comes
-        last of the streams: its terms alone reach every network, so in its backward, the one that
-        exchanges gradients, none is missing.
-        """
-        apart = self.config.backward == "streamed" or (self.lanes is not None and len(batches) == 1)
-        for i, batch in enumerate(batches):
-            final = i == len(batches) - 1
-            if not apart:
-                yield _Part(batch, i, final)
-            else:
-                order = ("unlabelled", "labelled", "source")
-                present = [n for n in order if getattr(batch, n) is not None]
-                for name in present:
-                    part = StepBatch(**{name: getattr(batch, name)})
-                    yield _Part(part, i, final and name == present[-1])
-
     def state(self) -> dict[str, Any]:
-        """Everything beside the weights that the next step depends on."""
+        """What the next step depends on beside the weights."""
         return {
             "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
             "scaler": self.scaler.state_dict(),
@@ -220,3 +228,12 @@ class TrainStep:
         self.scaler.load_state_dict(state["scaler"])
         self.ema_updates = state.get("ema_updates", 0)
         torch.set_rng_state(state["rng"])
+
+
+def _streams(batch: StepBatch) -> list[StepBatch]:
+    """Each stream of a batch as a batch of its own, in the order of StepBatch: the source first.
+
+    Their terms share no activations, so the gradients are those of the whole batch.
+    """
+    present = {name: stream for name, stream in batch._asdict().items() if stream is not None}
+    return [StepBatch(**{name: stream}) for name, stream in present.items()]

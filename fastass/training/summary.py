@@ -1,4 +1,4 @@
-"""What a run ends with: summary, table of IoU, contact sheet, examples, class means."""
+"""What a run writes at its end: summary, table of IoU, contact sheet, examples, class means."""
 
 import json
 import resource
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fastass.checkpoint import files as checkpoint
+from fastass.checkpoint.files import find_checkpoint, load_generator
 from fastass.checkpoint.run_directory import CLASS_MEANS, EXAMPLES, SHEET, RunDirectory, versions
 from fastass.config.schema import Config
 from fastass.errors import UserError
@@ -65,14 +65,14 @@ def summarize(
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """Peak of the GPU's allocated memory, or of this process's resident memory on a CPU."""
+    """Peak of the allocated GPU memory, or of this process's resident memory on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def table(summary: dict[str, Any]) -> str:
-    """Per-class IoU and mIoU on target val, beside those of the start where there was one."""
+    """Per-class IoU and mIoU on target val, beside those of the start if there was one."""
     start = summary["start"]
     kind = "oracle" if summary["method"] == "oracle" else "source"
     columns = [*([(kind, start)] if start else []), ("adapted", summary)]
@@ -82,7 +82,7 @@ def table(summary: dict[str, Any]) -> str:
 
 
 def iou_table(columns: Sequence[tuple[str, dict[str, Any]]]) -> str:
-    """A column of per-class IoU and mIoU, percent, for each titled evaluation."""
+    """One column of per-class IoU and mIoU in percent per evaluation, under its title."""
     first = columns[0][1]
     title = "IoU, target val"
     width = max(len(title), *(len(name) for name in first["per_class_iou"]))
@@ -101,13 +101,16 @@ def iou_table(columns: Sequence[tuple[str, dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def before_and_after(run: Path, generator: DeepLab, data: TrainingData, runtime: Runtime) -> Path:
-    """Write what shows the finished run beside what it started from; → contact sheet.
+def before_and_after(
+    run: Path, generator: DeepLab, data: TrainingData, runtime: Runtime, init: str | None
+) -> Path:
+    """Compare the finished network with the one it started from → the contact sheet's path.
 
-    RUN/contact_sheet.png for a quick look; RUN/examples and RUN/class_means.json for the report.
+    Writes RUN/contact_sheet.png for a quick look; RUN/examples and RUN/class_means.json for the
+    report. init: the checkpoint that all of the network's weights came from, if any.
     """
     networks = {"adapted": generator}
-    if (before := _before(run, data.config)) is not None:
+    if (before := _before(run, init)) is not None:
         networks = {"source only": _generator_of(before, generator, runtime), **networks}
     path = _examples(run, networks, data, runtime)
     if data.source is not None:
@@ -136,32 +139,32 @@ def _examples(
 
 def _class_means(generator: DeepLab, data: TrainingData, runtime: Runtime) -> dict[str, Any]:
     """Source images and target validation images, at training size, without augmentation."""
-    d = data.config.data
+    d = data.config
     assert data.source is not None
     source, target = (
         class_centroids.class_means(
             generator,
             class_centroids.spread_feed(
-                each, size, d.normalize, d.workers, on_bad_sample=d.on_bad_sample
+                dataset, size, d.normalize, d.workers, on_bad_sample=d.on_bad_sample
             ),
             runtime,
         )
-        for each, size in ((data.source, d.source_size), (data.val, d.target_size))
+        for dataset, size in ((data.source, d.source_size), (data.val, d.target_size))
     )
     return class_centroids.record(data.classes.names, source, target)
 
 
-def _before(run: Path, config: Config) -> Path | None:
-    """The checkpoint the method started from: this run's start, or the whole network of `init`.
+def _before(run: Path, init: str | None) -> Path | None:
+    """The checkpoint the method started from: this run's start, or `init`.
 
-    None where there is none, or no longer: a run of days must not fail over a picture.
+    None where there is none, or no longer: a run of days must not fail because of a picture.
     """
     if (run / "start").exists():
         return run / "start"
-    if config.init is None or config.allow_mismatch or not Path(config.init).is_dir():
+    if init is None or not Path(init).is_dir():
         return None
     try:
-        return checkpoint.find(config.init)
+        return find_checkpoint(init)
     except UserError:
         return None
 
@@ -169,5 +172,5 @@ def _before(run: Path, config: Config) -> Path | None:
 def _generator_of(path: Path, like: DeepLab, runtime: Runtime) -> DeepLab:
     """The generator of a checkpoint with a network of the same shape."""
     generator = build_deeplab(like.config).to(runtime.device)
-    checkpoint.load_generator(generator, path)
+    load_generator(generator, path)
     return generator

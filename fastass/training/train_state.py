@@ -1,12 +1,19 @@
-"""Where a run stands, and its checkpoints: saved while it trains, restored when it goes on."""
+"""Where a run stands, and its checkpoints: saved while it trains, restored when it resumes."""
 
 import contextlib
 import json
 from dataclasses import dataclass
 from typing import Any
 
-from fastass.checkpoint import files as checkpoint
 from fastass.checkpoint.async_writer import AsyncWriter
+from fastass.checkpoint.files import (
+    CLASSES,
+    CONFIG,
+    Checkpoint,
+    load_into,
+    newest_checkpoint,
+    read_checkpoint,
+)
 from fastass.checkpoint.run_directory import RunDirectory, has_checkpoint
 from fastass.config.schema import Config
 from fastass.config.text import to_yaml
@@ -33,11 +40,11 @@ class Progress:
 
 
 class TrainState:
-    """The position of a run, its networks and optimizers, and their checkpoints."""
+    """The progress of a run, its networks and optimizers, and their checkpoints."""
 
     def __init__(
         self,
-        engine: TrainStep,
+        train_step: TrainStep,
         config: Config,
         classes: ClassTable,
         meters: Meters,
@@ -45,10 +52,10 @@ class TrainState:
         reporter: Reporter,
         world: World,
     ) -> None:
-        self.engine, self.config, self.classes = engine, config, classes
+        self.train_step, self.config, self.classes = train_step, config, classes
         self.meters, self.run, self.reporter, self.world = meters, run, reporter, world
         self.progress = Progress()
-        self._saver = AsyncWriter(run.path, background=config.save_in_background)
+        self._writer = AsyncWriter(run.path, background=config.save_in_background)
 
     def restore(self) -> None:
         """Continue from the last checkpoint, where there is one."""
@@ -56,50 +63,53 @@ class TrainState:
             self.run.forget_after(0)
             return
         saved = self._newest()
-        checkpoint.load_into(self.engine.module, saved.weights, saved.path)
-        self.engine.load_state(saved.state["engine"])
-        self.progress = here = Progress(**saved.state["position"])
-        self.meters.images, self.meters.seconds = here.images, here.seconds
-        started = {self.config.start_steps} if here.start is not None else set()
-        self.run.forget_after(here.step, {here.evaluated_at} | started)
-        self.reporter.line(f"resuming {self.run.path} at step {here.step}")
+        load_into(self.train_step.module, saved.weights, saved.path)
+        self.train_step.load_state(saved.state["engine"])
+        self.progress = progress = Progress(**saved.state["position"])
+        self.meters.images, self.meters.seconds = progress.images, progress.seconds
+        evaluated = {progress.evaluated_at}
+        if progress.start is not None:
+            evaluated.add(self.config.start_steps)
+        self.run.forget_after(progress.step, evaluated)
+        self.reporter.line(f"resuming {self.run.path} at step {progress.step}")
 
-    def _newest(self) -> checkpoint.Saved:
+    def _newest(self) -> Checkpoint:
         """The newest checkpoint that can be read: rank 0 looks for it, the others read that one."""
         if self.world.main:
-            saved = checkpoint.newest(self.run.path, self.reporter.line)
+            saved = newest_checkpoint(self.run.path, self.reporter.line)
         path = self.world.broadcast_from_main(lambda: saved.path)
-        return saved if self.world.main else checkpoint.read(path)
+        return saved if self.world.main else read_checkpoint(path)
 
     def save(self, *links: str) -> None:
-        """Save as `last` and as `links`; of several ranks the main one writes."""
-        here = self.progress
-        here.images, here.seconds = self.meters.images, self.meters.seconds
+        """Save as `last` and as `links`; of several ranks only rank 0 writes."""
+        progress = self.progress
+        progress.images, progress.seconds = self.meters.images, self.meters.seconds
         self._check_weights()
         if not self.world.main:
             return
-        state = {"engine": self.engine.state(), "position": vars(here)}
+        # The keys are those of every version, so that older checkpoints can be resumed.
+        state = {"engine": self.train_step.state(), "position": vars(progress)}
         classes = {"names": self.classes.names, "colors": self.classes.colors}
         texts = {
-            checkpoint.CONFIG: to_yaml(self.config),
-            checkpoint.CLASSES: json.dumps(classes),
+            CONFIG: to_yaml(self.config),
+            CLASSES: json.dumps(classes),
         }
-        self._saver.save(here.step, self.engine.module, state, texts, ("last", *links))
+        self._writer.save(progress.step, self.train_step.module, state, texts, ("last", *links))
 
     def _check_weights(self) -> None:
         """A finite loss can still leave a non-finite weight behind; it must not be saved."""
-        for name, value in self.engine.module.state_dict().items():
+        for name, value in self.train_step.module.state_dict().items():
             if value.is_floating_point() and not bool(value.isfinite().all()):
                 raise TrainingFailure(
                     f"step {self.progress.step}: weight {name} is not finite; {self.kept()}"
                 )
 
     def wait(self) -> None:
-        """Until what was saved last is on disk. Raises UserError when the disk refused it."""
-        self._saver.wait()
+        """Wait until the last checkpoint is on disk. Raises UserError if it can't be written."""
+        self._writer.wait()
 
     def kept(self) -> str:
-        """Which checkpoint there is to go on from, in words."""
+        """Which checkpoint the run can be resumed from, in words."""
         with contextlib.suppress(UserError):
             self.wait()
         if not has_checkpoint(self.run.path):

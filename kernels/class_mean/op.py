@@ -145,4 +145,5 @@ def class_mean(
         read = nearest_labels(labels, (features.shape[2], features.shape[3]))
         check_label_values(read, num_classes, ignore_index)
         return reference(features, labels, num_classes, ignore_index)
-    return _forward(features, labels, num_classes, ignore_index)
+    means, counts = _forward(features, labels, num_classes, ignore_index)
+    return means, counts

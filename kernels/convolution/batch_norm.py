@@ -2,12 +2,15 @@
 
     y = ReLU(weight · (x − mean) / √(variance + eps) + bias + residual)
 
-with the mean and variance of the batch; residual and ReLU are optional. x, y and residual are
-[B,N,h,w]. On a CPU in fp32 with channels-last maps one native routine does all of it, in two passes
-over the maps forward and two backward, where torch takes three and five, and slower ones.
-Elsewhere it is torch's operators one after the other. Saved for backward: x, y and two vectors.
+with the mean and variance of the batch; residual and ReLU are optional.
+Shapes: x, y and residual [B,N,h,w]; weight, bias, mean and variance [N].
+
+On a CPU in fp32 with channels-last maps one native routine does all of it, in two passes over the
+maps forward and two backward; torch takes three and five. Elsewhere it is torch's operators.
+Saved for backward: x, y and two vectors.
 """
 
+from collections.abc import Callable
 from typing import Any, TypeGuard
 
 import torch
@@ -17,14 +20,18 @@ from torch.autograd.function import once_differentiable
 
 from fastass.kernels import dispatch
 from fastass.kernels.convolution import batch_norm_cpu as cpu
-from fastass.kernels.convolution.conv2d import prefers_products
+from fastass.kernels.convolution.cpu_forms import has_cpu_forms
 from fastass.kernels.convolution.running_statistics import destination, is_deferred
 
 
 def batch_norm(
     x: Tensor, norm: nn.Module, *, residual: Tensor | None = None, relu: bool = False
 ) -> Tensor:
-    """y; updates the running statistics as `norm` does. norm: any module [B,N,h,w] → the same."""
+    """y; the running statistics change as `norm` changes them, or later inside `deferred`.
+
+    norm: any module from [B,N,h,w] to the same shape. Only a training `nn.BatchNorm2d` gets the
+    native routine.
+    """
     if not _fits(x, residual, norm):
         y: Tensor = _deferring(x, norm) if is_deferred() and _has_running(norm) else norm(x)
         if residual is not None:
@@ -32,12 +39,11 @@ def batch_norm(
         return F.relu(y, inplace=True) if relu else y
     assert isinstance(norm, nn.BatchNorm2d)
     statistics = (*destination(norm), norm.eps)
-    out: Tensor = _BatchNorm.apply(x, residual, norm.weight, norm.bias, *statistics, relu)
-    return out
+    return _native(x, residual, norm.weight, norm.bias, *statistics, relu)
 
 
 def _deferring(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-    """torch's, but for the running statistics, which wait."""
+    """torch's batch norm, whose running statistics change later."""
     mean, variance, momentum = destination(norm)
     assert momentum is not None
     weights = (norm.weight, norm.bias)
@@ -55,13 +61,13 @@ def _has_running(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
 
 
 def _fits(x: Tensor, residual: Tensor | None, norm: nn.Module) -> bool:
-    """Whether the native routine takes them: the common case of training on a CPU."""
+    """Whether the native routine supports them: the usual case of training on a CPU."""
     return (
         _has_running(norm)
         and norm.affine
-        and prefers_products(x)
-        and x.numel() > x.shape[1]  # of one value torch says that it has no variance
-        and (residual is None or (residual.shape == x.shape and prefers_products(residual)))
+        and has_cpu_forms(x)
+        and x.numel() > x.shape[1]  # one value has no variance, and torch says so
+        and (residual is None or (residual.shape == x.shape and has_cpu_forms(residual)))
         and dispatch.resolve(x.device) == "native"
     )
 
@@ -112,3 +118,6 @@ class _BatchNorm(torch.autograd.Function):
             of_bias if to_bias else None,
             *(None,) * 5,
         )
+
+
+_native: Callable[..., Tensor] = _BatchNorm.apply

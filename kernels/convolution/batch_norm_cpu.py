@@ -20,16 +20,17 @@ def forward(
     momentum: float,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, and the mean and inverse standard deviation of each channel; updates the running ones.
+    """y, and the mean and inverse standard deviation of each channel. Updates the running
+    statistics.
 
     x and residual: [B,N,h,w] float32 in channels-last memory; the vectors [N] float32.
     """
     y, mean, inverse = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
     native_library.call(
-        "batch_norm_forward", x, residual, weight, bias, y, mean, inverse, running_mean,
-        running_var, x.numel() // x.shape[1], x.shape[1], relu, momentum, eps,
-        torch.get_num_threads(),
-    )  # fmt: skip
+        "batch_norm_forward",
+        *(x, residual, weight, bias, y, mean, inverse, running_mean, running_var),
+        *(x.numel() // x.shape[1], x.shape[1], relu, momentum, eps, torch.get_num_threads()),
+    )
     return y, mean, inverse
 
 
@@ -43,15 +44,16 @@ def backward(
     *,
     residual: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """The gradients of x, the residual (where it is wanted), weight and bias.
+    """The gradients of x, the residual (None unless asked for), weight and bias.
 
-    y: where a ReLU followed, else None. Layouts as in `forward`.
+    y: the output if a ReLU was part of it, else None. Layouts as in `forward`.
     """
     of_x = torch.empty_like(x)
     of_residual = torch.empty_like(x) if residual else None
     of_weight, of_bias = torch.empty_like(weight), torch.empty_like(weight)
     native_library.call(
-        "batch_norm_backward", gradient, x, y, mean, inverse, weight, of_x, of_residual,
-        of_weight, of_bias, x.numel() // x.shape[1], x.shape[1], torch.get_num_threads(),
-    )  # fmt: skip
+        "batch_norm_backward",
+        *(gradient, x, y, mean, inverse, weight, of_x, of_residual, of_weight, of_bias),
+        *(x.numel() // x.shape[1], x.shape[1], torch.get_num_threads()),
+    )
     return of_x, of_residual, of_weight, of_bias

@@ -1,44 +1,62 @@
-"""A convolution with a frozen norm folded into it, and what follows it, as one node of the graph:
+"""A convolution with a frozen batch norm folded into it, and what follows it, as one operator:
 
     y = ReLU(conv(x; weight · scale) + shift + residual)
 
-x [B,N,h,w], weight [M,N,k,k], scale and shift [M], constants; y and residual [B,M,h',w'].
-Residual and ReLU are optional. Backward: g' = g [y > 0] is the gradient of the residual and of the
-convolution. Saved for it are x and y, which neighbouring layers keep anyway, and no second copy of
-the weight: its product with the scale is computed again. In place of x or y it may have an `Again`.
+Shapes: x [B,N,h,w], weight [M,N,kh,kw], scale and shift [M], which are constants; y and residual
+[B,M,h',w']. Residual and ReLU are optional.
+
+Saved for backward: x and y, which neighbouring layers keep anyway, and the weight without its
+scale: their product is computed again. Inside `recomputed_outputs` neither x nor y may be kept.
+The gradient of the convolution and of the residual is g · [y > 0].
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastass.kernels import dispatch
-from fastass.kernels.convolution.conv2d import conv2d, gradients
+from fastass.kernels.convolution.conv2d import Size, conv2d, conv2d_gradients, geometry_of
 from fastass.kernels.convolution.epilogue import convolution_epilogue_
-from fastass.kernels.convolution.recompute import Again
+from fastass.kernels.convolution.recompute import (
+    Recomputed,
+    getter,
+    mark,
+    mark_of,
+    recomputes_outputs,
+)
+from fastass.kernels.convolution.split_backward import Geometry
 
 
-def folded_conv2d(
+def conv_frozen_bn(
     x: Tensor,
     weight: Tensor,
     scale: Tensor,
     shift: Tensor,
-    like: nn.Conv2d,
+    stride: Size = 1,
+    padding: Size = 0,
+    dilation: Size = 1,
     *,
     residual: Tensor | None = None,
     relu: bool = False,
-    x_again: Again | None = None,
-    y_again: Again | None = None,
 ) -> Tensor:
-    """y. `like` has stride, padding and dilation; `x_again`, `y_again`: how a backward gets x, y.
+    """y; differentiable once, by x, weight and residual.
 
-    A compiler fuses what follows the convolution itself, and decides what it computes again.
+    Args:
+        x, weight, stride, padding, dilation: as of `conv2d`.
+        scale, shift: the norm as y = scale · x + shift; no gradient reaches them.
+        residual: added before the ReLU; of the dtype of y.
+        relu: False leaves the sum as it is.
+
+    Under autocast y has autocast's dtype. Under `torch.compile` it is plain operators, since a
+    compiler fuses what follows a convolution itself and decides itself what to compute again.
     """
+    geometry = geometry_of(stride, padding, dilation)
     if torch.compiler.is_compiling() or x.is_meta:
-        y = conv2d(x, _scaled(weight, scale), shift, like)
+        y = conv2d(x, _scaled(weight, scale), shift, *geometry)
         y = y if residual is None else y + residual
         return F.relu(y) if relu else y
     device = x.device.type
@@ -46,9 +64,20 @@ def folded_conv2d(
         dtype = torch.get_autocast_dtype(device)
         x, residual = x.to(dtype), None if residual is None else residual.to(dtype)
     if not torch.is_grad_enabled():
-        return _forward(x, weight, scale, shift, like, residual, relu)
-    constants = (scale, shift, like)
-    return _FoldedConvolution.apply(x, weight, *constants, residual, relu, x_again, y_again)
+        return _forward(x, weight, scale, shift, geometry, residual, relu)
+    recomputed: Recomputed | None = None
+    if residual is not None and recomputes_outputs():
+        get_x, get_residual = getter(x), getter(residual)
+
+        def compute() -> Tensor:
+            return _forward(get_x(), weight, scale, shift, geometry, get_residual(), relu)
+
+        recomputed = Recomputed(compute, device)
+    constants = (scale, shift, geometry)
+    y = _differentiable(x, weight, *constants, residual, relu, mark_of(x), recomputed)
+    if recomputed is not None:
+        mark(y, recomputed)
+    return y
 
 
 def _scaled(weight: Tensor, scale: Tensor) -> Tensor:
@@ -60,7 +89,7 @@ def _forward(
     weight: Tensor,
     scale: Tensor,
     shift: Tensor,
-    like: nn.Conv2d,
+    geometry: Geometry,
     residual: Tensor | None,
     relu: bool,
 ) -> Tensor:
@@ -69,12 +98,12 @@ def _forward(
     apart = dispatch.resolve(x.device) == "triton"
     with torch.autocast(x.device.type, enabled=False):
         product = _scaled(weight, scale).to(x.dtype)
-        y = conv2d(x, product, None if apart else shift.to(x.dtype), like)
+        y = conv2d(x, product, None if apart else shift.to(x.dtype), *geometry)
         # In place: a sum beside y would leave a hole in memory for each block.
         return convolution_epilogue_(y, shift if apart else None, residual, relu=relu)
 
 
-class _FoldedConvolution(torch.autograd.Function):
+class _ConvolutionFrozenNorm(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -82,16 +111,23 @@ class _FoldedConvolution(torch.autograd.Function):
         weight: Tensor,
         scale: Tensor,
         shift: Tensor,
-        like: nn.Conv2d,
+        geometry: Geometry,
         residual: Tensor | None,
         relu: bool,
-        x_again: Again | None,
-        y_again: Again | None,
+        recomputed_x: Recomputed | None,
+        recomputed_y: Recomputed | None,
     ) -> Tensor:
-        y = _forward(x, weight, scale, shift, like, residual, relu)
-        kept_y = y if relu and y_again is None else None
-        ctx.save_for_backward(weight, scale, None if x_again else x, kept_y)
-        ctx.like, ctx.relu, ctx.x_again, ctx.y_again = like, relu, x_again, y_again
+        y = _forward(x, weight, scale, shift, geometry, residual, relu)
+        if not relu:
+            recomputed_y = None  # without a ReLU the backward does not need y
+        for recomputed in (recomputed_x, recomputed_y):
+            if recomputed is not None:
+                recomputed.add_reader()
+        kept_x = x if recomputed_x is None else None
+        kept_y = y if relu and recomputed_y is None else None
+        ctx.save_for_backward(weight, scale, kept_x, kept_y)
+        ctx.geometry, ctx.relu = geometry, relu
+        ctx.recomputed_x, ctx.recomputed_y = recomputed_x, recomputed_y
         return y
 
     @staticmethod
@@ -99,16 +135,19 @@ class _FoldedConvolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         weight, scale, x, y = ctx.saved_tensors
         if ctx.relu:
-            y = ctx.y_again.take() if ctx.y_again else y
+            y = ctx.recomputed_y.take() if ctx.recomputed_y else y
             gradient = torch.ops.aten.threshold_backward(gradient, y, 0)
             del y  # it may be the last to hold a map that was computed again
-        x = ctx.x_again.take() if ctx.x_again else x
+        x = ctx.recomputed_x.take() if ctx.recomputed_x else x
         to_x, to_weight, *_ = ctx.needs_input_grad
         with torch.autocast(x.device.type, enabled=False):
             product = _scaled(weight, scale).to(x.dtype)
             wanted = (to_x, to_weight, False)
-            of_x, of_weight, _ = gradients(gradient, x, product, ctx.like, wanted)
+            of_x, of_weight, _ = conv2d_gradients(gradient, x, product, ctx.geometry, wanted)
         if of_weight is not None:
             of_weight = of_weight.to(weight.dtype).mul_(scale[:, None, None, None])
         of_residual = gradient if ctx.needs_input_grad[5] else None
         return of_x, of_weight, None, None, None, of_residual, None, None, None
+
+
+_differentiable: Callable[..., Tensor] = _ConvolutionFrozenNorm.apply

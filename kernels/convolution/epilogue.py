@@ -1,14 +1,15 @@
 """What follows a convolution whose norm is folded into it, in one pass over the map:
 
-    y = ReLU(x + bias + residual),  in the memory of x
+    y = ReLU(x + bias + residual),  written over x
 
-Shapes: x and residual [B,N,h,w] in float32, bfloat16 or float16, bias [N]; bias, residual and ReLU
-are optional. The sum is taken in float32 and rounded once. NaN stays NaN.
-Not differentiable by itself: its callers' backward needs y alone.
+Shapes: x and residual [B,N,h,w] in float32, bfloat16 or float16, bias [N]. Bias, residual and ReLU
+are optional. On CUDA the sum is taken in float32 and rounded once. NaN stays NaN.
+Not differentiable by itself: the backward of its caller needs only y.
 
-On CUDA torch runs each part as a pass of its own, cuDNN's bias included: 7 touches of a map with a
-residual in place of 3, 4 in place of 2 without. On a CPU convolutions add the bias themselves, and
-the rest is torch's operators: a native pass would save less than 1 % of a step.
+On CUDA torch runs each part as a pass of its own, including cuDNN's bias. With a residual that
+reads or writes a map 7 times where one pass does so 3 times; without one, 4 times and 2 times. On a
+CPU convolutions add the bias themselves, and the rest is torch's operators: a native pass would
+save less than 1 % of a step.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from fastass.kernels import dispatch
 
 
 def reference(x: Tensor, bias: Tensor | None, residual: Tensor | None, relu: bool) -> Tensor:
-    """The definition, in place, each part in the precision of x."""
+    """The definition, in place; each part in the precision of x."""
     if bias is not None:
         x.add_(bias[:, None, None])
     if residual is not None:

@@ -1,5 +1,5 @@
 """Triton kernel of a convolution's epilogue: `fastass.kernels.convolution.epilogue` has the
-contract. It is bound by memory: what counts is that each map is touched once.
+contract. Memory traffic bounds it, so each map is read or written once.
 """
 
 from __future__ import annotations

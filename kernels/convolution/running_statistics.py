@@ -1,7 +1,8 @@
 """When a forward in training changes the running statistics of its norms.
 
-At once, as torch does; or, for forwards on several threads, afterwards in an order of the caller's
-choice: two threads would race for the same vectors, and an average depends on its order.
+Usually at once, as in torch. Forwards on several threads change them afterwards instead, in the
+order that the caller chooses: the threads would race for the same vectors, and a running average
+depends on the order of its batches.
 """
 
 import threading
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 
 class Update(NamedTuple):
-    """The statistics of one batch, for those that `norm` keeps."""
+    """The statistics of one batch, which wait to be added to those that `norm` keeps."""
 
     norm: nn.BatchNorm2d
     mean: Tensor  # [N]
@@ -30,7 +31,7 @@ _thread = _Thread()
 
 @contextmanager
 def deferred() -> Iterator[list[Update]]:
-    """In this thread forwards add to the list that this gives, and change no statistics."""
+    """In this thread, forwards add to the list that this yields and change no statistics."""
     before, _thread.updates = _thread.updates, []
     try:
         yield _thread.updates
@@ -44,7 +45,10 @@ def is_deferred() -> bool:
 
 
 def destination(norm: nn.BatchNorm2d) -> tuple[Tensor | None, Tensor | None, float | None]:
-    """Running mean and variance that a forward in training is to update, and with what momentum."""
+    """The running mean and variance that a forward in training updates, and with what momentum.
+
+    Inside `deferred` they are new vectors with momentum 1, so they receive the batch's statistics.
+    """
     if _thread.updates is None:
         if norm.num_batches_tracked is not None:
             norm.num_batches_tracked.add_(1)
@@ -58,7 +62,7 @@ def destination(norm: nn.BatchNorm2d) -> tuple[Tensor | None, Tensor | None, flo
 
 @torch.no_grad()
 def apply(updates: Iterable[Update]) -> None:
-    """What forwards have deferred, in this order."""
+    """Change the running statistics by what forwards have deferred, in this order."""
     for norm, mean, variance in updates:
         assert norm.running_mean is not None
         assert norm.running_var is not None

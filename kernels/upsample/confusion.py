@@ -76,4 +76,5 @@ def upsample_confusion(
     if implementation == "reference":
         check_label_values(labels, scores.shape[1], ignore_index)
         return reference(scores, labels, align_corners=align_corners, ignore_index=ignore_index)
-    return _operator(scores.detach(), labels.contiguous(), align_corners, ignore_index)
+    counts: Tensor = _operator(scores.detach(), labels.contiguous(), align_corners, ignore_index)
+    return counts

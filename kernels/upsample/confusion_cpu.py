@@ -12,8 +12,19 @@ def count(scores: Tensor, labels: Tensor, align_corners: bool, ignore_index: int
     batch, classes, in_height, in_width = scores.shape
     counts = labels.new_empty((classes, classes), dtype=torch.int64)
     call(
-        "upsample_confusion", scores, ELEMENTS[scores.dtype], *scores.stride(), labels,
-        counts, batch, classes, in_height, in_width, *labels.shape[1:], align_corners, ignore_index,
+        "upsample_confusion",
+        scores,
+        ELEMENTS[scores.dtype],
+        *scores.stride(),
+        labels,
+        counts,
+        batch,
+        classes,
+        in_height,
+        in_width,
+        *labels.shape[1:],
+        align_corners,
+        ignore_index,
         torch.get_num_threads(),
-    )  # fmt: skip
+    )
     return counts

@@ -99,4 +99,5 @@ def upsample_softmax(scores: Tensor, size: tuple[int, int], *, align_corners: bo
     check_grid(size, scores, align_corners, "size")
     if implementation == "reference":
         return reference(scores, size, align_corners=align_corners)
-    return _forward(scores, size[0], size[1], align_corners)
+    probabilities: Tensor = _forward(scores, size[0], size[1], align_corners)
+    return probabilities

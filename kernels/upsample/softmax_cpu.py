@@ -29,10 +29,25 @@ def forward(
     probabilities = empty_probabilities(scores, size) if need_probabilities else None
     strides = probabilities.stride() if probabilities is not None else (0, 0, 0, 0)
     call(
-        "upsample_softmax_forward", scores, ELEMENTS[scores.dtype], *scores.stride(),
-        labels, probabilities, *strides, gradient, loss, valid, batch, classes, in_height, in_width,
-        *size, align_corners, ignore_index, torch.get_num_threads(),
-    )  # fmt: skip
+        "upsample_softmax_forward",
+        scores,
+        ELEMENTS[scores.dtype],
+        *scores.stride(),
+        labels,
+        probabilities,
+        *strides,
+        gradient,
+        loss,
+        valid,
+        batch,
+        classes,
+        in_height,
+        in_width,
+        *size,
+        align_corners,
+        ignore_index,
+        torch.get_num_threads(),
+    )
     return loss, valid, gradient, probabilities
 
 
@@ -40,8 +55,16 @@ def backward(scores: Tensor, incoming: Tensor, align_corners: bool) -> Tensor:
     """Float32 gradient of the scores, given that of P."""
     gradient = empty_gradient(scores)
     call(
-        "upsample_softmax_backward", scores, ELEMENTS[scores.dtype], *scores.stride(),
-        incoming, *incoming.stride(), gradient, *scores.shape, *incoming.shape[2:],
-        align_corners, torch.get_num_threads(),
-    )  # fmt: skip
+        "upsample_softmax_backward",
+        scores,
+        ELEMENTS[scores.dtype],
+        *scores.stride(),
+        incoming,
+        *incoming.stride(),
+        gradient,
+        *scores.shape,
+        *incoming.shape[2:],
+        align_corners,
+        torch.get_num_threads(),
+    )
     return gradient

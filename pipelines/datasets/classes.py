@@ -1,6 +1,6 @@
-"""Class tables: raw label ids of each data set, the 19 train ids, their names and colours.
+"""Class tables: the label ids of each data set, the 19 train ids, their names and colours.
 
-Train ids are those of the Cityscapes evaluation; every pixel outside them is `IGNORE`.
+The train ids are those of the Cityscapes evaluation; all other pixels are `IGNORE`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,21 +11,25 @@ import numpy as np
 from fastass.pipelines.errors import DataError
 
 IGNORE = 255
-_UNKNOWN = 254  # marks values that a table does not know
+MAX_CLASSES = 64  # of the kernels
+MAX_ID = 65535  # label value, of a 16-bit file
+_UNKNOWN = 254  # marks values that are not in the table
 
 
 @dataclass(frozen=True)
 class ClassTable:
-    """How one data set writes its labels.
+    """The classes of one data set, and how its label files write them.
 
     names, colors: indexed by train id; colors are RGB, 0–255.
-    train_ids: raw label value → train id or `IGNORE`; a raw value that is not a key is an error.
+    train_ids: label value of the files → train id or `IGNORE`. Any other value is an error, or
+    ignored if `ignore_others`.
     """
 
     name: str
     names: tuple[str, ...]
     colors: tuple[tuple[int, int, int], ...]
     train_ids: Mapping[int, int]
+    ignore_others: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
@@ -35,24 +39,36 @@ class ClassTable:
 
         Raises DataError, naming `where`, for a value outside the table.
         """
-        table = np.full(max(*self.train_ids, int(raw.max(initial=0)), 255) + 1, _UNKNOWN, np.uint8)
+        length = max(*self.train_ids, int(raw.max(initial=0)), 255) + 1
+        table = np.full(length, IGNORE if self.ignore_others else _UNKNOWN, np.uint8)
         for value, train_id in self.train_ids.items():
             if value >= 0:
                 table[value] = train_id
         encoded: np.ndarray = table[raw]
-        if (encoded == _UNKNOWN).any():
-            # The exact check is slow, and the mark is a train id too where a table has 255 classes.
+        if not self.ignore_others and (encoded == _UNKNOWN).any():
+            # np.unique is slow. And with 255 classes the mark is also a train id.
             unknown = [int(v) for v in np.unique(raw) if int(v) not in self.train_ids]
             if unknown:
-                raise DataError(
-                    f"{where}: label value {unknown[0]} is outside the {self.name} table "
-                    f"({min(self.train_ids)}…{max(self.train_ids)}); is it another layout's label, "
-                    "or a colour image?"
-                )
+                raise DataError(f"{where}: {self._explain(unknown[0])}")
         return encoded
 
+    def _explain(self, value: int) -> str:
+        """What is wrong with a label value that is not in the table."""
+        if self.name == "folder":
+            return f"label value {value} is not listed in classes.yaml: add it to ids or ignore"
+        if self.name == "cityscapes" and value == IGNORE:
+            return (
+                "label value 255, which no label id of Cityscapes has; are these train ids? "
+                "The files *_labelIds.png of the owners hold ids"
+            )
+        return (
+            f"label value {value} is outside the {self.name} table "
+            f"({min(self.train_ids)}…{max(self.train_ids)}); is it another layout's label, or a "
+            "colour image?"
+        )
+
     def subset(self, names: Iterable[str]) -> "ClassTable":
-        """The table of fewer classes: their train ids are renumbered from 0, the others ignored."""
+        """A table of fewer classes: they get the train ids 0, 1, …; all others are ignored."""
         keep = tuple(names)
         missing = [name for name in keep if name not in self.names]
         if missing:
@@ -96,12 +112,9 @@ COLORS = tuple(row[1] for row in _STREET)
 _CITYSCAPES_IDS = {row[2]: i for i, row in enumerate(_STREET)}
 _SYNTHIA_IDS = {row[3]: i for i, row in enumerate(_STREET)}
 
-# Cityscapes writes its licence plates (id −1) as 255 in an 8-bit PNG; GTA5 gives them index 34.
+# Cityscapes does not draw its licence plates (id −1); GTA5 gives them index 34.
 CITYSCAPES = ClassTable(
-    "cityscapes",
-    NAMES,
-    COLORS,
-    {v: _CITYSCAPES_IDS.get(v, IGNORE) for v in (*range(34), 255)},
+    "cityscapes", NAMES, COLORS, {v: _CITYSCAPES_IDS.get(v, IGNORE) for v in range(34)}
 )
 GTA5 = ClassTable("gta5", NAMES, COLORS, {v: _CITYSCAPES_IDS.get(v, IGNORE) for v in range(35)})
 SYNTHIA = ClassTable("synthia", NAMES, COLORS, {v: _SYNTHIA_IDS.get(v, IGNORE) for v in range(23)})

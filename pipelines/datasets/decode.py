@@ -1,73 +1,88 @@
-"""The pixels of a sample: images as RGB, labels as train ids, both checked.
+"""Decodes the files of a sample: images to RGB, labels to train ids.
 
-Files are read whole, PNG checksums are verified, and whatever is wrong becomes one DataError line
-that names the file.
+PNG checksums are verified. Anything that is wrong raises a DataError: one line that names the file.
 """
 
-import io
-import struct
-import zlib
-from pathlib import Path
-
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from fastass.pipelines.datasets.files import File
+from fastass.pipelines.datasets.files import read_file as read_file
+from fastass.pipelines.datasets.image_file import (
+    DAMAGE,
+    check_pixels,
+    damaged,
+    is_turned,
+    open_header,
+    orientation,
+    upright,
+)
 from fastass.pipelines.datasets.layouts import Dataset, Sample
+from fastass.pipelines.datasets.palette import check_palette
 from fastass.pipelines.datasets.png import GREY, PALETTE, RGB, SIGNATURE, check_png, decode_rgb16
 from fastass.pipelines.errors import DataError
 
-# What Pillow raises for damaged files: OSError (truncated), SyntaxError (broken PNG), and others.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
-
 
 def read_image(sample: Sample) -> np.ndarray:
-    """The image as uint8 [H,W,3], RGB. Raises DataError for a missing or damaged file."""
-    return np.asarray(open_image(read_file(sample.image), str(sample.image)))
+    """The image as uint8 [H,W,3], RGB. Raises DataError for a missing or damaged file.
+
+    An image without label is turned upright by its EXIF orientation. Of one with a label nobody
+    knows whether the label was made before or after turning: that is a DataError too.
+    """
+    data, where = read_file(sample.image), str(sample.image)
+    return np.asarray(open_image(data, where, turn=sample.label is None))
 
 
 def read_label(dataset: Dataset, sample: Sample, size: tuple[int, int] | None = None) -> np.ndarray:
-    """The label as train ids, uint8 [H,W]. size: (W,H) of its image; None: from the file's header.
+    """The label as train ids, uint8 [H,W]. size: (W,H) of its image; None: read it from the file.
 
-    Raises DataError: no label, damaged file, a colour image, a value outside the class table, or
-    another size than the image's.
+    Raises DataError if there is no label, if it is damaged or a colour image, if a value is not in
+    the class table, and if image and label differ in size.
     """
     if sample.label is None:
         raise DataError(f"{sample.image}: image without label")
     where = str(sample.label)
-    raw = decode_label(read_file(sample.label), where, rgb16=dataset.rgb16)
+    colors = dataset.layout in ("gta5", "cityscapes")
+    raw = decode_label(
+        read_file(sample.label), where, rgb16=dataset.rgb16, cityscapes_colors=colors
+    )
     _check_size(size or image_size(sample.image), (raw.shape[1], raw.shape[0]), sample)
     return dataset.classes.encode(raw, where)
 
 
-def read_file(path: Path) -> bytes:
-    """The bytes of a file, or DataError."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+def open_image(data: bytes | memoryview, where: str, *, turn: bool = True) -> Image.Image:
+    """Decode an image file to RGB. Raises a DataError that names `where`.
 
-
-def open_image(data: bytes | memoryview, where: str) -> Image.Image:
-    """Decodes an image file → RGB. Raises DataError naming `where`."""
+    turn: turn it upright by its EXIF orientation; False: an image that needs it is a DataError.
+    """
     try:
         if data[:8] == SIGNATURE:
             check_png(data)
-        image = Image.open(io.BytesIO(data))
-        return _rgb(image)
-    except UnidentifiedImageError:
-        what = "not of a format that Pillow knows" if len(data) else "the file is empty"
-        raise DataError(f"{where}: damaged image file: {what}") from None
-    except _DAMAGE as error:
-        raise _damaged(where, error) from error
+        image = open_header(data, where)
+        code = orientation(image)
+        if not turn and code != 1:
+            raise DataError(
+                f"{where}: has EXIF orientation {code}, and its label may be turned "
+                "or not; store the pixels upright, without the tag (mogrify -auto-orient)"
+            )
+        return _rgb(upright(image))
+    except DataError:
+        raise
+    except DAMAGE as error:
+        raise damaged(where, error) from error
 
 
-def decode_label(data: bytes, where: str, *, rgb16: bool = False) -> np.ndarray:
-    """Decodes a label PNG → raw ids, uint8 or uint16 [H,W], never the grey of a palette's colours.
+def decode_label(
+    data: bytes, where: str, *, rgb16: bool = False, cityscapes_colors: bool = False
+) -> np.ndarray:
+    """Decode a label PNG to the ids in the file, uint8 or uint16 [H,W]; of a palette: the indices.
 
-    rgb16: the file is a 16-bit RGB PNG, its first channel holds the ids. Raises DataError.
+    rgb16: the file may be a 16-bit RGB PNG whose first channel has the ids.
+    cityscapes_colors: a palette must show these, see `check_palette`. Raises DataError.
     """
     try:
         info = check_png(data)
+        check_pixels((info.width, info.height), where)
         if rgb16 and (info.colour, info.depth) == (RGB, 16):
             return decode_rgb16(data, info)[..., 0]
         if info.colour not in (GREY, PALETTE):
@@ -80,22 +95,22 @@ def decode_label(data: bytes, where: str, *, rgb16: bool = False) -> np.ndarray:
             raise DataError(
                 f"{where}: {info.depth}-bit grey; store label ids in 8 or 16 bits, or as a palette"
             )
-        image = Image.open(io.BytesIO(data))
+        image = open_header(data, where)
         raw = np.asarray(image)
+        if cityscapes_colors and info.colour == PALETTE:
+            check_palette(image, where)
         return raw if raw.dtype == np.uint8 else raw.astype(np.uint16)
     except DataError:
         raise
-    except _DAMAGE as error:
-        raise _damaged(where, error) from error
+    except DAMAGE as error:
+        raise damaged(where, error) from error
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) from the file's header."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except _DAMAGE as error:
-        raise _damaged(str(path), error) from error
+def image_size(path: File) -> tuple[int, int]:
+    """(width, height) of an image file, turned upright. Decodes nothing unless it is turned."""
+    data, where = read_file(path), str(path)
+    image = open_header(data, where)
+    return open_image(data, where).size if is_turned(data, image) else image.size
 
 
 def _check_size(image: tuple[int, int], label: tuple[int, int], sample: Sample) -> None:
@@ -103,20 +118,15 @@ def _check_size(image: tuple[int, int], label: tuple[int, int], sample: Sample) 
     if image != label:
         raise DataError(
             f"{sample.image}: image is {image[0]}x{image[1]} but its label {sample.label} is "
-            f"{label[0]}x{label[1]}; remove the pair, or make them fit"
+            f"{label[0]}x{label[1]}; remove both files, or make their sizes equal"
         )
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I;16", "I"):  # 16-bit grey: Pillow would cut it off at 255
+    if image.mode in ("I;16", "I"):  # 16-bit grey: Pillow would clip it at 255
         levels = (np.asarray(image).astype(np.uint32) + 128) // 257
         image = Image.fromarray(levels.astype(np.uint8))
     if image.mode != "RGB":
         return image.convert("RGB")
     image.load()
     return image
-
-
-def _damaged(where: str, error: Exception) -> DataError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return DataError(f"{where}: damaged image file: {reason}")

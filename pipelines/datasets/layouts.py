@@ -1,4 +1,4 @@
-"""Data sets as their owners ship them: which files belong together.
+"""Data sets as their owners ship them: finds images and the labels that belong to them.
 
     gta5        images/*.png, labels/*.png (palette PNGs whose indices are label ids)
     synthia     RGB/*.png, GT/LABELS/*.png (16-bit PNGs, class id in the first channel)
@@ -6,9 +6,12 @@
                 gtFine/<split>/<city>/*_gtFine_labelIds.png
     folder      images/[<split>/]**, labels/[<split>/]** of the same relative stems, classes.yaml
 
+GTA5 and SYNTHIA may have <split>/ folders too. Symbolic links are followed; hidden files and
+folders are not read. Zip archives of the owners are read as if they were unpacked.
 Nothing is decoded here; see `fastass.pipelines.datasets.decode` for the pixels.
 """
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,19 +19,22 @@ from typing import Literal
 
 from fastass.pipelines.datasets.class_file import CLASS_FILE, read_class_file
 from fastass.pipelines.datasets.classes import CITYSCAPES, GTA5, SYNTHIA, ClassTable
+from fastass.pipelines.datasets.detect import detect_layout as detect_layout
+from fastass.pipelines.datasets.files import IMAGE_SUFFIXES, File, Files, FolderFiles, open_files
+from fastass.pipelines.datasets.image_file import SUFFIXES
+from fastass.pipelines.datasets.splits import WHOLE, split_folder
 from fastass.pipelines.errors import DataError
 
 LAYOUTS = ("gta5", "synthia", "cityscapes", "folder")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image and, where there is one, its label. name: unique in the data set."""
+    """One image and its label, if it has one. name: unique in the data set."""
 
     name: str
-    image: Path
-    label: Path | None
+    image: File
+    label: File | None
 
 
 @dataclass(frozen=True)
@@ -49,20 +55,20 @@ class Dataset:
         return len(self.samples)
 
     def with_classes(self, names: Iterable[str]) -> "Dataset":
-        """The same files with fewer classes, all others ignored (SYNTHIA trains on 16)."""
+        """The same files with fewer classes; all others are ignored (SYNTHIA trains on 16)."""
         return replace(self, classes=self.classes.subset(names))
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where a layout keeps its files, and how an image file and a label file name their sample."""
+    """The folders of a layout, and the name patterns of its image and label files."""
 
     images: str
     labels: str
     table: ClassTable | None  # None: the class file of the root
     image_tail: str = ""
     label_tail: str = ""
-    split_folders: bool = False
+    splits: Literal["always", "maybe", "never"] = "maybe"
     rgb16: bool = False
 
 
@@ -70,7 +76,7 @@ _LAYOUTS = {
     "gta5": _Layout("images", "labels", GTA5),
     "synthia": _Layout("RGB", "GT/LABELS", SYNTHIA, rgb16=True),
     "cityscapes": _Layout(
-        "leftImg8bit", "gtFine", CITYSCAPES, "_leftImg8bit", "_gtFine_labelIds", split_folders=True
+        "leftImg8bit", "gtFine", CITYSCAPES, "_leftImg8bit", "_gtFine_labelIds", splits="always"
     ),
     "folder": _Layout("images", "labels", None),
 }
@@ -81,100 +87,97 @@ def open_dataset(
     layout: str = "auto",
     split: str = "train",
     labels: Literal["required", "optional"] = "required",
+    *,
+    whole: bool = False,
 ) -> Dataset:
-    """Lists the samples of a data set.
+    """Find the samples of a data set.
 
-    split: `train`, `val`, `test`… of Cityscapes; of `folder` where images/<split>/ exists. GTA5 and
-    SYNTHIA are one set, whatever the split. labels: `optional` accepts images without a label.
-    Raises DataError: root missing, layout not recognised, no samples, image without label, label
-    without image, a bad class file.
+    root: its folder; a folder of its zip archives; or the archives, separated by commas. split: a
+    sub-folder of the image folder. A data set without splits is `train`, or `all`; whole: it may
+    be asked for any split. labels: `optional` accepts images without a label.
+    Raises DataError: root missing, layout not recognised, no such split, no samples, an image
+    without label, a label without image, a bad class file.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise DataError(f"{root}: no such directory; give the root of a data set")
-    name = detect_layout(root) if layout == "auto" else layout
+    files = open_files(root)
+    name = detect_layout(files) if layout == "auto" else layout
     if name not in _LAYOUTS:
         raise DataError(f"layout {name!r} is unknown; choose one of auto, {', '.join(LAYOUTS)}")
-    rule = _LAYOUTS[name]
-    images, label_dir = root / rule.images, root / rule.labels
-    if rule.split_folders or (name == "folder" and (images / split).is_dir()):
-        images, label_dir = images / split, label_dir / split
-    if not images.is_dir():
-        raise DataError(
-            f"{root}: no folder {images.relative_to(root)}/, which layout {name} needs"
-            + (f" for split {split!r}{_splits(images.parent)}" if rule.split_folders else "")
-        )
-    table = rule.table if rule.table is not None else read_class_file(root / CLASS_FILE)
+    rule, table = _with_class_file(_LAYOUTS[name], files)
+    parent, _, last = rule.images.rpartition("/")
+    if last not in files.folders(parent):
+        raise DataError(f"{files.root}: no folder {rule.images}/, which layout {name} needs")
+    part = split_folder(files, rule.images, split, rule.splits, whole)
+    images = _files(files, rule.images + part, rule.image_tail, IMAGE_SUFFIXES)
     samples = _pair(
-        root,
-        _files(images, rule.image_tail, IMAGE_SUFFIXES),
-        _files(label_dir, rule.label_tail, (".png",)),
+        files.root,
+        images,
+        _files(files, rule.labels + part, rule.label_tail, (".png",)),
         labels == "required",
-        lambda stem: label_dir.relative_to(root) / f"{stem}{rule.label_tail}.png",
+        lambda stem: f"{rule.labels}{part}/{stem}{rule.label_tail}.png",
     )
     if not samples:
-        raise DataError(f"{images}: no images ({', '.join(IMAGE_SUFFIXES)}) in it")
-    return Dataset(name, root, split, table, samples, rule.rgb16)
+        ending = f" that end with {rule.image_tail}" if rule.image_tail else ""
+        raise DataError(
+            f"{files.root}: no images ({', '.join(IMAGE_SUFFIXES)}){ending} in {rule.images}{part}/"
+        )
+    if not part and split not in WHOLE:
+        split = "all"
+    return Dataset(name, files.root, split, table, samples, rule.rgb16)
+
+
+def _with_class_file(rule: _Layout, files: Files) -> tuple[_Layout, ClassTable]:
+    """The rule of a layout and its table; of the user's own data, as their class file says."""
+    if rule.table is not None:
+        return rule, rule.table
+    if CLASS_FILE not in files.file_names():
+        raise DataError(
+            f"{files.root / CLASS_FILE}: no such file; layout folder needs its class names and ids"
+        )
+    own = read_class_file(files.file(CLASS_FILE))
+    splits: Literal["maybe", "never"] = "maybe" if own.splits else "never"
+    rule = replace(rule, image_tail=own.image_suffix, label_tail=own.label_suffix, splits=splits)
+    return rule, own.table
 
 
 def open_images(path: str | Path) -> Dataset:
-    """One image file, or every image under a folder, without labels: for prediction."""
+    """One image file, or all images under a folder, without labels: for prediction.
+
+    Any format that fastass can read, not only those of data sets. Raises DataError.
+    """
     path = Path(path)
-    if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
         samples: tuple[Sample, ...] = (Sample(path.stem, path, None),)
     elif path.is_dir():
-        found = _files(path, "", IMAGE_SUFFIXES)
-        samples = tuple(Sample(stem, found[stem], None) for stem in sorted(found))
+        images = _files(FolderFiles(path), "", "", SUFFIXES)
+        samples = tuple(Sample(stem, images[stem], None) for stem in sorted(images))
     else:
         raise DataError(f"{path}: neither an image file nor a folder")
     if not samples:
-        raise DataError(f"{path}: no images ({', '.join(IMAGE_SUFFIXES)}) in it")
+        raise DataError(f"{path}: no images ({', '.join(SUFFIXES)}) in it")
     root = path if path.is_dir() else path.parent
     return Dataset("images", root, "all", CITYSCAPES, samples)
 
 
-def detect_layout(root: Path) -> str:
-    """The layout of a root directory, from the folders that only this layout has."""
-    if (root / "GT" / "LABELS").is_dir() and (root / "RGB").is_dir():
-        return "synthia"
-    if (root / "leftImg8bit").is_dir():
-        return "cityscapes"
-    if (root / "images").is_dir():
-        if (root / CLASS_FILE).is_file():
-            return "folder"
-        if (root / "labels").is_dir():
-            return "gta5"
-    raise DataError(
-        f"{root}: layout not recognised; looked for images/ + labels/ (gta5), RGB/ + GT/LABELS/ "
-        f"(synthia), leftImg8bit/ + gtFine/ (cityscapes), images/ + {CLASS_FILE} (folder); "
-        f"found {_listing(root)}"
-    )
-
-
-def _files(folder: Path, tail: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Relative stem without `tail` → file; skips hidden files and other suffixes."""
-    found: dict[str, Path] = {}
-    if not folder.is_dir():
-        return found
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+def _files(files: Files, folder: str, tail: str, suffixes: tuple[str, ...]) -> dict[str, File]:
+    """Relative stem without `tail` → file, of all files with one of the suffixes."""
+    by_stem: dict[str, File] = {}
+    for name, file in files.below(folder):
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() not in suffixes or not stem.endswith(tail):
             continue
-        if not path.stem.endswith(tail):
-            continue
-        stem = path.relative_to(folder).with_suffix("").as_posix()
         stem = stem[: len(stem) - len(tail)]
-        if stem in found:
-            raise DataError(f"{path}: same sample as {found[stem].name}; keep one of them")
-        found[stem] = path
-    return found
+        if stem in by_stem:
+            raise DataError(f"{file}: same sample as {by_stem[stem]}; keep one of them")
+        by_stem[stem] = file
+    return by_stem
 
 
 def _pair(
     root: Path,
-    images: dict[str, Path],
-    labels: dict[str, Path],
+    images: dict[str, File],
+    labels: dict[str, File],
     required: bool,
-    label_name: Callable[[str], Path],
+    label_name: Callable[[str], str],
 ) -> tuple[Sample, ...]:
     if orphans := sorted(labels.keys() - images.keys()):
         raise DataError(f"{labels[orphans[0]]}: label without image{_and_more(orphans)}")
@@ -188,15 +191,3 @@ def _pair(
 
 def _and_more(names: list[str]) -> str:
     return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-
-
-def _splits(folder: Path) -> str:
-    if not folder.is_dir():
-        return ""
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    return f"; splits there: {', '.join(names) or 'none'}"
-
-
-def _listing(root: Path) -> str:
-    names = sorted(path.name + ("/" if path.is_dir() else "") for path in root.iterdir())
-    return ", ".join(names[:6]) + (", …" if len(names) > 6 else "") if names else "an empty folder"

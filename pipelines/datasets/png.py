@@ -1,7 +1,7 @@
-"""PNG checks that Pillow does not do: chunk checksums, and samples of 16 bits.
+"""What Pillow does not do with PNG files: verify chunk checksums, and decode 16-bit RGB.
 
-Pillow skips the checksum of pixel chunks, so a flipped bit can become a silent wrong label; and it
-reduces 16-bit RGB to its high bytes, which are all 0 in a SYNTHIA label.
+Pillow skips the checksums of pixel chunks, so a flipped bit can silently change a label. And it
+keeps only the high bytes of 16-bit RGB, which are all 0 in a SYNTHIA label.
 """
 
 import struct
@@ -19,7 +19,7 @@ GREY, RGB, PALETTE = 0, 2, 3  # colour types of the PNG specification
 class PngInfo:
     """The header of a PNG file, and where its compressed pixels are.
 
-    colour: the colour type of the specification (0 grey, 2 RGB, 3 palette, 4 and 6 with alpha).
+    colour: colour type of the specification (0 grey, 2 RGB, 3 palette, 4 and 6 with alpha).
     pixels: (start, stop) byte ranges of the IDAT chunks.
     """
 
@@ -32,7 +32,7 @@ class PngInfo:
 
 
 def check_png(data: bytes | memoryview) -> PngInfo:
-    """Walks over all chunks of a PNG file and verifies their checksums.
+    """Verify the checksums of all chunks of a PNG file.
 
     Raises ValueError with the reason: not a PNG, truncated, or a wrong checksum.
     """
@@ -53,6 +53,8 @@ def check_png(data: bytes | memoryview) -> PngInfo:
         if zlib.crc32(view[at + 4 : stop]) != struct.unpack_from(">I", data, stop)[0]:
             raise ValueError(f"wrong checksum in its {kind.decode('latin-1')!r} chunk")
         if kind == b"IHDR":
+            if length != 13:
+                raise ValueError(f"a header of {length} bytes")
             header = struct.unpack(">IIBBBBB", data[start:stop])
         elif kind == b"IDAT":
             pixels.append((start, stop))
@@ -66,11 +68,10 @@ def check_png(data: bytes | memoryview) -> PngInfo:
 
 
 def decode_rgb16(data: bytes, info: PngInfo) -> np.ndarray:
-    """A 16-bit RGB PNG → uint16 [H,W,3], exact.
+    """Decode a 16-bit RGB PNG to uint16 [H,W,3], exactly.
 
-    Pillow's own decoder runs twice: told that the samples are big-endian it keeps the high bytes,
-    told that they are little-endian it keeps the low ones. So no further dependency is needed and
-    inflating and unfiltering stay in C.
+    Pillow's decoder runs twice: with big-endian samples it keeps the high bytes, with little-endian
+    samples the low bytes. This needs no further dependency and is as fast as C.
     """
     if (info.depth, info.colour) != (16, RGB):
         raise ValueError("not a 16-bit RGB PNG")
@@ -80,4 +81,5 @@ def decode_rgb16(data: bytes, info: PngInfo) -> np.ndarray:
         np.asarray(Image.frombytes("RGB", size, stream, "zip", order, int(info.interlaced)))
         for order in ("RGB;16B", "RGB;16L")
     )
-    return high.astype(np.uint16) << 8 | low
+    pixels: np.ndarray = high.astype(np.uint16) << 8 | low
+    return pixels

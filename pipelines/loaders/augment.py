@@ -1,7 +1,7 @@
-"""Random augmentation: what is drawn, and its geometry and colour, once for image and label.
+"""Random augmentation: the parameters drawn for each sample, and the geometry they imply.
 
-All loaders apply `AugmentParams` in this order: region resized to the training size (images bicubic
-with antialiasing, labels nearest), mirror, colour matrix, blur.
+All loaders apply `AugmentParams` in this order: resize the region to the training size (images
+bicubic with antialiasing, labels nearest), mirror, colour matrix, blur.
 """
 
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from fastass.pipelines.loaders.order import uniforms
 
 @dataclass(frozen=True)
 class Augment:
-    """What is drawn at random for each sample.
+    """The augmentation settings of one stream.
 
-    mirror: left–right, every second time. scale: (low, high); the image, resized to `resize` (W,H;
-    default: the training size), is scaled by a factor of that range and a crop of the training
-    size is taken from it at random: both are one resize of a region. None: the whole image.
-    jitter: brightness, contrast and saturation change by a factor in 1 ± jitter each.
-    hue: rotation by up to ± this angle, degrees. blur: Gaussian of up to this sigma in pixels,
-    every second time.
+    mirror: flip left–right with probability ½. scale: (low, high); the image is resized to `resize`
+    (W,H; default: the training size) times a random factor in that range, then a random crop of
+    the training size is taken. Both steps are done as one resize of a region. None: no crop.
+    jitter: brightness, contrast and saturation are each multiplied by a factor in 1 ± jitter.
+    hue: rotation by up to ± this angle, in degrees. blur: Gaussian blur with a sigma of up to this
+    many pixels, with probability ½.
     """
 
     mirror: bool = True
@@ -33,7 +33,7 @@ class Augment:
     blur: float = 0.0
 
     def check(self, size: tuple[int, int]) -> None:
-        """Raises DataError for values that cannot be, or a crop that would leave the image."""
+        """Raises DataError for values out of range, and for a crop larger than the image."""
         if not 0 <= self.jitter < 1:
             raise DataError(f"jitter must be in [0, 1), got {self.jitter}")
         if not 0 <= self.hue <= 180:
@@ -42,7 +42,9 @@ class Augment:
             raise DataError(f"blur must be a sigma of 0…10 pixels, got {self.blur}")
         if self.scale is None:
             if self.resize is not None:
-                raise DataError("resize (the size that is scaled) needs scale=(low, high)")
+                raise DataError(
+                    "resize sets the size before scaling, so it also needs scale=(low, high)"
+                )
             return
         low, high = self.scale
         if not 0 < low <= high:
@@ -72,7 +74,7 @@ class AugmentParams:
 def draw_params(
     augment: Augment, size: tuple[int, int], seed: int, stream: str, position: int
 ) -> AugmentParams:
-    """The parameters of a position, a pure function of the arguments. size: in training, (W,H)."""
+    """The parameters for one position, a pure function. size: training size (W,H)."""
     u = uniforms(seed, stream, position, 10)
     region = None
     if augment.scale is not None:
@@ -101,7 +103,7 @@ def color_matrix(
 ) -> tuple[float, ...]:
     """Rows (r, g, b, offset) of one affine map of RGB levels.
 
-    Hue (degrees) and saturation turn and scale the chroma plane of YIQ; contrast is about 128.
+    Hue (degrees) rotates the chroma plane of YIQ, saturation scales it; contrast scales about 128.
     """
     angle = np.deg2rad(hue)
     turn = np.array(
@@ -123,8 +125,8 @@ def region_box(params: AugmentParams, size: tuple[int, int]) -> tuple[float, flo
 def resize_label(label: np.ndarray, params: AugmentParams, size: tuple[int, int]) -> np.ndarray:
     """Nearest resize of the region, mirrored if `params.mirror`: uint8 [H,W] → [size[1],size[0]].
 
-    Each new pixel takes the old one that holds its centre, computed exactly; Pillow's nearest is
-    the same, except that it may round down where a centre is on a border. May return a view.
+    Each new pixel takes the old pixel that contains its centre, computed exactly. Pillow does the
+    same, but may round down where a centre lies on a border. The result may be a view.
     """
     height, width = label.shape
     if params.region is None and size == (width, height):
@@ -135,13 +137,15 @@ def resize_label(label: np.ndarray, params: AugmentParams, size: tuple[int, int]
         left, top, right, bottom = region_box(params, (width, height))
         rows = _region_centres(top, bottom, size[1], height)
         columns = _region_centres(left, right, size[0], width)
-    return label[rows].take(columns[::-1] if params.mirror else columns, axis=1)
+    resized: np.ndarray = label[rows].take(columns[::-1] if params.mirror else columns, axis=1)
+    return resized
 
 
 @lru_cache(maxsize=32)
 def _centres(length: int, count: int) -> np.ndarray:
     """floor((i + ½) · length / count), in integers."""
-    return (2 * np.arange(count) + 1) * length // (2 * count)
+    centres: np.ndarray = (2 * np.arange(count) + 1) * length // (2 * count)
+    return centres
 
 
 def _region_centres(start: float, stop: float, count: int, length: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The batch of a training step: what loaders hand out and what the method's forward takes."""
+"""The batch of a training step: the output of the loaders and the input of the method."""
 
 from typing import NamedTuple
 
@@ -10,8 +10,8 @@ class Batch(NamedTuple):
     """One stream's part of a step.
 
     images: float [B,3,H,W], channels-last memory, normalised. labels: train ids uint8 [B,H,W], None
-    for an unlabelled stream. names: of the samples read, in order. skipped: how many of them
-    replace a bad sample. found_bad: a line for every bad sample that was met for the first time.
+    for an unlabelled stream. names: of the samples, in order. skipped: how many of them replace a
+    bad sample. found_bad: one line per bad sample that was read for the first time.
     """
 
     images: Tensor
@@ -21,8 +21,8 @@ class Batch(NamedTuple):
     found_bad: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> "Batch":
-        """Images and labels on `device`; names and counts stay behind, a compiled step would guard
-        on them."""
+        """Images and labels on `device`, without names and counts: a compiled step would guard on
+        these."""
         labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
         return Batch(self.images.to(device, non_blocking=True), labels)
 
@@ -36,12 +36,12 @@ class StepBatch(NamedTuple):
 
     @property
     def skipped(self) -> int:
-        """Bad samples that were replaced in this step, on this rank."""
+        """Number of bad samples that were replaced in this step, on this rank."""
         return sum(batch.skipped for batch in self if batch is not None)
 
     @property
     def found_bad(self) -> tuple[str, ...]:
-        """A line for every bad sample that was met for the first time, on this rank."""
+        """One line per bad sample that was read for the first time, on this rank."""
         return tuple(line for batch in self if batch is not None for line in batch.found_bad)
 
     def to(self, device: torch.device) -> "StepBatch":

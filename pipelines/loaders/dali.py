@@ -1,8 +1,8 @@
-"""The DALI loader: threads read bytes and labels, DALI decodes and augments, torch gets the memory.
+"""The DALI loader: threads read files and labels, DALI decodes and augments the images.
 
-Each stream has a pipeline of its own, on its own CUDA stream. The images never pass through
-Python, and the batch is DALI's own memory (DLPack), not a copy. Labels are gathered by the same
-function as in the Pillow loader, hence bit-equal; images agree within one level.
+Each stream has its own DALI pipeline on its own CUDA stream. Decoded images never pass through
+Python: the batch is DALI's own memory (shared by DLPack), not a copy. Labels are resized by the
+same function as in the Pillow loader, so they are bit-equal; images agree within one level.
 """
 
 from collections import deque
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.utils.dlpack import from_dlpack
 
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.loaders import dali_graph
@@ -23,11 +24,12 @@ from fastass.pipelines.loaders.stream_reader import Located, StreamReader, as_ba
 
 
 class DaliLoader:
-    """Batches decoded by DALI (see `streams` for use), on `device`.
+    """Batches decoded by DALI, on `device` (see `spec` for use).
 
-    workers: threads that read, and threads of each DALI pipeline. prefetch: steps that DALI works
-    ahead; as many again are read ahead. dtype: of the images, float32, float16 or bfloat16.
-    A bad sample among the first `prefetch` steps is reported at once, later ones at their step.
+    workers: threads that read files, and also threads per DALI pipeline. prefetch: steps that DALI
+    prepares in advance; as many again are read in advance. dtype: of the images, float32, float16
+    or bfloat16. A bad sample in the first `prefetch` steps is reported at once, later ones at
+    their step.
     """
 
     def __init__(
@@ -55,36 +57,39 @@ class DaliLoader:
         self._pool = ThreadPoolExecutor(self.workers, "fastass-dali")
 
     def batches(self, start_step: int = 0) -> Iterator[StepBatch]:
-        """Endless batches from a step on."""
-        lanes = {name: _Lane(self, reader, start_step) for name, reader in self._readers.items()}
+        """Endless batches, starting at a step."""
+        pipelines = {
+            name: _StreamPipeline(self, reader, start_step)
+            for name, reader in self._readers.items()
+        }
         error: DataError | None = None
         try:
-            for lane in lanes.values():
+            for pipeline in pipelines.values():
                 for _ in range(self.prefetch):
-                    lane.feed()
-                lane.pipe.schedule_run()  # the first call runs all that was fed
+                    pipeline.feed()
+                pipeline.pipe.schedule_run()  # the first call runs everything fed so far
             running = self.prefetch
             while True:
-                yield StepBatch(**{name: lane.take() for name, lane in lanes.items()})
+                yield StepBatch(**{name: p.take() for name, p in pipelines.items()})
                 running -= 1
                 try:
                     if error is None:
-                        for lane in lanes.values():
-                            lane.feed()
-                except DataError as late:  # of a step to come
+                        for pipeline in pipelines.values():
+                            pipeline.feed()
+                except DataError as late:  # belongs to a later step
                     error = late
                 if error is None:
-                    for lane in lanes.values():
-                        lane.pipe.schedule_run()
+                    for pipeline in pipelines.values():
+                        pipeline.pipe.schedule_run()
                     running += 1
                 elif not running:
                     raise error
         finally:
-            for lane in lanes.values():
-                lane.cancel()
+            for pipeline in pipelines.values():
+                pipeline.cancel()
 
     def close(self) -> None:
-        """Ends the threads; waits for the sample that each is reading."""
+        """End the threads, after each has finished its current sample."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def __enter__(self) -> "DaliLoader":
@@ -101,25 +106,25 @@ class _Sample:
     input: dali_graph.GraphInput
 
 
-class _Lane:
-    """One stream: batches being read, then batches that DALI works on."""
+class _StreamPipeline:
+    """One stream: batches that threads are reading, then batches that DALI is working on."""
 
-    def __init__(self, feed: DaliLoader, reader: StreamReader, start_step: int) -> None:
-        self.owner, self.reader, self.spec = feed, reader, reader.spec
+    def __init__(self, loader: DaliLoader, reader: StreamReader, start_step: int) -> None:
+        self.loader, self.reader, self.spec = loader, reader, reader.spec
         self.pipe = dali_graph.build(
-            reader.spec, feed.workers, feed.prefetch, feed.device, feed.dtype
+            reader.spec, loader.workers, loader.prefetch, loader.device, loader.dtype
         )
         self._step = start_step
         self._reading: deque[tuple[torch.Tensor | None, list[Future[_Sample]]]] = deque()
         self._running: deque[tuple[torch.Tensor | None, list[_Sample]]] = deque()
-        for _ in range(2 * feed.prefetch):
+        for _ in range(2 * loader.prefetch):
             self._submit()
 
     def feed(self) -> None:
-        """Hands the next batch that was read to DALI. Raises DataError of its samples."""
+        """Pass the next batch that was read to DALI. Raises the DataError of a bad sample."""
         labels, futures = self._reading.popleft()
         samples = [future.result() for future in futures]
-        on_gpu = labels is not None and self.owner.device.type == "cuda"
+        on_gpu = labels is not None and self.loader.device.type == "cuda"
         dali_graph.feed(
             self.pipe, self.spec, [s.input for s in samples], labels if on_gpu else None
         )
@@ -127,20 +132,20 @@ class _Lane:
         self._submit()
 
     def take(self) -> Batch:
-        """The next batch that DALI has finished."""
+        """Wait for the next batch from DALI."""
         labels, samples = self._running.popleft()
-        cuda = self.owner.device.type == "cuda"
+        cuda = self.loader.device.type == "cuda"
         try:
             outputs = self.pipe.outputs(
-                torch.cuda.current_stream(self.owner.device) if cuda else None
+                torch.cuda.current_stream(self.loader.device) if cuda else None
             )
         except RuntimeError as error:
             raise self._diagnosis(samples, error) from error
-        images = torch.from_dlpack(outputs[0].as_tensor())
-        if images.dtype != self.owner.dtype:
-            images = images.to(self.owner.dtype)
+        images = from_dlpack(outputs[0].as_tensor())
+        if images.dtype != self.loader.dtype:
+            images = images.to(self.loader.dtype)
         if cuda and labels is not None:
-            labels = torch.from_dlpack(outputs[1].as_tensor())
+            labels = from_dlpack(outputs[1].as_tensor())
         return as_batch(images.permute(0, 3, 1, 2), labels, [s.located for s in samples])
 
     def cancel(self) -> None:
@@ -149,12 +154,12 @@ class _Lane:
                 future.cancel()
 
     def _submit(self) -> None:
-        spec, owner = self.spec, self.owner
+        spec, loader = self.spec, self.loader
         labels = None
         if spec.with_labels:
             labels = torch.empty((spec.batch, spec.size[1], spec.size[0]), dtype=torch.uint8)
-        where = positions(self._step, spec.batch, owner.rank, owner.world)
-        futures = [owner._pool.submit(self._read, p, i, labels) for i, p in enumerate(where)]
+        where = positions(self._step, spec.batch, loader.rank, loader.world)
+        futures = [loader._pool.submit(self._read, p, i, labels) for i, p in enumerate(where)]
         self._reading.append((labels, futures))
         self._step += 1
 
@@ -167,17 +172,17 @@ class _Lane:
         return _Sample(number, located, image)
 
     def _load(self, i: int) -> tuple[int, np.ndarray, tuple[int, int], np.ndarray | None]:
-        source = self.reader.source
-        encoded, size = source.encoded(i), source.size(i)
-        return i, encoded, size, source.label(i, size) if self.spec.with_labels else None
+        samples = self.reader.samples
+        encoded, size = samples.encoded(i), samples.size(i)
+        return i, encoded, size, samples.label(i, size) if self.spec.with_labels else None
 
     def _diagnosis(self, samples: list[_Sample], error: RuntimeError) -> DataError:
-        """Which file DALI failed on: it does not say so itself."""
+        """Finds the file that DALI failed on; DALI does not name it."""
         for sample in samples:
             try:
-                self.reader.source.image(sample.number)
-            except DataError as found:
-                return found
+                self.reader.samples.image(sample.number)
+            except DataError as damage:
+                return damage
         reason = next((s for s in str(error).splitlines() if "rror" in s), str(error)).strip()
         names = ", ".join(s.located.name for s in samples)
         return DataError(f"{self.spec.dataset.root}: DALI cannot decode one of {names}: {reason}")

@@ -1,7 +1,7 @@
 """The DALI graph of one stream: decode, region resize, colour, blur, mirror and normalisation.
 
-Every random decision comes in as an input (see `fastass.pipelines.loaders.augment`), so the graph
-has no state, and resuming needs none.
+All random parameters are inputs (see `fastass.pipelines.loaders.augment`), so the graph has no
+state that a resumed run would need.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from fastass.pipelines.packed.dataset import PackedDataset
 _DTYPES = {
     torch.float32: types.FLOAT,
     torch.float16: types.FLOAT16,
-    torch.bfloat16: types.FLOAT,  # DALI writes none: cast afterwards, on the device
+    torch.bfloat16: types.FLOAT,  # DALI cannot write it: cast afterwards, on the device
 }
 
 
@@ -35,14 +35,14 @@ class GraphInput:
 def build(
     spec: StreamSpec, threads: int, prefetch: int, device: torch.device, dtype: torch.dtype
 ) -> Pipeline:
-    """The built pipeline of a stream. Outputs: images [B,H,W,3]; on a GPU also labels [B,H,W].
+    """Build the pipeline of a stream. Outputs: images [B,H,W,3]; on a GPU also labels [B,H,W].
 
-    On a GPU JPEG is decoded there (`mixed`); PNG is decoded on the CPU, since DALI knows no other
-    way. dtype: float32, float16 or bfloat16 (for which float32 comes out, to be cast).
+    On a GPU, JPEG is decoded there (`mixed`); DALI can decode PNG on the CPU only. dtype: float32,
+    float16 or bfloat16 (the output is then float32, to be cast by the caller).
     """
     gpu = device.type == "cuda"
     augment, how = spec.augment, NORMALIZATIONS[spec.normalize]
-    # device_id=None asks for a pipeline without a GPU; −1 fails.
+    # device_id=None builds a pipeline without a GPU; −1 fails.
     pipe = Pipeline(
         spec.batch, threads, device.index if gpu else None, prefetch_queue_depth=prefetch
     )
@@ -51,8 +51,8 @@ def build(
             _input("encoded", 1, types.UINT8),
             device="mixed" if gpu else "cpu",
             output_type=types.RGB,
-            adjust_orientation=False,  # as Pillow: the label does not turn with the EXIF tag
-            jpeg_fancy_upsampling=True,  # of halved chroma, as Pillow and DALI's own CPU decoder
+            adjust_orientation=False,  # as in Pillow: the label is not rotated by the EXIF tag
+            jpeg_fancy_upsampling=True,  # of subsampled chroma, as in Pillow and DALI's CPU decoder
         )
         if resizes(spec):
             region = {}
@@ -80,7 +80,7 @@ def build(
                 window_size=_input("window", 0, types.INT32),
             )
         if how.order == "BGR":
-            # Not by the decoder's output_type: that takes 6 ms a megapixel, this 2 ms.
+            # Not by the decoder's output_type, which takes 6 ms per megapixel; this takes 2 ms.
             images = fn.color_space_conversion(images, image_type=types.RGB, output_type=types.BGR)
         images = fn.crop_mirror_normalize(
             images,
@@ -101,7 +101,7 @@ def build(
 def feed(
     pipe: Pipeline, spec: StreamSpec, samples: Sequence[GraphInput], labels: torch.Tensor | None
 ) -> None:
-    """Hands a batch to a pipeline of `build`. labels: uint8 [B,H,W], for a pipeline on a GPU."""
+    """Feed one batch to a pipeline. labels: uint8 [B,H,W], only for a pipeline on a GPU."""
     augment = spec.augment
     pipe.feed_input("encoded", [s.encoded for s in samples])
     if augment.scale is not None:
@@ -122,7 +122,7 @@ def feed(
 
 
 def resizes(spec: StreamSpec) -> bool:
-    """Whether images may come in another size than they go out."""
+    """Whether images may have to be resized."""
     packed = isinstance(spec.dataset, PackedDataset) and spec.dataset.size == spec.size
     return spec.augment.scale is not None or not packed
 

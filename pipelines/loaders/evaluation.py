@@ -1,4 +1,4 @@
-"""The evaluation feed: every sample exactly once over all ranks, labels at their own resolution."""
+"""The evaluation loader: each sample exactly once over all ranks, labels at full resolution."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ class EvalBatch(NamedTuple):
     """images: float32 [B,3,h,w] at training size, channels-last, normalised.
 
     labels: train ids uint8 [B,H,W] at full resolution, or None. size: (W,H) of the images before
-    they were resized; the same for the whole batch. names: of the samples.
+    resizing, the same for the whole batch. names: of the samples.
     """
 
     images: torch.Tensor
@@ -31,12 +31,12 @@ class EvalBatch(NamedTuple):
 
 
 class EvalLoader:
-    """Rank r reads the samples r, r + world, …, once each; the batches may end with a smaller one.
+    """Rank r reads the samples r, r + world, … once each. The last batch may be smaller.
 
-    size: (W,H) of the images handed out. with_labels: False for prediction. A batch ends early
-    where the next image has another size. A packed data set has labels at its packed size.
-    on_bad_sample: `stop` raises DataError while iterating: scores over fewer samples would not
-    compare; `skip` leaves bad samples out, for other statistics.
+    size: (W,H) of the images in the batches. with_labels: False for prediction. A batch ends early
+    where the next image has another size. Labels of a packed data set have its packed size.
+    on_bad_sample: `stop` raises DataError while iterating, because scores over fewer samples are
+    not comparable; `skip` leaves bad samples out, for statistics other than scores.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class EvalLoader:
             raise DataError(
                 f"normalize {normalize!r} is unknown; choose {', '.join(NORMALIZATIONS)}"
             )
-        self.source = open_reader(dataset)
+        self.samples = open_reader(dataset)
         self.size, self.batch, self.workers = size, batch, workers
         self.how = NORMALIZATIONS[normalize]
         self.numbers = range(rank, len(dataset), world)
@@ -83,7 +83,7 @@ class EvalLoader:
             yield self._batch(group)
 
     def _items(self) -> "Iterator[_Item | None]":
-        """None for a bad sample that is left out."""
+        """None stands for a bad sample that is left out."""
         if not self.workers:
             yield from map(self._read, self.numbers)
             return
@@ -102,15 +102,15 @@ class EvalLoader:
 
     def _read(self, i: int) -> "_Item | None":
         try:
-            image = self.source.image(i)
-            label = self.source.label(i, image.size) if self.with_labels else None
+            image = self.samples.image(i)
+            label = self.samples.label(i, image.size) if self.with_labels else None
         except DataError:
             if self.on_bad_sample == "stop":
                 raise
             return None
         pixels = np.empty((self.size[1], self.size[0], 3), np.float32)
         normalize(augment_image(image, AugmentParams(), self.size), self.how, pixels)
-        return _Item(pixels, label, image.size, self.source.names[i])
+        return _Item(pixels, label, image.size, self.samples.names[i])
 
     def _batch(self, items: "list[_Item]") -> EvalBatch:
         images = torch.from_numpy(np.stack([item.image for item in items]))

@@ -1,4 +1,4 @@
-"""Opens a training feed by the name of its loader."""
+"""Opens a training loader by name."""
 
 from collections.abc import Mapping
 
@@ -20,11 +20,11 @@ def open_loader(
     on_bad_sample: OnBadSample = "stop",
     device: str = "cpu",
 ) -> Loader:
-    """A feed of `streams` (see `fastass.pipelines.loaders.spec`).
+    """Open the loader of `streams` (see `fastass.pipelines.loaders.spec`).
 
-    loader: `pillow` gives batches in host memory (page-locked for a CUDA device); `dali` gives them
-    on the device. device: `cpu` or `cuda:N`, where the batches are wanted.
-    Raises ValueError for an unknown loader, DataError for data that cannot be.
+    loader: `pillow` yields batches in host memory (page-locked if `device` is a GPU); `dali` yields
+    them on the device. device: `cpu` or `cuda:N`, where the batches are used.
+    Raises ValueError for an unknown loader, and DataError if DALI is not installed.
     """
     if loader == "pillow":
         return PillowLoader(

@@ -1,13 +1,13 @@
-"""Which sample comes when: a pure function of (seed, stream, step, rank, world).
+"""The order of samples: a pure function of (seed, stream, step, rank, world).
 
-A stream is the endless concatenation of its epochs; each epoch is a fresh permutation of all its
-samples. Position p of a stream is sample `permutation(seed, stream, p // size, size)[p % size]`.
+A stream is an endless sequence of epochs; each epoch is a new permutation of all its samples.
+Position p of a stream is sample `permutation(seed, stream, p // size, size)[p % size]`.
 Step t takes the positions [t·B, (t+1)·B) with B = batch · world, rank r the r-th part of them, so
 
 - within an epoch no sample is dropped or repeated; a batch may span two epochs,
 - ranks read disjoint parts, and 1 rank × batch 4 = 2 × 2 = 4 × 1 see the same global batch,
-- a run resumes exactly at every step, without any state, also on another world size,
-- every stream has epochs of its own length.
+- a run can resume at any step without any state, also with another world size,
+- each stream has its own epoch length.
 """
 
 from functools import lru_cache
@@ -26,7 +26,7 @@ def key(seed: int, stream: str, purpose: str) -> int:
 def permutation(seed: int, stream: str, epoch: int, size: int) -> np.ndarray:
     """The order of one epoch: int64 [size], read-only.
 
-    Sorted raw Philox words, not `Generator.permutation`, whose output NumPy may change.
+    Made by sorting raw Philox words: NumPy may change the output of `Generator.permutation`.
     """
     words = np.random.Philox(key=key(seed, stream, f"epoch {epoch}")).random_raw(size)
     order = np.argsort(words, kind="stable")
@@ -41,12 +41,12 @@ def sample_at(seed: int, stream: str, position: int, size: int) -> int:
 
 
 def positions(step: int, batch: int, rank: int = 0, world: int = 1) -> range:
-    """The positions that one rank reads at one step; `batch` is the batch of a rank."""
+    """The positions that one rank reads at one step; batch: samples per rank."""
     start = (step * world + rank) * batch
     return range(start, start + batch)
 
 
 def uniforms(seed: int, stream: str, position: int, count: int) -> tuple[float, ...]:
-    """`count` ≤ 16 random numbers in [0, 1) that belong to a position of a stream."""
+    """`count` ≤ 16 random numbers in [0, 1) for one position of a stream."""
     words = blake2b(f"{seed}/{stream}/draw {position}".encode(), digest_size=64).digest()
     return tuple(int.from_bytes(words[4 * i : 4 * i + 4], "little") / 2**32 for i in range(count))

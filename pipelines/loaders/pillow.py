@@ -1,7 +1,7 @@
-"""The Pillow loader: threads that decode, augment and normalise into the batch.
+"""The Pillow loader: threads decode, augment and normalise samples straight into the batch.
 
-Threads and not processes: Pillow and zlib release the GIL (two threads decode 1.9× faster than
-one), nothing is pickled or forked, and a small data set is decoded once for all.
+It uses threads rather than processes: Pillow and zlib release the GIL (two threads decode 1.9×
+faster than one), nothing is pickled or forked, and all threads share one cache.
 """
 
 from collections import deque
@@ -30,11 +30,11 @@ BICUBIC = Image.Resampling.BICUBIC
 
 
 class PillowLoader:
-    """Batches decoded by Pillow (see `streams` for use).
+    """Batches decoded by Pillow (see `spec` for use).
 
-    workers: threads; 0 reads in the caller. prefetch: steps read ahead. cache_bytes: streams whose
-    decoded samples fit in it (the smallest streams first) are decoded once. pin_memory: batches in
-    page-locked memory, for asynchronous copies to a GPU.
+    workers: threads; 0 reads in the calling thread. prefetch: steps prepared in advance.
+    cache_bytes: memory for decoded samples; streams that fit, smallest first, are decoded only
+    once. pin_memory: use page-locked memory, for asynchronous copies to a GPU.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class PillowLoader:
         self.workers, self.prefetch = workers, max(1, prefetch)
         self.pin_memory = pin_memory
         self._readers: dict[str, StreamReader] = {}
-        self._pool = ThreadPoolExecutor(workers, "fastass-feed") if workers else None
+        self._pool = ThreadPoolExecutor(workers, "fastass-loader") if workers else None
         for need, name in sorted((decoded_bytes(spec), name) for name, spec in streams.items()):
             cached = need <= cache_bytes
             cache_bytes -= need if cached else 0
             self._readers[name] = StreamReader(name, streams[name], seed, on_bad_sample, cached)
 
     def batches(self, start_step: int = 0) -> Iterator[StepBatch]:
-        """Endless batches from a step on."""
+        """Endless batches, starting at a step."""
         step = start_step
         if self._pool is None:
             while True:
@@ -82,7 +82,7 @@ class PillowLoader:
                 batch.cancel()
 
     def close(self) -> None:
-        """Ends the threads; waits for the sample that each is reading."""
+        """End the threads, after each has finished its current sample."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
@@ -150,7 +150,7 @@ def fill(
     images: torch.Tensor,
     labels: torch.Tensor | None,
 ) -> Located:
-    """Reads the sample of a position into entry i of images [B,H,W,3] and labels [B,H,W]."""
+    """Read the sample of a position into entry i of images [B,H,W,3] and labels [B,H,W]."""
     located, (image, label) = reader.read(position, reader.decode)
     spec = reader.spec
     image = augment_image(image, located.params, spec.size)
@@ -162,7 +162,7 @@ def fill(
 
 
 def augment_image(image: Image.Image, params: AugmentParams, size: tuple[int, int]) -> Image.Image:
-    """Applies `params` to an RGB image; the result has `size` (W,H)."""
+    """Apply `params` to an RGB image; the result has `size` (W,H)."""
     if params.region is not None:
         image = image.resize(size, BICUBIC, box=region_box(params, image.size))
     elif image.size != size:
@@ -177,9 +177,9 @@ def augment_image(image: Image.Image, params: AugmentParams, size: tuple[int, in
 
 
 def blur(levels: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur of uint8 [H,W,3], cut at 3 sigma, edges reflected.
+    """Gaussian blur of uint8 [H,W,3], cut off at 3 sigma, with reflected edges.
 
-    Pillow's own is three box filters with repeated edges: up to 19 levels from DALI's.
+    Pillow's own blur (three box filters, repeated edges) differs from DALI's by up to 19 levels.
     """
     reach = int(np.ceil(3 * sigma))
     taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / np.float32(sigma)) ** 2)
@@ -193,14 +193,15 @@ def blur(levels: np.ndarray, sigma: float) -> np.ndarray:
         pixels = np.zeros_like(pixels)
         for i, tap in enumerate(taps):
             pixels += tap * padded[(slice(None),) * axis + (slice(i, i + count),)]
-    return np.clip(pixels + 0.5, 0, 255).astype(np.uint8)
+    blurred: np.ndarray = np.clip(pixels + 0.5, 0, 255).astype(np.uint8)
+    return blurred
 
 
 def normalize(image: Image.Image, how: Normalization, out: np.ndarray) -> None:
-    """Levels of an RGB image → float32 [H,W,3] in `out`."""
+    """Normalise an RGB image into `out`, float32 [H,W,3]."""
     height, width, _ = out.shape
     levels = np.frombuffer(image.tobytes("raw", how.order), np.uint8).reshape(height, width * 3)
-    # Rows of a whole line each, so that the inner loop is long; an eighth of the time of [3].
+    # Mean and scale as whole rows make the inner loop long: 8× faster than with shape [3].
     mean, scale = _rows(how, width)
     flat = out.reshape(height, width * 3)
     np.subtract(levels, mean, out=flat)

@@ -1,5 +1,6 @@
-"""One way to read samples, whether they are files or packed shards."""
+"""One interface to read samples, from files or from packed shards."""
 
+import io
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Protocol
@@ -9,6 +10,7 @@ from PIL import Image
 
 from fastass.pipelines.datasets.classes import ClassTable
 from fastass.pipelines.datasets.decode import image_size, open_image, read_file, read_label
+from fastass.pipelines.datasets.image_file import damaged, is_turned, open_header
 from fastass.pipelines.datasets.layouts import Dataset
 from fastass.pipelines.datasets.png import SIGNATURE, check_png
 from fastass.pipelines.errors import DataError
@@ -16,7 +18,7 @@ from fastass.pipelines.packed.dataset import PackedDataset
 
 
 class SampleReader(Protocol):
-    """Samples by number 0 … len−1. Every method raises DataError that names the sample."""
+    """Samples by number 0 … len−1. Methods raise a DataError that names the bad sample."""
 
     @property
     def classes(self) -> ClassTable: ...
@@ -27,20 +29,20 @@ class SampleReader(Protocol):
     def __len__(self) -> int: ...
 
     def size(self, i: int) -> tuple[int, int]:
-        """(W,H) of the image."""
+        """(W,H) of the image, upright."""
 
     def encoded(self, i: int) -> np.ndarray:
-        """The image file as bytes, uint8 [n], its checksum verified where it has one."""
+        """The image as the bytes of a JPEG or PNG file, uint8 [n]; checksums are verified."""
 
     def image(self, i: int) -> Image.Image:
-        """The decoded image, RGB."""
+        """The decoded image, RGB, upright."""
 
     def label(self, i: int, size: tuple[int, int]) -> np.ndarray:
-        """Train ids uint8 [H,W], read-only; must have the size (W,H) of the image."""
+        """Train ids uint8 [H,W], read-only. size: (W,H) of the image, which the label must have."""
 
 
 class FileReader:
-    """The samples of a data set as it was shipped."""
+    """Reads the files of a data set as its owners ship it."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -67,26 +69,34 @@ class FileReader:
     def encoded(self, i: int) -> np.ndarray:
         path = self.dataset.samples[i].image
         data = read_file(path)
+        header = open_header(data, str(path))
         if data[:8] == SIGNATURE:
             try:
                 check_png(data)
             except ValueError as error:
-                raise DataError(f"{path}: damaged image file: {error}") from error
+                raise damaged(str(path), error) from error
         elif not self._verified[i]:  # JPEG has no checksum, and DALI accepts a truncated one
-            open_image(data, str(path))
+            self._open(i, data)
             self._verified[i] = 1
+        if is_turned(data, header):  # DALI does not turn it
+            file = io.BytesIO()
+            self._open(i, data).save(file, "PNG", compress_level=1)
+            data = file.getvalue()
         return np.frombuffer(data, np.uint8)
 
     def image(self, i: int) -> Image.Image:
-        path = self.dataset.samples[i].image
-        return open_image(read_file(path), str(path))
+        return self._open(i, read_file(self.dataset.samples[i].image))
+
+    def _open(self, i: int, data: bytes) -> Image.Image:
+        sample = self.dataset.samples[i]
+        return open_image(data, str(sample.image), turn=sample.label is None)
 
     def label(self, i: int, size: tuple[int, int]) -> np.ndarray:
         return read_label(self.dataset, self.dataset.samples[i], size)
 
 
 class PackedReader:
-    """The records of packed shards; each record's checksums are verified when it is first read."""
+    """Reads packed shards; the checksums of a record are verified when it is first read."""
 
     def __init__(self, dataset: PackedDataset) -> None:
         self.dataset = dataset
@@ -137,5 +147,5 @@ class PackedReader:
 
 
 def open_reader(dataset: Dataset | PackedDataset) -> SampleReader:
-    """The reader that fits a data set."""
+    """The reader for a data set."""
     return FileReader(dataset) if isinstance(dataset, Dataset) else PackedReader(dataset)

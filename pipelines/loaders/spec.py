@@ -1,19 +1,19 @@
-"""What a feed reads and what it hands out; shared by all loaders.
+"""The streams that a loader reads, and the interface of all training loaders.
 
-How to use a feed:
+How to use a loader:
 
     streams = {
         "source": StreamSpec(gta5, batch=4, size=(1280, 720)),
         "labelled": StreamSpec(cityscapes, batch=4, size=(1024, 512), indices=subset),
         "unlabelled": StreamSpec(cityscapes, batch=4, size=(1024, 512), with_labels=False),
     }
-    with open_loader("pillow", streams, seed=0, rank=rank, world=world) as feed:
-        for step, batch in enumerate(feed.batches(start_step=resumed), start=resumed):
+    with open_loader("pillow", streams, seed=0, rank=rank, world=world) as loader:
+        for step, batch in enumerate(loader.batches(start_step=resumed), start=resumed):
             batch.source.images, batch.source.labels, batch.labelled.images, …
 
-A stream that is left out is None in every step. `step` counts batches (micro-steps where gradients
-are accumulated), and the batch of a step depends on nothing but (seed, step, rank, world), so
-resuming needs no state. `Batch.skipped` counts the bad samples that were replaced.
+A stream that is left out is None in every batch. `step` counts batches (with gradient accumulation:
+micro-steps). A batch depends only on (seed, step, rank, world), so a resumed run needs no state of
+the loader. `Batch.skipped` counts the bad samples that were replaced.
 """
 
 from collections.abc import Iterator, Mapping
@@ -33,7 +33,7 @@ OnBadSample = Literal["stop", "skip"]
 
 @dataclass(frozen=True)
 class Normalization:
-    """(level − mean) · scale for each channel; levels 0–255; `order` of the channels."""
+    """(level − mean) · scale per channel, with levels 0–255. order: of the channels."""
 
     order: Literal["RGB", "BGR"]
     mean: tuple[float, float, float]
@@ -41,9 +41,9 @@ class Normalization:
 
 
 NORMALIZATIONS = {
-    # AdaptSegNet's: Caffe weights, BGR, levels 0–255 minus the mean of ImageNet.
+    # Of the AdaptSegNet baseline and its Caffe weights: BGR levels 0–255 minus ImageNet's mean.
     "bgr": Normalization("BGR", (104.00698793, 116.66876762, 122.67891434), (1.0, 1.0, 1.0)),
-    # torchvision's: levels / 255, minus mean, over standard deviation.
+    # Of torchvision's weights: levels / 255, minus mean, divided by standard deviation.
     "imagenet": Normalization(
         "RGB",
         (0.485 * 255, 0.456 * 255, 0.406 * 255),
@@ -56,8 +56,8 @@ NORMALIZATIONS = {
 class StreamSpec:
     """One stream of samples.
 
-    batch: per rank. size: (W,H) of images and labels. indices: which samples, default all.
-    Raises DataError for values that cannot be.
+    batch: samples per rank. size: (W,H) of images and labels. indices: the samples to use, default
+    all. Raises DataError for values out of range, and if the stream needs labels that are missing.
     """
 
     dataset: Dataset | PackedDataset
@@ -78,14 +78,14 @@ class StreamSpec:
         self.augment.check(self.size)
         numbers = range(len(self.dataset)) if self.indices is None else self.indices
         if not numbers:
-            raise DataError(f"{self.dataset.root}: a stream of no samples")
+            raise DataError(f"{self.dataset.root}: the stream has no samples")
         if min(numbers) < 0 or max(numbers) >= len(self.dataset):
             raise DataError(f"{self.dataset.root}: indices outside 0…{len(self.dataset) - 1}")
         if self.with_labels:
-            source = open_reader(self.dataset)
-            if self.indices is None and not source.has_labels:
+            samples = open_reader(self.dataset)
+            if self.indices is None and not samples.has_labels:
                 raise DataError(
-                    f"{self.dataset.root}: some images have no label, this stream needs them"
+                    f"{self.dataset.root}: some images have no label, but this stream needs labels"
                 )
 
     def __len__(self) -> int:
@@ -93,20 +93,20 @@ class StreamSpec:
 
 
 class Loader(Protocol):
-    """A source of training batches."""
+    """Yields training batches. A context manager: leaving it closes the loader."""
 
     def batches(self, start_step: int = 0) -> Iterator[StepBatch]:
-        """Endless batches from a step on. Raises DataError for a bad sample that is not skipped."""
+        """Endless batches, starting at a step. Raises DataError for a bad sample if not skipped."""
 
     def close(self) -> None:
-        """Ends the threads. The iterators of `batches` must not be used any more."""
+        """End the threads. Iterators of `batches` must not be used afterwards."""
 
     def __enter__(self) -> "Loader": ...
     def __exit__(self, *exception: object) -> None: ...
 
 
 def check_streams(streams: Mapping[str, StreamSpec], rank: int, world: int) -> None:
-    """Raises ValueError for stream names or ranks that cannot be."""
+    """Raises ValueError for unknown stream names and for a rank outside 0…world−1."""
     if not streams or not set(streams) <= set(STREAMS):
         raise ValueError(f"streams must be among {', '.join(STREAMS)}, got {list(streams)}")
     if not 0 <= rank < world:

@@ -1,4 +1,4 @@
-"""Reads the sample of a position: replacement of bad samples, and a cache for small sets."""
+"""Reads the sample at a position of a stream; replaces bad samples and caches small sets."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -21,9 +21,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Located:
-    """What a position stands for. replaced: its own sample was bad and this is another one.
+    """The sample that was read for a position, and how to augment it.
 
-    found_bad: what is wrong with each bad sample that was met for the first time here.
+    replaced: the position's own sample was bad, and this is another one. found_bad: one line per
+    bad sample that was read for the first time here.
     """
 
     name: str
@@ -33,9 +34,9 @@ class Located:
 
 
 class StreamReader:
-    """Position → sample of one stream; may be called from several threads at once.
+    """Position → sample of one stream. Several threads may call it at once.
 
-    cached: keep every decoded sample (at training size where the whole image is used).
+    cached: keep all decoded samples in memory (at training size if there is no random crop).
     """
 
     def __init__(
@@ -49,18 +50,18 @@ class StreamReader:
         self.name = name
         self.spec = spec
         self.seed = seed
-        self.source = open_reader(spec.dataset)
+        self.samples = open_reader(spec.dataset)
         self.on_bad_sample = on_bad_sample
-        self.bad: dict[int, str] = {}  # sample → reason
+        self.bad: dict[int, str] = {}  # sample number → reason
         self._cache: dict[int, tuple[Image.Image, np.ndarray | None]] | None = (
             {} if cached else None
         )
 
     def read(self, position: int, load: Callable[[int], T]) -> tuple[Located, T]:
-        """`load(i)` of the position's sample i, or of the next good one where bad ones are skipped.
+        """Call `load(i)` with sample i of the position, or with the next good one if that is bad.
 
-        The replacement depends on the data alone, so it is the same in every run and on every rank.
-        Raises the sample's DataError otherwise, and when no sample is good.
+        The replacement depends only on the data, so it is the same in each run and on each rank.
+        Raises the DataError of a bad sample unless bad ones are skipped, and if none is good.
         """
         numbers = self.spec.indices
         count = len(self.spec)
@@ -75,13 +76,15 @@ class StreamReader:
                 loaded = load(i)
             except DataError as error:
                 if self.on_bad_sample == "stop":
-                    raise DataError(f"{error}; to go on without: --on-bad-sample skip") from error
+                    raise DataError(
+                        f"{error}; to train without it: --on-bad-sample skip"
+                    ) from error
                 reason = str(error)
                 if self.bad.setdefault(i, reason) is reason:
                     found_bad.append(reason)
                 continue
             located = Located(
-                self.source.names[i],
+                self.samples.names[i],
                 draw_params(self.spec.augment, self.spec.size, self.seed, self.name, position),
                 offset > 0,
                 tuple(found_bad),
@@ -90,12 +93,12 @@ class StreamReader:
         raise DataError(f"stream {self.name}: no good sample; {next(iter(self.bad.values()))}")
 
     def decode(self, i: int) -> tuple[Image.Image, np.ndarray | None]:
-        """Image and label of sample i before augmentation; whole images at training size."""
+        """Image and label of sample i before augmentation, at training size if there is no crop."""
         if self._cache is not None and i in self._cache:
             return self._cache[i]
         spec = self.spec
-        image = self.source.image(i)
-        label = self.source.label(i, image.size) if spec.with_labels else None
+        image = self.samples.image(i)
+        label = self.samples.label(i, image.size) if spec.with_labels else None
         if spec.augment.scale is None:
             if image.size != spec.size:
                 image = image.resize(spec.size, Image.Resampling.BICUBIC)
@@ -109,7 +112,7 @@ class StreamReader:
 def as_batch(
     images: torch.Tensor, labels: torch.Tensor | None, samples: Sequence[Located]
 ) -> Batch:
-    """A batch of images [B,3,H,W] and labels [B,H,W] with what is known of its samples."""
+    """A batch of images [B,3,H,W] and labels [B,H,W], with the names and faults of its samples."""
     return Batch(
         images,
         labels,
@@ -120,13 +123,13 @@ def as_batch(
 
 
 def decoded_bytes(spec: StreamSpec) -> int:
-    """Memory of all decoded samples of a stream: Pillow keeps 4 bytes a pixel, the label is one."""
+    """Memory of all decoded samples of a stream: 4 bytes per pixel in Pillow, 1 per label."""
     size = spec.size
     if spec.augment.scale is not None:
-        source = open_reader(spec.dataset)
+        samples = open_reader(spec.dataset)
         first = 0 if spec.indices is None else spec.indices[0]
         try:
-            size = source.size(first)
-        except DataError:  # damaged: reported, or skipped, when its turn comes
+            size = samples.size(first)
+        except DataError:  # damaged: reported, or skipped, when it is read
             return sys.maxsize
     return len(spec) * size[0] * size[1] * 5

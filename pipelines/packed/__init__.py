@@ -1,1 +1,1 @@
-"""Packed data sets: checksummed tar shards, written once and read by memory map."""
+"""Packed data sets: checksummed tar shards, written once and memory-mapped for reading."""

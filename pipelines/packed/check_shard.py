@@ -1,4 +1,4 @@
-"""Compare one shard, byte for byte, with what its index says."""
+"""Compares one shard with its index, byte for byte."""
 
 import mmap
 import tarfile
@@ -23,7 +23,7 @@ from fastass.pipelines.packed.shard_writer import (
 
 
 class Damage(NamedTuple):
-    """One thing that is wrong. record: its key, or empty where a whole file is concerned."""
+    """One fault. record: the key of the record, or empty if a whole file is affected."""
 
     file: str
     record: str
@@ -36,7 +36,7 @@ class Damage(NamedTuple):
 def check_shard(root: Path, index: ShardIndex, settings: PackSettings) -> Iterator[Damage]:
     """Every difference between the tar and its index: size, headers, checksums, padding, end.
 
-    Records behind one that is damaged are still checked. Nothing is ever extracted by name.
+    Records after a damaged one are still checked. Nothing is extracted by name.
     """
     path = root / index.shard
     try:
@@ -47,22 +47,22 @@ def check_shard(root: Path, index: ShardIndex, settings: PackSettings) -> Iterat
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as tar:
             end = 0
             for record in index.records:
-                for found in _check_record(tar, end, record, settings):
-                    yield Damage(path.name, record.key, found)
+                for fault in _check_record(tar, end, record, settings):
+                    yield Damage(path.name, record.key, fault)
                 last = record.members[-1]
                 end = last.offset + last.size + padding(last.size)
             if len(tar) == index.size and tar[end:] != TRAILER:
-                yield Damage(path.name, "", "the tar does not end after its last record")
+                yield Damage(path.name, "", "the tar continues after its last record")
     sidecar = path.with_suffix(".idx")
     try:
         if read_file(sidecar, "DALI's own reader needs it") != dali_index(index, settings):
-            yield Damage(sidecar.name, "", "is not DALI's index of this shard")
+            yield Damage(sidecar.name, "", "does not match its shard")
     except DataError as error:
         yield Damage(sidecar.name, "", reason(error, sidecar))
 
 
 def reason(error: DataError, where: object) -> str:
-    """The error's text without the place that a Damage names itself."""
+    """The text of the error without its leading place, which a Damage names itself."""
     return str(error).removeprefix(f"{where}: ")
 
 
@@ -81,15 +81,15 @@ def _check_record(
         if header != member_header(record.key + suffix, member.size):
             yield _explain(header, record.key + suffix)
         if zlib.crc32(memoryview(tar)[member.offset : end]) != member.crc32:
-            yield f"the checksum of {suffix} does not fit"
+            yield f"wrong checksum of {suffix}"
         elif suffix == ".json" and tar[member.offset : end] != record_meta(record.name, settings):
-            yield "its .json is not that of this sample"
+            yield "its .json belongs to another sample"
         if any(tar[end:start]):
             yield f"the padding after {suffix} is not empty"
 
 
 def _explain(header: bytes, expected: str) -> str:
-    """Why a tar header is not the one that was written."""
+    """Why a tar header differs from the one that was written."""
     try:
         info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
@@ -100,5 +100,5 @@ def _explain(header: bytes, expected: str) -> str:
     if not info.isreg():
         return f"tar member {info.name!r} is a link or a special file; don't extract this shard"
     if info.name != expected:
-        return f"tar member {info.name!r} stands where the index has {expected!r}"
+        return f"tar member {info.name!r} found where the index has {expected!r}"
     return f"the tar header of {expected} was changed"

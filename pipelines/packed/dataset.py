@@ -1,4 +1,4 @@
-"""Packed data sets: WebDataset tar shards, read by memory map.
+"""Packed data sets: WebDataset tar shards, memory-mapped for reading.
 
 A packed directory holds one split of one data set, written by `fastass.pipelines.packed.pack.pack`:
 
@@ -10,17 +10,17 @@ A packed directory holds one split of one data set, written by `fastass.pipeline
                        KEY = NUMBER-NAME without dots or slashes
     shard-00000.json   index: key, name and (offset, size, CRC-32) of the members of every record
     shard-00000.idx    the same offsets in the format of DALI's `wds2idx`
-    packing.json       only while the directory is being written
+    packing.json       only until the directory is finished
+    packing.lock       while a process packs into the directory (or was killed doing so)
 
-Nothing in it depends on time, host, user or number of workers: the same files, settings and
-library versions give the same bytes. The manifest is written last. The JSON files are checked
-against their digests when a directory is opened; the members by `check`, when they are read.
+The content does not depend on time, host, user or number of workers: the same files, settings and
+library versions give the same bytes. The manifest is written last. The digests of the JSON files
+are checked when a directory is opened, those of the members by `check`, when they are read.
 
     data = open_packed(directory)
     data.check(i); data.image_bytes(i); data.label(i)
 """
 
-import io
 import mmap
 import zlib
 from collections.abc import Iterable
@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from fastass.pipelines.datasets.classes import IGNORE, ClassTable
+from fastass.pipelines.datasets.image_file import DAMAGE, damaged, open_header
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.packed.files import check_size, map_shard, read_index, read_manifest
 from fastass.pipelines.packed.index import AGAIN, Member, Record, shard_name
@@ -41,11 +41,11 @@ from fastass.pipelines.packed.manifest import MANIFEST, UNFINISHED, Manifest
 
 @dataclass(frozen=True)
 class PackedDataset:
-    """The records of a packed directory, or some of them, by number 0 … len−1.
+    """Records of a packed directory, all or a part, by number 0 … len−1.
 
-    Picklable: a worker process maps the shards anew, when it first reads from them.
+    Picklable: a worker process maps a shard when it first reads from it.
     locations: (shard number, record) of every sample. classes: the table of `label`'s train ids.
-    lookup: stored train id → that of `classes`, where they differ (`with_classes`).
+    lookup: stored train id → train id of `classes`, if they differ (`with_classes`).
     """
 
     root: Path
@@ -77,7 +77,7 @@ class PackedDataset:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The samples' names, as in the data set before it was packed."""
+        """The names that the samples had before the data set was packed."""
         return tuple(record.name for _, record in self.locations)
 
     @cached_property
@@ -144,7 +144,7 @@ class PackedDataset:
         for what, member in (("image", record.image), ("label", record.label)):
             if member is not None and zlib.crc32(self._view(shard, member)) != member.crc32:
                 raise DataError(
-                    f"{self.describe(i)}: the {what}'s checksum does not fit: the shard is "
+                    f"{self.describe(i)}: wrong checksum of the {what}: the shard is "
                     f"damaged; {AGAIN} to rewrite it"
                 )
 
@@ -156,13 +156,14 @@ class PackedDataset:
         return memoryview(self._maps[shard])[member.offset : member.offset + member.size]
 
     def _decode(self, data: memoryview, mode: str, what: str, i: int) -> np.ndarray:
+        where = f"{self.describe(i)}: the {what} does not decode"
         try:
-            with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-                image.load()
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(
-                f"{self.describe(i)}: the {what} does not decode: {' '.join(str(error).split())}"
-            ) from None
+            image = open_header(data, where)
+            image.load()
+        except DataError:
+            raise
+        except DAMAGE as error:
+            raise damaged(where, error) from None
         if image.size != self.size or image.mode != mode:
             raise DataError(
                 f"{self.describe(i)}: the {what} is {image.size[0]}x{image.size[1]} {image.mode}, "
@@ -179,8 +180,9 @@ def is_packed(directory: Path | str) -> bool:
 def open_packed(directory: Path | str, split: str | None = None) -> PackedDataset:
     """The packed data set in `directory`, or, where that holds none, in `directory/split`.
 
-    Raises DataError: nothing packed there, or another split; still being written; the manifest
-    or an index damaged, of another version, or of another shard; a shard missing or cut short.
+    Raises DataError if nothing, or another split, is packed there; if it is still being written; if
+    the manifest or an index is damaged, of another version, or of another shard; and if a shard is
+    missing or truncated.
     """
     root = Path(directory)
     if split is not None and not is_packed(root) and is_packed(root / split):

@@ -1,4 +1,4 @@
-"""The files of a packed directory, read and compared with what the manifest says of them.
+"""Reads the files of a packed directory and compares them with its manifest.
 
 The on-disk format is described in `fastass.pipelines.packed.dataset`.
 """
@@ -9,14 +9,15 @@ from pathlib import Path
 
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.packed.index import AGAIN, ShardIndex, index_name, shard_name
-from fastass.pipelines.packed.manifest import MANIFEST, UNFINISHED, Manifest
+from fastass.pipelines.packed.manifest import MANIFEST, UNFINISHED, Manifest, PackSettings
 
 
 def read_manifest(root: Path) -> Manifest:
     """The manifest of a finished directory; raises DataError otherwise."""
     if (root / UNFINISHED).exists():
         raise DataError(
-            f"{root}: is still being packed, or packing was interrupted: {AGAIN} to finish it"
+            f"{root}: is not finished: it is still being packed, or packing was interrupted; "
+            f"{AGAIN} to finish it"
         )
     path = root / MANIFEST
     return Manifest.decode(read_file(path, f"{root} holds no packed data set"), path)
@@ -29,10 +30,19 @@ def read_index(root: Path, number: int, manifest: Manifest) -> ShardIndex:
     index = ShardIndex.decode(data, path, shard_name(number))
     if sha256(data).hexdigest() != manifest.shards[number].sha256:
         raise DataError(
-            f"{path}: its checksum is not the manifest's: the index is damaged, or of another "
-            f"packed data set; {AGAIN} to rewrite it"
+            f"{path}: its checksum differs from the manifest's: the index is damaged, or belongs "
+            f"to another packed data set; {AGAIN} to rewrite it"
         )
+    check_index(index, manifest.settings, path)
     return index
+
+
+def check_index(index: ShardIndex, settings: PackSettings, path: Path) -> None:
+    """Raise DataError, naming `path`, unless the index may belong to a directory of `settings`."""
+    if len(index.class_pixels) != len(settings.classes):
+        raise DataError(f"{path}: is damaged: class pixels of another number of classes")
+    if settings.label is None and any(record.label for record in index.records):
+        raise DataError(f"{path}: is damaged: has labels, and the data set has none")
 
 
 def read_file(path: Path, missing: str) -> bytes:
@@ -48,13 +58,13 @@ def read_file(path: Path, missing: str) -> bytes:
 def check_size(path: Path, size: int) -> None:
     """Raise DataError unless the file exists and has `size` bytes."""
     try:
-        found = path.stat().st_size
+        actual = path.stat().st_size
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; {AGAIN} to rewrite the shard") from None
-    if found != size:
-        state = "cut short" if found < size else "changed"
+    if actual != size:
+        state = "truncated" if actual < size else "changed"
         raise DataError(
-            f"{path}: has {found} bytes, not {size}: the shard is {state}; {AGAIN} to rewrite it"
+            f"{path}: has {actual} bytes, not {size}: the shard is {state}; {AGAIN} to rewrite it"
         )
 
 
@@ -65,4 +75,4 @@ def map_shard(path: Path, size: int) -> mmap.mmap:
         with path.open("rb") as file:
             return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
     except OSError as error:
-        raise DataError(f"{path}: can't be mapped: {error.strerror}") from None
+        raise DataError(f"{path}: cannot be memory-mapped: {error.strerror}") from None

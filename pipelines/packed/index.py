@@ -1,13 +1,15 @@
-"""`shard-00000.json`: where every record lies in its shard, and the form of all JSON files.
+"""`shard-00000.json`: where each record is in its shard; how JSON files are checked.
 
 The on-disk format is described in `fastass.pipelines.packed.dataset`.
 """
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from reprlib import repr as repr_short
 from typing import Any, NamedTuple, TypeVar
 
 from fastass.pipelines.errors import DataError
@@ -16,11 +18,13 @@ FORMAT = "fastass-packed"
 VERSION = 1
 AGAIN = "run the same `fastass pack` command again"
 
+_KEY = re.compile(r"[0-9]{7,20}-[A-Za-z0-9_-]{0,72}")  # see `record_key`
+
 T = TypeVar("T")
 
 
 class Member(NamedTuple):
-    """One file inside a shard: where its bytes lie in the tar, and their CRC-32."""
+    """One file inside a shard: the position of its bytes in the tar, and their CRC-32."""
 
     offset: int
     size: int
@@ -28,7 +32,7 @@ class Member(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One sample inside a shard. `name` is the sample's, `key` its tar members' common stem."""
+    """One sample inside a shard. name: of the sample; key: common stem of its tar members."""
 
     key: str
     name: str
@@ -38,7 +42,7 @@ class Record(NamedTuple):
 
     @property
     def members(self) -> tuple[Member, ...]:
-        """In the order in which they lie in the tar."""
+        """In the order of the tar."""
         return tuple(m for m in (self.image, self.label, self.meta) if m is not None)
 
 
@@ -51,11 +55,11 @@ class BadSample(NamedTuple):
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """`shard-00000.json`: the records of one shard and what their labels hold.
+    """`shard-00000.json`: the records of one shard and the class pixels of their labels.
 
     size: bytes of the tar. settings: SHA-256 of the settings. source: SHA-256 of the names of its
     samples and the sizes of their files.
-    class_pixels: pixels of every train id; ignored_pixels: those of `IGNORE`.
+    class_pixels: pixels per train id; ignored_pixels: pixels of `IGNORE`.
     """
 
     shard: str
@@ -68,7 +72,7 @@ class ShardIndex:
     records: tuple[Record, ...]
 
     def encode(self) -> bytes:
-        """JSON, one record a line, with the SHA-256 of everything else in it."""
+        """JSON, one record per line, with the SHA-256 of everything else in it."""
         head = {"format": FORMAT, "version": VERSION} | asdict(self)
         head["sha256"] = digest(head)
         del head["records"]
@@ -81,13 +85,13 @@ class ShardIndex:
 
         def build(tree: dict[str, Any]) -> ShardIndex:
             return cls(
-                shard=str(tree["shard"]),
-                size=int(tree["size"]),
-                settings=str(tree["settings"]),
-                source=str(tree["source"]),
-                class_pixels=tuple(map(int, tree["class_pixels"])),
-                ignored_pixels=int(tree["ignored_pixels"]),
-                bad=tuple(BadSample(*bad) for bad in tree["bad"]),
+                shard=text(tree["shard"]),
+                size=natural(tree["size"]),
+                settings=text(tree["settings"]),
+                source=text(tree["source"]),
+                class_pixels=tuple(map(natural, tree["class_pixels"])),
+                ignored_pixels=natural(tree["ignored_pixels"]),
+                bad=tuple(BadSample(*map(text, bad)) for bad in tree["bad"]),
                 records=tuple(_record(*row) for row in tree["records"]),
             )
 
@@ -97,8 +101,8 @@ class ShardIndex:
                 f"{path}: is the index of {index.shard}, not of {shard}; {AGAIN} to rewrite it"
             )
         for record in index.records:
-            if any(m.offset < 0 or m.offset + m.size > index.size for m in record.members):
-                raise DataError(f"{path}: record {record.key} lies outside {shard}")
+            if any(m.offset + m.size > index.size for m in record.members):
+                raise DataError(f"{path}: record {record.key} is outside {shard}")
         return index
 
 
@@ -115,27 +119,53 @@ def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _record(key: str, name: str, image: list[int], label: Any, meta: list[int]) -> Record:
-    return Record(key, name, Member(*image), Member(*label) if label else None, Member(*meta))
+def natural(value: object) -> int:
+    """A JSON value that must be a number 0, 1, 2, … Raises ValueError."""
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise ValueError(f"{repr_short(value)} is no size or count")
+    return value
+
+
+def text(value: object) -> str:
+    """A JSON value that must be a text, no longer than a path. Raises ValueError."""
+    if type(value) is not str or len(value) > 4096:
+        raise ValueError(f"{repr_short(value)} is no text")
+    return value
+
+
+def _record(key: object, name: object, image: Any, label: Any, meta: Any) -> Record:
+    if not _KEY.fullmatch(text(key)):
+        raise ValueError(f"{repr_short(key)} is no key of a record")
+    return Record(
+        text(key), text(name), _member(image), _member(label) if label else None, _member(meta)
+    )
+
+
+def _member(row: Any) -> Member:
+    return Member(*map(natural, row))
 
 
 def decode(data: bytes, path: Path, build: Callable[[dict[str, Any]], T]) -> T:
-    """`build` of a JSON file; DataError for damage and for another version."""
+    """`build` of a JSON file. Raises DataError for damage and for another version.
+
+    build: raises ValueError, KeyError or TypeError for content that is not as it should be.
+    """
     try:
         tree = json.loads(data)
         if tree["format"] != FORMAT:
-            raise ValueError(f"its format is {tree['format']!r}")
+            raise ValueError(f"its format is {repr_short(tree['format'])}")
         version = tree["version"]
         if version == VERSION:
             if tree.pop("sha256") != digest(tree):
-                raise ValueError("its own checksum does not fit")
+                raise ValueError("wrong checksum")
             return build(tree)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise DataError(
-            f"{path}: is damaged or no file of a packed data set ({reason}); {AGAIN} to rewrite it"
+            f"{path}: is damaged, or not a file of a packed data set ({reason}); "
+            f"{AGAIN} to rewrite it"
         ) from None
     raise DataError(
-        f"{path}: has format version {version}, and this fastass reads version {VERSION}: "
-        "pack the data set again, or use the fastass that wrote it"
+        f"{path}: has format version {repr_short(version)}, and this fastass reads version "
+        f"{VERSION}: pack the data set again, or use the fastass that wrote it"
     )

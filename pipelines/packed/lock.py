@@ -1,56 +1,39 @@
 """`packing.json`: marks a directory as being packed, with which settings, and by whom."""
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fastass.pipelines.durable import PART, sync_directory, write_durably
 from fastass.pipelines.errors import DataError
+from fastass.pipelines.file_lock import locked
 from fastass.pipelines.packed.files import read_file
 from fastass.pipelines.packed.index import ShardIndex, digest, index_name, shard_name
 from fastass.pipelines.packed.manifest import MANIFEST, UNFINISHED, Manifest, PackSettings
-from fastass.pipelines.packed.shard_writer import PART, sync_directory, write_durably
+
+LOCK = "packing.lock"  # exists while a process packs into the directory
 
 
 @contextmanager
 def claim(out: Path, settings: PackSettings) -> Iterator[Path]:
-    """Make `out` a directory that is being packed, by this process alone.
+    """Mark `out` as being packed, by this process only.
 
-    Yields the mark, `out/packing.json`, which readers refuse and which survives a kill;
-    `release` removes it. Raises DataError: `out` holds other files, was packed or
-    begun with other settings, or another process packs into it now.
+    The lock `out/packing.lock` is taken before anything is read or written. Yields the mark,
+    `out/packing.json`: readers refuse a directory with a mark. The mark survives a kill; `release`
+    removes it. Raises DataError if `out` holds other files, if it was packed or begun with other
+    settings, and if another process is packing into it.
     """
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    mark = out / UNFINISHED
-    if not mark.exists():
-        path = out / MANIFEST
-        if path.exists():
-            _check_manifest(path, settings)
-        elif any(entry.suffix != PART for entry in out.iterdir()):
-            raise DataError(
-                f"{out}: is not empty, and holds no packed data set; choose another --out"
-            )
-        write_durably(mark, (json.dumps(settings.to_json(), indent=1) + "\n").encode())
-    with mark.open("r+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"{out}: another process is packing into it") from None
-        if not mark.exists() or os.stat(mark).st_ino != os.fstat(file.fileno()).st_ino:
-            raise DataError(
-                f"{out}: another process has just packed into it; run the command again"
-            )
-        try:
-            earlier = PackSettings.from_json(json.load(file))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise DataError(
-                f"{mark}: is damaged; remove {out} and pack the data set again"
-            ) from None
-        _compare(out, settings, earlier)
+    with locked(out / LOCK, "packing into it"):
+        mark = out / UNFINISHED
+        if mark.exists():
+            _compare(out, settings, _read_mark(mark))
+        else:
+            _check_content(out, settings)
+            write_durably(mark, (json.dumps(settings.to_json(), indent=1) + "\n").encode())
         yield mark
 
 
@@ -60,8 +43,27 @@ def release(mark: Path) -> None:
     sync_directory(mark.parent)
 
 
+def _read_mark(mark: Path) -> PackSettings:
+    data = read_file(mark, "run the command again")
+    try:
+        return PackSettings.from_json(json.loads(data))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise DataError(
+            f"{mark}: is damaged; remove {mark.parent} and pack the data set again"
+        ) from None
+
+
+def _check_content(out: Path, settings: PackSettings) -> None:
+    """Raise DataError unless `out` is empty, or finished with the same settings."""
+    manifest = out / MANIFEST
+    if manifest.exists():
+        _check_manifest(manifest, settings)
+    elif any(entry.suffix != PART and entry.name != LOCK for entry in [*out.iterdir()]):
+        raise DataError(f"{out}: is not empty, and holds no packed data set; choose another --out")
+
+
 def _check_manifest(path: Path, settings: PackSettings) -> None:
-    """Raise DataError for other settings. A damaged manifest will do where a shard's index fits."""
+    """Raise DataError for other settings. If the manifest is damaged, an index may prove them."""
     try:
         earlier = Manifest.decode(read_file(path, ""), path).settings
     except DataError:
@@ -73,14 +75,14 @@ def _check_manifest(path: Path, settings: PackSettings) -> None:
 
 def _fits(index: Path, settings: PackSettings) -> bool:
     try:
-        found = ShardIndex.decode(read_file(index, ""), index, shard_name(0))
+        content = ShardIndex.decode(read_file(index, ""), index, shard_name(0))
     except DataError:
         return False
-    return found.settings == digest(settings.to_json())
+    return content.settings == digest(settings.to_json())
 
 
 def _compare(out: Path, settings: PackSettings, earlier: PackSettings) -> None:
-    if found := earlier.differences(settings):
+    if changes := earlier.differences(settings):
         raise DataError(
-            f"{out}: was packed with {found[0]}; choose another --out, or remove this directory"
+            f"{out}: was packed with {changes[0]}; choose another --out, or remove this directory"
         )

@@ -1,4 +1,4 @@
-"""`manifest.json`: the settings of a packed directory and what its shards hold.
+"""`manifest.json`: the settings of a packed directory and a summary of its shards.
 
 The on-disk format is described in `fastass.pipelines.packed.dataset`.
 """
@@ -8,22 +8,33 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from reprlib import repr as repr_short
 from typing import Any, NamedTuple
 
-import numpy as np
+from fastass.pipelines.datasets.classes import IGNORE, MAX_CLASSES, MAX_ID, ClassTable
+from fastass.pipelines.errors import DataError
+from fastass.pipelines.packed.index import (
+    FORMAT,
+    VERSION,
+    BadSample,
+    ShardIndex,
+    decode,
+    digest,
+    natural,
+    text,
+)
 
-from fastass.pipelines.datasets.classes import ClassTable
-from fastass.pipelines.packed.index import FORMAT, VERSION, BadSample, ShardIndex, decode, digest
-
+IMAGES = ("jpeg", "png")
+LABELS = ("raw", "png")
 MANIFEST = "manifest.json"
 UNFINISHED = "packing.json"  # present from the first byte written until the manifest is durable
 
 
 @dataclass(frozen=True)
 class PackSettings:
-    """Everything that decides the bytes of a packed directory, besides the samples.
+    """Everything, besides the samples, that determines the bytes of a packed directory.
 
-    size: (W,H) of every image and label. label: None where the data set has no labels.
+    size: (W,H) of all images and labels. label: None if the data set has no labels.
     encoder: the encoder's parameters and the versions of the libraries that resize and encode.
     """
 
@@ -39,33 +50,50 @@ class PackSettings:
     def to_json(self) -> dict[str, Any]:
         tree = asdict(self)
         tree["classes"]["train_ids"] = sorted(self.classes.train_ids.items())
+        if not self.classes.ignore_others:  # as in directories that were packed before it existed
+            del tree["classes"]["ignore_others"]
         normalised: dict[str, Any] = json.loads(json.dumps(tree))
         return normalised
 
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> "PackSettings":
-        table = tree["classes"]
-        classes = ClassTable(
-            str(table["name"]),
-            tuple(map(str, table["names"])),
-            tuple((int(r), int(g), int(b)) for r, g, b in table["colors"]),
-            {int(raw): int(train_id) for raw, train_id in table["train_ids"]},
-        )
-        width, height = map(int, tree["size"])
-        return cls(**{**tree, "classes": classes, "size": (width, height)})
+        """Raises ValueError, KeyError or TypeError for what `to_json` cannot have written."""
+        width, height = map(natural, tree["size"])
+        settings = cls(**{**tree, "classes": _table(tree["classes"]), "size": (width, height)})
+        for value, known in ((settings.image, IMAGES), (settings.label, (*LABELS, None))):
+            if value not in known:
+                raise ValueError(f"unknown encoding {repr_short(value)}")
+        if min(width, height, natural(settings.records_per_shard)) < 1:
+            raise ValueError("a size of 0")
+        text(settings.layout)
+        text(settings.split)
+        return settings
 
     def differences(self, other: "PackSettings") -> list[str]:
-        """One "field: mine, not theirs" for every field that differs."""
+        """One text "field mine, not theirs" per field that differs."""
         mine, theirs = self.to_json(), other.to_json()
-        found = [f.name for f in fields(self) if mine[f.name] != theirs[f.name]]
+        changed = [f.name for f in fields(self) if mine[f.name] != theirs[f.name]]
         return [
             "other classes" if name == "classes" else f"{name} {mine[name]}, not {theirs[name]}"
-            for name in found
+            for name in changed
         ]
 
 
+def _table(tree: dict[str, Any]) -> ClassTable:
+    names = tuple(map(text, tree["names"]))
+    colors = tuple((natural(r), natural(g), natural(b)) for r, g, b in tree["colors"])
+    train_ids = {natural(raw): natural(train_id) for raw, train_id in tree["train_ids"]}
+    others = tree.get("ignore_others", False)
+    if not 1 <= len(names) <= MAX_CLASSES or len(colors) != len(names):
+        raise ValueError(f"{len(names)} classes, {len(colors)} colours")
+    wrong = [v for v in train_ids.values() if v >= len(names) and v != IGNORE]
+    if wrong or not train_ids or max(train_ids) > MAX_ID:
+        raise ValueError("label ids or train ids out of range")
+    return ClassTable(text(tree["name"]), names, colors, train_ids, others is True)
+
+
 class ShardEntry(NamedTuple):
-    """What the manifest says of one shard. size: bytes of the tar. sha256: of the shard's index."""
+    """The manifest's entry for one shard. size: bytes of the tar. sha256: of the shard's index."""
 
     records: int
     size: int
@@ -74,7 +102,7 @@ class ShardEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class Manifest:
-    """`manifest.json`: written last, so a directory that has it (and no `packing.json`) is whole.
+    """`manifest.json`, written last: a directory with it and without `packing.json` is finished.
 
     shards: shard i is `shard_name(i)`. class_pixels, ignored_pixels, bad: over all shards.
     """
@@ -87,16 +115,23 @@ class Manifest:
     bad: tuple[BadSample, ...]
     shards: tuple[ShardEntry, ...]
 
+    @property
+    def absent_classes(self) -> tuple[str, ...]:
+        """Names of the classes of which no label has a pixel; none if nothing is labelled."""
+        names = self.settings.classes.names
+        pixels = zip(names, self.class_pixels, strict=True)
+        return tuple(name for name, count in pixels if not count) if self.labelled else ()
+
     @classmethod
     def summarise(cls, settings: PackSettings, indices: Sequence[ShardIndex]) -> "Manifest":
         """The manifest that belongs to these shards."""
         records = [record for index in indices for record in index.records]
-        pixels = np.array([index.class_pixels for index in indices], np.int64).sum(axis=0)
+        pixels = map(sum, zip(*(index.class_pixels for index in indices), strict=True))
         return cls(
             settings=settings,
             samples=len(records),
             labelled=sum(record.label is not None for record in records),
-            class_pixels=tuple(pixels.tolist()),
+            class_pixels=tuple(pixels),
             ignored_pixels=sum(index.ignored_pixels for index in indices),
             bad=tuple(bad for index in indices for bad in index.bad),
             shards=tuple(
@@ -119,12 +154,18 @@ class Manifest:
         def build(tree: dict[str, Any]) -> Manifest:
             return cls(
                 settings=PackSettings.from_json(tree["settings"]),
-                samples=int(tree["samples"]),
-                labelled=int(tree["labelled"]),
-                class_pixels=tuple(map(int, tree["class_pixels"])),
-                ignored_pixels=int(tree["ignored_pixels"]),
-                bad=tuple(BadSample(*bad) for bad in tree["bad"]),
-                shards=tuple(ShardEntry(*entry) for entry in tree["shards"]),
+                samples=natural(tree["samples"]),
+                labelled=natural(tree["labelled"]),
+                class_pixels=tuple(map(natural, tree["class_pixels"])),
+                ignored_pixels=natural(tree["ignored_pixels"]),
+                bad=tuple(BadSample(*map(text, bad)) for bad in tree["bad"]),
+                shards=tuple(
+                    ShardEntry(natural(records), natural(size), text(sha256))
+                    for records, size, sha256 in tree["shards"]
+                ),
             )
 
-        return decode(data, path, build)
+        manifest = decode(data, path, build)
+        if len(manifest.class_pixels) != len(manifest.settings.classes):
+            raise DataError(f"{path}: is damaged: class pixels of another number of classes")
+        return manifest

@@ -1,10 +1,9 @@
-"""Pack a data set: every sample resized and encoded once, into shards that stream fast.
+"""Packs a data set: resizes and encodes each sample once, into shards that are fast to read.
 
-The on-disk format is described in `fastass.pipelines.packed.dataset`. Workers encode single
-samples; the calling process writes them in order, so the bytes do not depend on the number of
-workers. A shard counts as finished once its index is durable. After a kill at any moment the same
-call goes on: finished shards are checked and kept, the others written again. The manifest comes
-last.
+The on-disk format is described in `fastass.pipelines.packed.dataset`. Workers encode
+samples and the calling process writes them in order, so the bytes do not depend on the number of
+workers. A shard is finished once its index is durable. After a kill, the same call continues: it
+checks and keeps finished shards and writes the others again. The manifest is written last.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,37 +14,38 @@ from pathlib import Path
 import numpy as np
 
 from fastass.pipelines.datasets.classes import IGNORE
+from fastass.pipelines.datasets.files import File
 from fastass.pipelines.datasets.layouts import Dataset, Sample
+from fastass.pipelines.datasets.zip_files import ZipMember
+from fastass.pipelines.durable import PART, write_durably
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.packed.check_shard import check_shard
 from fastass.pipelines.packed.encode import encoder_settings
-from fastass.pipelines.packed.files import read_file
+from fastass.pipelines.packed.files import check_index, read_file
 from fastass.pipelines.packed.index import BadSample, ShardIndex, digest, index_name, shard_name
 from fastass.pipelines.packed.lock import claim, release
 from fastass.pipelines.packed.manifest import MANIFEST, Manifest, PackSettings
 from fastass.pipelines.packed.shard_writer import (
     IMAGE_SUFFIX,
     LABEL_SUFFIX,
-    PART,
     EncodedSample,
     ShardWriter,
     dali_index,
     record_key,
-    write_durably,
 )
 from fastass.pipelines.packed.workers import encode_all
 from fastass.pipelines.process_pool import cores
 
-BAD_LIMIT = 20  # after so many damaged samples, `on_bad_sample="stop"` looks no further
+BAD_LIMIT = 20  # with `on_bad_sample="stop"`, packing ends after this many bad samples
 
 
 @dataclass(frozen=True)
 class PackReport:
-    """What `pack` did.
+    """The result of `pack`.
 
-    written, kept: samples packed now, and found packed by an earlier call. bad: samples that can't
-    be packed, with reasons. unseen: samples that were not looked at any more. complete: the
-    directory is finished and can be read; otherwise mend the bad samples and pack again.
+    written: samples packed now; kept: samples packed by an earlier call. bad: samples that cannot
+    be packed, with reasons. unseen: samples that were not tried. complete: the directory is
+    finished and can be read; otherwise repair the bad samples and pack again.
     """
 
     written: int
@@ -68,16 +68,16 @@ def pack(
     records_per_shard: int = 256,
     progress: Callable[[int, int], None] | None = None,
 ) -> PackReport:
-    """Pack `dataset` into the directory `out`, or finish, check or mend what is packed there.
+    """Pack `dataset` into the directory `out`; or finish, check or repair what is packed there.
 
     size: (W,H) of the packed images (bicubic) and labels (nearest). image: "jpeg" (4:4:4, of
-    `quality`) or "png" (lossless). label: "raw" or "png". workers: processes; None: one a core.
-    on_bad_sample: "stop" packs the other shards, lists the damaged samples and leaves the directory
-    unfinished; "skip" leaves these samples out and lists them in the manifest.
+    `quality`) or "png" (lossless). label: "raw" or "png". workers: processes; None: one per core.
+    on_bad_sample: "stop" packs the shards without bad samples, lists the bad ones and leaves the
+    directory unfinished; "skip" leaves bad samples out and lists them in the manifest.
     progress: called with (samples done, samples).
 
-    Raises DataError: wrong arguments; `out` holds something else or was packed with other settings;
-    another process packs into it; a disk that can't be written.
+    Raises DataError for wrong arguments; if `out` holds something else, was packed with other
+    settings, or another process is packing into it; and if the disk cannot be written.
     """
     _check_arguments(size, image, label, quality, workers, on_bad_sample, records_per_shard)
     settings = PackSettings(
@@ -100,12 +100,13 @@ def pack(
             return report
     except OSError as error:
         raise DataError(
-            f"{error.filename or out}: {error.strerror}; mend this and run the same command again"
+            f"{error.filename or out}: {error.strerror}; correct this and run the same "
+            "command again"
         ) from error
 
 
 class _Packing:
-    """One call of `pack`. chunks[i]: the samples of shard i; indices[i]: its index, once known."""
+    """One call of `pack`. chunks[i]: the samples of shard i; indices[i]: its index, if finished."""
 
     def __init__(
         self,
@@ -143,10 +144,11 @@ class _Packing:
         return PackReport(written, kept, tuple(self.bad), len(self.dataset) - self.done, complete)
 
     def _keep(self, number: int) -> None:
-        """Take over a shard that an earlier call finished, if all of it is still right."""
+        """Keep a shard that an earlier call finished, if it is still correct."""
         path = self.out / index_name(number)
         try:
             index = ShardIndex.decode(read_file(path, ""), path, shard_name(number))
+            check_index(index, self.settings, path)
         except DataError:
             return
         chunk = self.chunks[number]
@@ -162,7 +164,7 @@ class _Packing:
         self._advance(len(chunk))
 
     def _write(self, number: int, encoded: Iterator[EncodedSample | BadSample]) -> None:
-        """Write one shard, unless it has a bad sample that must not be skipped."""
+        """Write one shard, unless it has a bad sample and bad samples are not skipped."""
         chunk = self.chunks[number]
         first = number * self.settings.records_per_shard
         bad: list[BadSample] = []
@@ -216,16 +218,24 @@ def source_digest(samples: Sequence[Sample]) -> str:
     return digest([(s.name, *(_size(path) for path in _files(s))) for s in samples])
 
 
-def _files(sample: Sample) -> tuple[Path, ...]:
+def _files(sample: Sample) -> tuple[File, ...]:
     return tuple(path for path in (sample.image, sample.label) if path is not None)
 
 
-def _size(path: Path) -> int:
+def _size(path: File) -> int:
+    if isinstance(path, ZipMember):
+        return path.size
     return path.stat().st_size if path.exists() else -1
 
 
 def _modified(sample: Sample) -> int:
-    return max((path.stat().st_mtime_ns for path in _files(sample) if path.exists()), default=0)
+    return max(map(_modified_ns, _files(sample)))
+
+
+def _modified_ns(path: File) -> int:
+    if isinstance(path, ZipMember):
+        return path.modified_ns
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def _check_arguments(
@@ -237,7 +247,7 @@ def _check_arguments(
     on_bad_sample: str,
     records_per_shard: int,
 ) -> None:
-    """Raise DataError for the first argument out of its range."""
+    """Raise DataError for the first argument that is out of range."""
     for name, value, known in (
         ("image", image, tuple(IMAGE_SUFFIX)),
         ("label", label, tuple(LABEL_SUFFIX)),

@@ -1,4 +1,4 @@
-"""Tar shards as they are written: member names, reproducible headers, durable files."""
+"""Writes tar shards: member names, reproducible headers, durable files."""
 
 import json
 import os
@@ -7,6 +7,8 @@ import tarfile
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from fastass.pipelines.durable import PART, publish
+from fastass.pipelines.new_file import open_new
 from fastass.pipelines.packed.index import Member, Record, ShardIndex
 from fastass.pipelines.packed.manifest import PackSettings
 
@@ -15,7 +17,6 @@ TRAILER = bytes(2 * BLOCK)
 IMAGE_SUFFIX = {"jpeg": ".jpg", "png": ".png"}
 LABEL_SUFFIX = {"raw": ".seg.raw", "png": ".seg.png"}
 META_SUFFIX = ".json"
-PART = ".part"
 
 
 class EncodedMember(NamedTuple):
@@ -26,27 +27,28 @@ class EncodedMember(NamedTuple):
 
 
 def record_key(number: int, name: str) -> str:
-    """The common stem of a sample's members: unique by its number, safe by its alphabet.
+    """The common stem of a sample's members. The number makes it unique.
 
-    No dot (WebDataset's extension starts at the first), no slash, at most 80 of ustar's 100 bytes.
+    It has no dot (WebDataset's extension starts at the first one), no slash, and at most 80 bytes
+    (ustar allows 100).
     """
     return f"{number:07d}-{re.sub('[^A-Za-z0-9_-]+', '-', name)[-72:]}"
 
 
 def suffixes(settings: PackSettings, record: Record) -> tuple[str, ...]:
-    """What follows the key in the names of the record's members, in their order."""
+    """The suffixes of the record's members, in their order: a member is named key + suffix."""
     label = () if record.label is None else (LABEL_SUFFIX[str(settings.label)],)
     return (IMAGE_SUFFIX[settings.image], *label, META_SUFFIX)
 
 
 def record_meta(name: str, settings: PackSettings) -> bytes:
-    """The JSON member of a sample: what a reader without the manifest needs."""
+    """The JSON member of a sample, for readers that do not use the manifest."""
     width, height = settings.size
     return json.dumps({"name": name, "width": width, "height": height}).encode()
 
 
 def member_header(name: str, size: int) -> bytes:
-    """A ustar header without time or owner, so that the same content gives the same bytes."""
+    """A ustar header without time and owner: the same content gives the same bytes."""
     info = tarfile.TarInfo(name)
     info.size = size
     info.mode = 0o644
@@ -59,7 +61,7 @@ def padding(size: int) -> int:
 
 
 class EncodedSample(NamedTuple):
-    """The members of one record; histogram: pixels of every value 0–255 of the stored label."""
+    """The members of one record. histogram: pixels per value 0–255 of the stored label."""
 
     image: EncodedMember
     label: EncodedMember | None
@@ -68,13 +70,13 @@ class EncodedSample(NamedTuple):
 
 
 class ShardWriter:
-    """Writes one tar under a temporary name; `finish` gives it its own, else it is removed."""
+    """Writes one tar under a temporary name. `finish` renames it; otherwise it is removed."""
 
     def __init__(self, path: Path, settings: PackSettings) -> None:
         self.path = path
         self.records: list[Record] = []
         self._settings = settings
-        self._file: IO[bytes] = open(f"{path}{PART}", "wb")  # noqa: SIM115
+        self._file: IO[bytes] = open_new(f"{path}{PART}")
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -99,7 +101,7 @@ class ShardWriter:
         )
 
     def finish(self) -> int:
-        """Make the tar durable under its own name; returns its size in bytes."""
+        """Make the tar durable under its final name; returns its size in bytes."""
         self._file.write(TRAILER)
         size = self._file.tell()
         publish(self._file, self.path)
@@ -124,28 +126,3 @@ def dali_index(index: ShardIndex, settings: PackSettings) -> bytes:
         ]
         lines.append(" ".join(parts))
     return ("\n".join(lines) + "\n").encode()
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write the file whole or not at all, also across a power cut."""
-    file = open(f"{path}{PART}", "wb")  # noqa: SIM115
-    file.write(data)
-    publish(file, path)
-
-
-def publish(file: IO[bytes], path: Path) -> None:
-    """Flush and close a file written under a temporary name, and rename it to `path`."""
-    with file:
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(file.name, path)
-    sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Make the directory's entries durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,4 +1,4 @@
-"""Check a packed directory whole and list what is damaged."""
+"""Checks a whole packed directory and lists all damage."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -20,7 +20,7 @@ from fastass.pipelines.process_pool import worker_pool
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What `verify` read and found; the directory is sound where `damages` is empty."""
+    """The result of `verify`. The directory is intact if `damages` is empty."""
 
     shards: int
     records: int
@@ -30,16 +30,16 @@ class VerifyReport:
 def verify(
     root: Path | str, workers: int = 1, progress: Callable[[int, int], None] | None = None
 ) -> VerifyReport:
-    """Read a packed directory whole: indices, tar headers, checksums, pixels, class counts.
+    """Check a whole packed directory: indexes, tar headers, checksums, pixels, class counts.
 
-    workers: processes. progress: called with (shards done, shards). Raises DataError where there is
-    no manifest to check against (nothing packed, still being written, the manifest damaged or of
-    another version), and when the system kills a worker.
+    workers: processes. progress: called with (shards done, shards). Raises DataError if
+    there is no manifest to check against (nothing is packed, or it is still being written, or the
+    manifest is damaged or of another version), and if the system kills a worker.
     """
     root = Path(root)
     manifest = read_manifest(root)
     numbers = range(len(manifest.shards))
-    damages = _strangers(root, manifest)
+    damages = _unlisted(root, manifest)
     indices: list[ShardIndex] = []
     job = partial(_verify_shard, root, manifest)
     workers = min(workers, len(numbers))
@@ -48,21 +48,21 @@ def verify(
             results = stack.enter_context(worker_pool(workers, "verifying")).map(job, numbers)
         else:
             results = map(job, numbers)
-        for number, (index, found) in enumerate(results):
-            damages += found
+        for number, (index, shard_damages) in enumerate(results):
+            damages += shard_damages
             if index is not None:
                 indices.append(index)
             if progress is not None:
                 progress(number + 1, len(numbers))
     if len(indices) == len(numbers) and Manifest.summarise(manifest.settings, indices) != manifest:
-        damages.append(Damage(MANIFEST, "", "its counts are not the sums of the indices'"))
+        damages.append(Damage(MANIFEST, "", "its counts are not the sums over the indexes"))
     return VerifyReport(len(numbers), sum(len(i.records) for i in indices), tuple(damages))
 
 
-def _strangers(root: Path, manifest: Manifest) -> list[Damage]:
+def _unlisted(root: Path, manifest: Manifest) -> list[Damage]:
     known = {name(i) for i in range(len(manifest.shards)) for name in (shard_name, index_name)}
-    found = {path.name for suffix in ("tar", "json") for path in root.glob(f"shard-*.{suffix}")}
-    return [Damage(name, "", "is not in the manifest") for name in sorted(found - known)]
+    present = {path.name for suffix in ("tar", "json") for path in root.glob(f"shard-*.{suffix}")}
+    return [Damage(name, "", "is not in the manifest") for name in sorted(present - known)]
 
 
 def _verify_shard(
@@ -83,7 +83,7 @@ def _verify_shard(
 def _check_pixels(
     root: Path, manifest: Manifest, number: int, index: ShardIndex, broken: set[str]
 ) -> list[Damage]:
-    """Decode what passed its checksum: it may have been written wrong."""
+    """Decode the records with correct checksums: they may have been written wrong."""
     damages = []
     classes = manifest.settings.classes
     records = [record for record in index.records if record.key not in broken]
@@ -98,14 +98,14 @@ def _check_pixels(
             continue
         if label is None:
             continue
-        found = np.bincount(label.ravel(), minlength=IGNORE + 1)
-        counts += found
-        outside = found[len(classes) : IGNORE].nonzero()[0]
+        histogram = np.bincount(label.ravel(), minlength=IGNORE + 1)
+        counts += histogram
+        outside = histogram[len(classes) : IGNORE].nonzero()[0]
         if outside.size:
             value = len(classes) + int(outside[0])
             text = f"label value {value} is outside its {len(classes)} classes"
             damages.append(Damage(index.shard, record.key, text))
     stored = (*index.class_pixels, index.ignored_pixels)
     if not broken and not damages and (*counts[: len(classes)], counts[IGNORE]) != stored:
-        damages.append(Damage(index.shard, "", "its class pixels are not those of the index"))
+        damages.append(Damage(index.shard, "", "its class pixels differ from the index"))
     return damages

@@ -1,4 +1,4 @@
-"""Encode samples in worker processes and hand them back in order."""
+"""Encodes samples in worker processes and returns them in order."""
 
 import os
 from collections import deque
@@ -16,7 +16,7 @@ from fastass.pipelines.packed.manifest import PackSettings
 from fastass.pipelines.packed.shard_writer import EncodedSample
 from fastass.pipelines.process_pool import become_worker, worker_pool
 
-WINDOW = 8  # samples in flight per worker: hides the pause of an fsync, bounds the memory
+WINDOW = 8  # samples in flight per worker: hides the wait for fsync, and bounds memory
 
 _job: tuple[Dataset, PackSettings]  # of a worker process
 
@@ -24,19 +24,19 @@ _job: tuple[Dataset, PackSettings]  # of a worker process
 def encode_all(
     dataset: Dataset, samples: Sequence[Sample], settings: PackSettings, workers: int
 ) -> Generator[EncodedSample | BadSample, None, None]:
-    """Yield every sample's encoding, or why it has none, in the order of `samples`.
+    """Yield the encoding of each sample, or why it is bad, in the order of `samples`.
 
-    workers: processes, started by spawn; 1 works in this process. Raises DataError when the system
-    kills a worker.
+    workers: processes, started by spawn; 1: no extra process. Raises DataError if the system kills
+    a worker.
     """
-    bare = replace(dataset, samples=())
+    without_samples = replace(dataset, samples=())
     if workers == 1 or len(samples) < 2:
         for sample in samples:
-            yield _encode(bare, sample, settings)
+            yield _encode(without_samples, sample, settings)
         return
     waiting: deque[Future[EncodedSample | BadSample]] = deque()
     with worker_pool(
-        min(workers, len(samples)), "packing", _start_worker, (bare, settings)
+        min(workers, len(samples)), "packing", _start_worker, (without_samples, settings)
     ) as pool:
         for sample in samples:
             waiting.append(pool.submit(_work, sample))
@@ -50,7 +50,7 @@ def _encode(dataset: Dataset, sample: Sample, settings: PackSettings) -> Encoded
     try:
         return encode_sample(dataset, sample, settings)
     except DataError as error:
-        # Paths below the root, so that the manifest does not depend on where the data lies.
+        # Paths relative to the root, so that the manifest does not depend on where the data is.
         return BadSample(sample.name, str(error).replace(f"{dataset.root}{os.sep}", ""))
 
 

@@ -3,13 +3,11 @@
 The source is rendered (clean, saturated) in the GTA5 or SYNTHIA layout; the target is photographed
 (optics, light, noise, JPEG; another town) in the Cityscapes layout.
 
-    canvas, solids                      the view, the buffer of fragment numbers, boxes in space
-    look, towns                         what differs between the domains: materials, statistics
-    street, houses, greenery, plots,
-    furniture, vehicles, people         the things themselves
-    traffic, scene                      what stands where
-    render, camera                      fragments → picture and labels → image
-    png, write, dataset, shares         files, layouts, the whole set, its class statistics
+    scene, towns            a random street, and the statistics of the two towns
+    objects/                houses, vehicles, people, …: what a street consists of
+    rendering/              drawing surface, materials, picture and labels, camera, PNG files
+    write, dataset          one image and its files; the whole data set
+    class_frequencies       how often each class occurs
 """
 
 from fastass.pipelines.toycity.class_frequencies import class_shares as class_shares

@@ -3,16 +3,16 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from fastass.pipelines.datasets.classes import CITYSCAPES, GTA5, IGNORE
+from fastass.pipelines.datasets.decode import decode_label, read_file
 from fastass.pipelines.errors import DataError
 
 
 def class_shares(directory: str | Path, split: str) -> np.ndarray:
-    """Share of the labelled pixels by train id, float64 [19], of a generated ToyCity.
+    """Share of the labelled pixels per train id, float64 [19], of a generated ToyCity.
 
-    split: source (GTA5 layout), train or val. DataError if there is no label.
+    split: source (GTA5 layout), train or val. Raises DataError if there are no labels.
     """
     root = Path(directory)
     if split == "source":
@@ -24,7 +24,8 @@ def class_shares(directory: str | Path, split: str) -> np.ndarray:
         raise DataError(f"{root}: no ToyCity labels for split {split!r}; generate them first")
     counts = np.zeros(256, np.int64)
     for path in paths:
-        with Image.open(path) as image:
-            counts += np.bincount(table.encode(np.asarray(image), str(path)).ravel(), minlength=256)
+        raw = decode_label(read_file(path), str(path))
+        counts += np.bincount(table.encode(raw, str(path)).ravel(), minlength=256)
     classes = counts[:IGNORE][: len(table)]
-    return classes / max(1, classes.sum())
+    shares: np.ndarray = classes / max(1, classes.sum())
+    return shares

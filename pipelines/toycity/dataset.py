@@ -1,4 +1,4 @@
-"""Writing the whole data set: who draws what, and when it is complete."""
+"""Generates the whole data set, and tells whether it is complete."""
 
 import json
 import os
@@ -9,22 +9,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fastass.pipelines.errors import DataError
+from fastass.pipelines.file_lock import locked
+from fastass.pipelines.new_file import open_new
 from fastass.pipelines.process_pool import worker_pool
 from fastass.pipelines.toycity.write import Job, files, write
 
-VERSION = 4  # raise it when the same seed draws other pictures
+VERSION = 4  # increase it when the same seed gives other pictures
 MANIFEST = "toycity.json"
 UNFINISHED = "toycity.unfinished"
+LOCK = "toycity.lock"
 SOURCE_SIZE = (480, 264)
 TARGET_SIZE = (512, 256)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for; the manifest holds it. Sizes are (width, height) in pixels.
+    """The parameters of a ToyCity, as its manifest records them. Sizes: (width, height) in pixels.
 
-    shift: how far the target's materials are from the source's. At 0 the domains differ by camera
-    and town alone; at 1 each class has moved a way of its own, and some have changed places.
+    shift: how far the target's materials are from the source's. At 0 the domains differ only in
+    camera and town; at 1 each class has changed its colours in its own direction, and some classes
+    have swapped theirs.
     """
 
     source: int
@@ -37,7 +41,7 @@ class Request:
     shift: float
 
     def check(self) -> None:
-        """DataError for a request that cannot be drawn."""
+        """Raises DataError for values out of range."""
         if self.source_layout not in ("gta5", "synthia"):
             raise DataError(
                 f"ToyCity source layout {self.source_layout!r} is unknown: use gta5 or synthia"
@@ -68,7 +72,7 @@ class Request:
         ]
 
     def manifest(self) -> dict[str, object]:
-        """The request as it stands in the manifest."""
+        """The content of the manifest."""
         row = asdict(self)
         row["source_size"], row["target_size"] = list(self.source_size), list(self.target_size)
         return {"data": "ToyCity", "version": VERSION, **row}
@@ -84,7 +88,7 @@ def request(
     source_layout: str = "gta5",
     shift: float = 1.0,
 ) -> Request:
-    """Fill in the defaults: val is a fifth of the target, at least one image."""
+    """A checked request. val: default a fifth of the target, at least one image."""
     val = max(1, target // 5) if val is None else val
     wanted = Request(source, target, val, seed, source_size, target_size, source_layout, shift)
     wanted.check()
@@ -98,7 +102,7 @@ def _matches(directory: Path, wanted: Request) -> bool:
     try:
         if json.loads(path.read_text()) != wanted.manifest():
             return False
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return all(file.is_file() for job in wanted.jobs(directory) for file in files(job))
 
@@ -114,7 +118,7 @@ def is_complete(
     source_layout: str = "gta5",
     shift: float = 1.0,
 ) -> bool:
-    """Whether `directory` holds exactly this ToyCity, finished, with every file in its place."""
+    """Whether `directory` holds exactly this ToyCity, finished, with all its files."""
     return _matches(
         Path(directory),
         request(source, target, seed, val, source_size, target_size, source_layout, shift),
@@ -122,10 +126,8 @@ def is_complete(
 
 
 def _prepare(directory: Path, wanted: Request) -> None:
-    """Make the folders; DataError if the directory holds something else."""
-    if directory.exists() and not directory.is_dir():
-        raise DataError(f"{directory}: is a file; ToyCity needs a directory")
-    present = {p.name for p in directory.iterdir()} if directory.exists() else set()
+    """Make the folders. Raises DataError if the directory holds something else."""
+    present = {p.name for p in directory.iterdir()} - {LOCK}
     if present and not present & {MANIFEST, UNFINISHED}:
         raise DataError(
             f"{directory}: not empty and not a ToyCity; choose another directory or empty this one"
@@ -135,9 +137,10 @@ def _prepare(directory: Path, wanted: Request) -> None:
             f"{directory}: holds another ToyCity (other counts, seed, sizes or version, or files "
             "are missing); choose another directory or delete this one"
         )
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / UNFINISHED).touch()
+    open_new(directory / UNFINISHED).close()
     for name in ("gta5", "synthia", "cityscapes"):
+        if (directory / name).is_symlink():  # what it leads to is not ToyCity's
+            raise DataError(f"{directory / name}: is a symbolic link; remove it")
         shutil.rmtree(directory / name, ignore_errors=True)
     for folder in {file.parent for job in wanted.jobs(directory) for file in files(job)}:
         folder.mkdir(parents=True, exist_ok=True)
@@ -155,16 +158,18 @@ def generate(
     source_layout: str = "gta5",
     shift: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
+    on_wait: Callable[[str], None] | None = None,
 ) -> None:
     """Write ToyCity: `source` rendered images (GTA5 or SYNTHIA layout) in DIR/gta5 or DIR/synthia,
     `target` and `val` photographed ones (Cityscapes layout) in DIR/cityscapes.
 
     The same request gives the same bytes with any number of workers (processes; 1: in this one).
-    A directory that already holds exactly this data set is left as it is. An interrupted run
-    leaves no manifest, and the next run starts over. `progress` is called with (images done,
-    images in all).
-    Raises DataError for a bad request, a directory with other contents, a failed write, or a worker
-    that the system killed.
+    A directory that already holds exactly this data set is not changed. After an interruption there
+    is no manifest, and the next call starts over. progress: called with (images done, images).
+    If another process is generating into the directory, this one waits for it; on_wait is then
+    called with one line that says so.
+    Raises DataError for values out of range, a directory with other contents, a failed write, and
+    if the system kills a worker.
     """
     root = Path(directory)
     wanted = request(source, target, seed, val, source_size, target_size, source_layout, shift)
@@ -172,15 +177,27 @@ def generate(
         raise DataError(f"ToyCity workers is {workers}: use 1 or more")
     if _matches(root, wanted):
         return
+    if root.exists() and not root.is_dir():
+        raise DataError(f"{root}: is a file; ToyCity needs a directory")
     try:
-        _prepare(root, wanted)
-        _draw_all(wanted.jobs(root), workers, progress)
-        temporary = root / (MANIFEST + ".tmp")
-        temporary.write_text(json.dumps(wanted.manifest(), indent=1) + "\n")
-        os.replace(temporary, root / MANIFEST)
-        (root / UNFINISHED).unlink()
+        root.mkdir(parents=True, exist_ok=True)
+        with locked(root / LOCK, "generating ToyCity in it", wait=True, on_wait=on_wait):
+            if not _matches(root, wanted):  # another process may just have written it
+                _generate(root, wanted, workers, progress)
     except OSError as error:
         raise DataError(f"{root}: cannot write ToyCity: {error}") from error
+
+
+def _generate(
+    root: Path, wanted: Request, workers: int, progress: Callable[[int, int], None] | None
+) -> None:
+    _prepare(root, wanted)
+    _draw_all(wanted.jobs(root), workers, progress)
+    temporary = root / (MANIFEST + ".tmp")
+    with open_new(temporary) as file:
+        file.write((json.dumps(wanted.manifest(), indent=1) + "\n").encode())
+    os.replace(temporary, root / MANIFEST)
+    (root / UNFINISHED).unlink()
 
 
 def _draw_all(jobs: list[Job], workers: int, progress: Callable[[int, int], None] | None) -> None:

@@ -1,4 +1,4 @@
-"""One image of either domain, from its number to its files."""
+"""Draws one image of either domain and writes its files."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -36,7 +36,7 @@ class Job:
 
 
 def files(job: Job) -> tuple[Path, Path]:
-    """Where a job's image and label go."""
+    """The paths of a job's image and label."""
     root = Path(job.root) / job.layout
     if job.layout == "gta5":
         name = f"{job.number + 1:05d}.png"
@@ -54,7 +54,7 @@ def files(job: Job) -> tuple[Path, Path]:
 
 
 def draw(job: Job) -> tuple[np.ndarray, Picture]:
-    """The finished image uint8 [H,W,3], and the picture that it was taken of."""
+    """The image uint8 [H,W,3], and the picture (with labels) from which it was made."""
     split = ("source", "train", "val").index(job.split)
     rng = np.random.default_rng([job.seed, split, job.number])
     if job.split == "source":

@@ -11,8 +11,21 @@ import pytest
 import torch
 from torch import nn
 
-from fastass.checkpoint import files as checkpoint
+from fastass.checkpoint import files
 from fastass.checkpoint.async_writer import AsyncWriter
+from fastass.checkpoint.files import (
+    CHECKSUMS,
+    CLASSES,
+    CONFIG,
+    MODEL,
+    STATE,
+    find_checkpoint,
+    load_into,
+    newest_checkpoint,
+    read_state,
+    read_weights,
+    save_checkpoint,
+)
 from fastass.errors import UserError
 
 
@@ -22,10 +35,10 @@ def module(width: int = 3) -> nn.Module:
 
 
 def save(run: Path, step: int, *links: str, width: int = 3) -> Path:
-    texts = {checkpoint.CONFIG: "steps: 1\n", checkpoint.CLASSES: "{}"}
-    state = {"engine": {}, "position": {}}
+    texts = {CONFIG: "steps: 1\n", CLASSES: "{}"}
+    state: dict[str, Any] = {"engine": {}, "position": {}}
     weights = dict(module(width).state_dict())
-    return checkpoint.save(run, step, weights, state, texts, ("last", *links))
+    return save_checkpoint(run, step, weights, state, texts, ("last", *links))
 
 
 def test_last_best_and_start_are_kept(tmp_path: Path) -> None:
@@ -33,9 +46,9 @@ def test_last_best_and_start_are_kept(tmp_path: Path) -> None:
         save(tmp_path, step, *{1: ["start"], 2: ["best"]}.get(step, []))
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == [f"step-{step:08d}" for step in (1, 2, 5, 6)]
-    assert checkpoint.read_state(checkpoint.find(tmp_path / "last"))["step"] == 6
-    assert checkpoint.find(tmp_path) == tmp_path / "best"
-    assert checkpoint.read_state(tmp_path / "start")["step"] == 1
+    assert read_state(find_checkpoint(tmp_path / "last"))["step"] == 6
+    assert find_checkpoint(tmp_path) == tmp_path / "best"
+    assert read_state(tmp_path / "start")["step"] == 1
     assert not os.path.isabs(os.readlink(tmp_path / "last"))
 
 
@@ -44,17 +57,17 @@ def test_weights_come_back_equal(tmp_path: Path) -> None:
     other = module().requires_grad_(False)
     for p in other.parameters():
         p.zero_()
-    checkpoint.load_into(other, checkpoint.read_weights(path), path)
+    load_into(other, read_weights(path), path)
     for a, b in zip(module().parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("refused", [checkpoint.MODEL, checkpoint.STATE, checkpoint.CONFIG])
+@pytest.mark.parametrize("refused", [MODEL, STATE, CONFIG])
 def test_a_full_disk_leaves_the_previous_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
 ) -> None:
     save(tmp_path, 1)
-    write = checkpoint._write
+    write = files.write_synced
 
     def full(path: Path, data: bytes) -> None:
         if path.name == refused:
@@ -62,27 +75,27 @@ def test_a_full_disk_leaves_the_previous_checkpoint(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         write(path, data)
 
-    monkeypatch.setattr(checkpoint, "_write", full)
+    monkeypatch.setattr(files, "write_synced", full)
     with pytest.raises(UserError, match=r"step 2: No space left on device; kept: .*00000001"):
         save(tmp_path, 2)
-    assert checkpoint.read_state(checkpoint.find(tmp_path / "last"))["step"] == 1
-    checkpoint.read_weights(checkpoint.find(tmp_path / "last"))
+    assert read_state(find_checkpoint(tmp_path / "last"))["step"] == 1
+    read_weights(find_checkpoint(tmp_path / "last"))
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
 
 
 def test_another_architecture_is_named(tmp_path: Path) -> None:
     path = save(tmp_path, 1, width=4)
     with pytest.raises(UserError, match=r"another architecture: generator.weight is \(4, 2\)"):
-        checkpoint.load_into(module(), checkpoint.read_weights(path), path)
+        load_into(module(), read_weights(path), path)
     with pytest.raises(UserError, match=r"another architecture: it lacks 0.weight"):
-        checkpoint.load_into(nn.Sequential(nn.Linear(2, 2)), checkpoint.read_weights(path), path)
+        load_into(nn.Sequential(nn.Linear(2, 2)), read_weights(path), path)
 
 
 def test_truncated_files_are_named(tmp_path: Path) -> None:
     path = save(tmp_path, 1)
     for name, read in (
-        (checkpoint.MODEL, checkpoint.read_weights),
-        (checkpoint.STATE, checkpoint.read_state),
+        (MODEL, read_weights),
+        (STATE, read_state),
     ):
         data = (path / name).read_bytes()
         for length in (0, 10, len(data) // 2):
@@ -94,8 +107,8 @@ def test_truncated_files_are_named(tmp_path: Path) -> None:
 def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
     path = save(tmp_path, 1)
     for name, read in (
-        (checkpoint.MODEL, checkpoint.read_weights),
-        (checkpoint.STATE, checkpoint.read_state),
+        (MODEL, read_weights),
+        (STATE, read_state),
     ):
         data = bytearray((path / name).read_bytes())
         data[-7] ^= 4
@@ -106,27 +119,27 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
 
 def test_the_newest_that_can_be_read_is_found(tmp_path: Path) -> None:
     first, second = save(tmp_path, 1), save(tmp_path, 2)
-    told: list[str] = []
-    assert checkpoint.newest(tmp_path, told.append).path == second
-    (second / checkpoint.STATE).write_bytes(b"")
-    assert checkpoint.newest(tmp_path, told.append).path == first
-    assert told == [
-        f"{second / checkpoint.STATE}: damaged: its checksum is not that of checksums.json; "
+    warnings: list[str] = []
+    assert newest_checkpoint(tmp_path, warnings.append).path == second
+    (second / STATE).write_bytes(b"")
+    assert newest_checkpoint(tmp_path, warnings.append).path == first
+    assert warnings == [
+        f"{second / STATE}: damaged: its checksum differs from checksums.json; "
         "falling back to the checkpoint before it"
     ]
     shutil.rmtree(first)
     with pytest.raises(UserError, match="no checkpoint can be read; start anew"):
-        checkpoint.newest(tmp_path, told.append)
+        newest_checkpoint(tmp_path, warnings.append)
 
 
 def test_a_kill_while_a_step_is_saved_again(tmp_path: Path) -> None:
     """The first checkpoint of the step is put back."""
     first = save(tmp_path, 1)
     first.rename(first.with_name(f"{first.name}~"))
-    assert checkpoint.newest(tmp_path, print).path == first
-    assert checkpoint.find(tmp_path / "last")
+    assert newest_checkpoint(tmp_path, print).path == first
+    assert find_checkpoint(tmp_path / "last")
     first.with_name(f"{first.name}~").mkdir()  # killed after the second had taken its place
-    assert checkpoint.newest(tmp_path, print).path == first
+    assert newest_checkpoint(tmp_path, print).path == first
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [first.name]
 
 
@@ -134,8 +147,8 @@ def test_links_that_a_kill_left_behind_are_set(tmp_path: Path) -> None:
     save(tmp_path, 1, "best")
     second = save(tmp_path, 2, "best")
     for name in ("last", "best"):
-        checkpoint._point(tmp_path / name, tmp_path / "checkpoints" / "step-00000001")
-    assert checkpoint.newest(tmp_path, print).path == second
+        files._point(tmp_path / name, tmp_path / "checkpoints" / "step-00000001")
+    assert newest_checkpoint(tmp_path, print).path == second
     for name in ("last", "best"):
         assert (tmp_path / name).resolve() == second
 
@@ -148,7 +161,7 @@ def test_saving_in_the_background_keeps_what_was_saved(tmp_path: Path) -> None:
         for p in net.parameters():
             p.fill_(-1)
     saver.wait()
-    weights = checkpoint.read_weights(checkpoint.find(tmp_path / "last"))
+    weights = read_weights(find_checkpoint(tmp_path / "last"))
     assert all(torch.equal(weights[k], v) for k, v in before.items())
 
 
@@ -158,7 +171,7 @@ def test_the_disk_s_refusal_is_told_at_the_next_save(
     def full(path: Path, data: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr(checkpoint, "_write", full)
+    monkeypatch.setattr(files, "write_synced", full)
     saver = AsyncWriter(tmp_path, background=True)
     saver.save(1, module(), {}, {}, ("last",))
     with pytest.raises(UserError, match="step 1: No space left on device"):
@@ -173,18 +186,18 @@ class _Evil:
 
 def test_code_in_a_pickle_does_not_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = save(tmp_path, 1)
-    (path / checkpoint.CHECKSUMS).unlink()  # who writes a hostile file gives it a checksum
-    (path / checkpoint.STATE).write_bytes(pickle.dumps(_Evil()))
+    (path / CHECKSUMS).unlink()  # who writes a hostile file gives it a checksum
+    (path / STATE).write_bytes(pickle.dumps(_Evil()))
     with pytest.raises(UserError, match="not safe"):
-        checkpoint.read_state(path)
-    torch.save({"step": 1, "evil": _Evil()}, path / checkpoint.STATE)
+        read_state(path)
+    torch.save({"step": 1, "evil": _Evil()}, path / STATE)
     with pytest.raises(UserError, match="not safe"):
-        checkpoint.read_state(path)
+        read_state(path)
     assert "code ran" not in capfd.readouterr().out
 
 
 def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such checkpoint or run"):
-        checkpoint.find(tmp_path / "absent")
+        find_checkpoint(tmp_path / "absent")
     with pytest.raises(UserError, match="neither a checkpoint"):
-        checkpoint.find(tmp_path)
+        find_checkpoint(tmp_path)

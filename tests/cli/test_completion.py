@@ -46,8 +46,11 @@ def test_bash(script: Path, words: list[str], expected: list[str], tmp_path: Pat
     (tmp_path / "photo.jpg").touch()
     done = subprocess.run(
         ["bash", "-c", BASH, "-", str(script), "fastass", *words],
-        cwd=tmp_path, check=True, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     assert sorted(set(done.stdout.split())) == sorted(expected)
     assert done.stderr == ""
 

@@ -114,10 +114,15 @@ def damage(city: Path, kind: str) -> str:
 @pytest.mark.parametrize(
     "kind",
     [
-        "image without label", "label without image", "another size", "truncated",
-        "value outside the table", "nothing to evaluate", "layout",
+        "image without label",
+        "label without image",
+        "another size",
+        "truncated",
+        "value outside the table",
+        "nothing to evaluate",
+        "layout",
     ],
-)  # fmt: skip
+)
 def test_damaged_data_is_named(
     city: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:

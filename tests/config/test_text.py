@@ -1,13 +1,17 @@
 """Configurations as flags and YAML: round trip, types, neighbours of a wrong word."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from fastass.config.configure import from_file
 from fastass.config.presets import PRESETS
 from fastass.config.schema import Config
 from fastass.config.text import from_yaml, leaves, override, to_yaml
 from fastass.errors import UserError
+
+VGG = {"model.backbone": "vgg16", "model.heads": "single"}
 
 
 def test_every_preset_survives_the_file(tmp_path: Path) -> None:
@@ -28,7 +32,10 @@ def test_every_value_has_help_and_a_flag_of_its_own() -> None:
     [
         ("steps", "7", 7),
         ("runtime.amp", "true", True),
-        ("init", "none", None),
+        ("init", "none", "none"),
+        ("init", None, None),
+        ("labelled_list", "none", None),
+        ("data.classes", "none", ()),
         ("data.source_size", "1280x720", (1280, 720)),
         ("data.scale", "0.5,1.5", (0.5, 1.5)),
         ("data.classes", "road, sky", ("road", "sky")),
@@ -94,3 +101,37 @@ def test_names_of_an_earlier_version(tmp_path: Path) -> None:
     path.write_text(to_yaml(config))
     assert from_yaml(path, notes.append) == config
     assert len(notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &a [1, 1]\nb: [*a, *a]", "aliases"),
+        ("a: &a [*a]", "aliases"),
+        ("steps: 1\nsteps: 2", "the key 'steps' occurs twice"),
+        ("amp: true\nruntime: {amp: false}", "amp and runtime.amp are the same"),
+        ("[" * 100_000, "not readable as YAML"),
+        ("#" * 300_000, "more than 262144 bytes"),
+        ("optim: {lr: .nan}", "optim.lr: expected number, above 0, at most 1000, got nan"),
+        ("1: 2", "unknown key '1'"),
+        (f"{'x' * 1000}: 2", "unknown key 'xxx"),
+    ],
+)
+def test_a_hostile_file_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text, encoding="utf-8")
+    for read in (from_yaml, from_file):
+        with pytest.raises(UserError, match=re.escape(message)) as caught:
+            read(path)
+        assert len(str(caught.value)) < 2000
+    path.write_bytes(b"steps: \xff")
+    with pytest.raises(UserError, match="not readable as YAML"):
+        from_yaml(path)
+
+
+def test_values_that_exclude_each_other_only_in_between() -> None:
+    config = override(PRESETS["gta5_to_cityscapes_ga_0"].config, VGG)
+    assert (config.model.backbone, config.model.heads) == ("vgg16", "single")
+    assert override(config, {"model.heads": "multi", "model.backbone": "resnet50"})
+    with pytest.raises(UserError, match="vgg16 has a single classifier"):
+        override(config, {"model.heads": "multi"})

@@ -32,11 +32,19 @@ def train(city: Path, out: Path, classes: int, **more: Any) -> Path:
     start = out.with_suffix(".safetensors")
     save_file({name: t.contiguous() for name, t in generator.state_dict().items()}, start)
     small = {
-        "method": "source_only", "labelled": 0, "steps": 1, "start_steps": 0, "batch": 1,
-        "workers": 0, "lr": 0.0, "init": str(start),
-        "source_size": (96, 56), "target_size": (96, 48),
-        "data_source": str(city / "gta5"), "data_target": str(city / "cityscapes"),
-    }  # fmt: skip
+        "method": "source_only",
+        "labelled": 0,
+        "steps": 1,
+        "start_steps": 0,
+        "batch": 1,
+        "workers": 0,
+        "lr": 1e-12,
+        "init": str(start),
+        "source_size": (96, 56),
+        "target_size": (96, 48),
+        "data_source": str(city / "gta5"),
+        "data_target": str(city / "cityscapes"),
+    }
     fastass.train("toycity", out=out, plain=True, **{**small, **more})
     return out
 

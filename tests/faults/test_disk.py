@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import dataset_files
@@ -97,7 +98,7 @@ def full_from_every_change(folder: str, name: str) -> int:
             if change.number >= n and change.event not in REMOVING:
                 raise OSError(errno.ENOSPC, FULL, change.path)
 
-        code = case(case.out, lambda refuse=refuse: watch_changes(case.disk, refuse))
+        code = case(case.out, partial(watch_changes, case.disk, refuse))
         if code != 0:
             case.assert_told(code, FULL)
         case.assert_mended()

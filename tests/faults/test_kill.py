@@ -11,7 +11,7 @@ import shutil
 import signal
 import time
 from collections import Counter
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import tiny_runs
 from file_changes import Change, watch_changes
 from processes import alone, command, victim
 
-from fastass.checkpoint import files as checkpoint
+from fastass.checkpoint import async_writer
 from fastass.training import loop, summary
 
 MOMENTS = ("training", "saving", "evaluating")
@@ -63,7 +63,7 @@ class Stage:
         setattr(owner, name, counted)
 
     def watch_all(self) -> None:
-        self.watch("saving", checkpoint, "save")
+        self.watch("saving", async_writer, "save_checkpoint")
         self.watch("evaluating", loop.Trainer, "_evaluate")
         self.watch("evaluating", loop, "before_and_after")
         self.watch("evaluating", summary, "contact_sheet")
@@ -131,7 +131,7 @@ def kill_at_every_change(folder: str) -> dict[str, int]:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         words = tiny_runs.train(city, run, *short)
-        code = command(words, output, lambda kill=kill: watch_changes(run, kill))
+        code = command(words, output, partial(watch_changes, run, kill))
         if code != 0:
             assert code == -signal.SIGKILL, output.read_text()
             if (run / "checkpoints").exists():

@@ -14,7 +14,8 @@ import torch
 from processes import alone, command
 
 from fastass.cli.main import LESS_MEMORY, build_parser, flags_of, main
-from fastass.method.adaptation import Adaptation, LossTerms
+from fastass.method.adaptation import Adaptation
+from fastass.method.terms import LossTerms
 from fastass.training.step import TrainStep
 
 OFTEN = ("--save-every", "2", "--log-every", "4")

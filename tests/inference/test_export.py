@@ -26,7 +26,7 @@ def randomised(network: fastass.Segmenter) -> fastass.Segmenter:
     """Scores far apart, as those of a trained network are."""
     torch.manual_seed(0)
     for branch in network.generator.classifier.branches:
-        torch.nn.init.normal_(branch.weight, std=0.3)
+        torch.nn.init.normal_(branch.get_parameter("weight"), std=0.3)
     return network
 
 
@@ -38,7 +38,7 @@ def network(trained: Path) -> fastass.Segmenter:
 @pytest.fixture(scope="module")
 def folder(network: fastass.Segmenter, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("export") / "model"
-    assert "checked as fastass.load gives it" in export(network, out, "safetensors")
+    assert "checked after fastass.load" in export(network, out, "safetensors")
     return out
 
 
@@ -91,7 +91,7 @@ def test_onnx_runtime_alone(network: fastass.Segmenter, tmp_path: Path) -> None:
 
 def test_torch_export(network: fastass.Segmenter, tmp_path: Path) -> None:
     out = tmp_path / "model.pt2"
-    assert "checked as torch.export.load gives it" in export(network, out, "torch-export")
+    assert "checked after torch.export.load" in export(network, out, "torch-export")
     extra = {"fastass.json": ""}
     loaded = torch.export.load(out, extra_files=extra).module()
     about = json.loads(extra["fastass.json"])
@@ -178,9 +178,12 @@ def test_a_difference_is_a_failure(network: fastass.Segmenter) -> None:
 
 
 def test_bad_words(
-    trained: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    trained: Path,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     out = str(tmp_path / "model")
     for words, message in (

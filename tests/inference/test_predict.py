@@ -115,9 +115,11 @@ def test_video(trained: Path, tmp_path: Path) -> None:
 
 
 def test_video_without_pyav(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     (tmp_path / "a.mp4").touch()
     assert predict(trained, tmp_path / "a.mp4", "--out", tmp_path) == 2
@@ -134,17 +136,21 @@ def test_video_without_pyav(
         ("good.png", ["--format", "labelids"], "unknown value 'labelids'; did you mean labelIds"),
         ("good.png", ["--format", ","], "give one or more of trainIds"),
         ("good.png", ["--scales", "a"], "--scales: expected a number, got 'a'"),
-        ("good.png", ["--scales", "-1"], "scales: expected factors above 0"),
+        ("good.png", ["--scales", "-1"], "--scales: expected number, 0.05 to 20"),
         ("good.png", ["--tile", "9"], "--tile: expected 2 values (WxH)"),
         ("good.png", ["--overlap", "9"], "give --tile"),
-        ("good.png", ["--size", "0x3"], "size: expected a size above 0"),
+        ("good.png", ["--size", "0x3"], "--size: expected whole number, 1 to"),
         ("good.png", ["--flop"], "did you mean --flip"),
     ],
 )
 def test_bad_input_gets_one_line(
-    images: str, words: list[str], message: str, trained: Path, tmp_path: Path,
+    images: str,
+    words: list[str],
+    message: str,
+    trained: Path,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("bad.png", "bad.mp4"):
         (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\n none")

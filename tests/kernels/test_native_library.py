@@ -165,7 +165,8 @@ FUZZ = """
 import random, sys, torch
 from fastass import kernels
 from fastass.kernels import native_library
-from fastass.models import batch_norm, halving
+from fastass.kernels.convolution import batch_norm
+from fastass.kernels.convolution.winograd import conv4x4_stride2 as conv4x4
 
 def tensor(shape, dtype):
     # Strides of every kind: dense in both orders, with gaps, reversed dimensions.
@@ -218,17 +219,16 @@ def fuzz(seconds):
         means.sum().backward()
         x = tensor((B, random.choice([32, 64]), h, w), torch.float32).requires_grad_()
         weight = tensor((random.choice([32, 96]), x.shape[1], 3, 3), torch.float32)
-        y = kernels.convolution3x3(
+        y = kernels.conv3x3(
             x, weight.requires_grad_(), torch.ones(len(weight)), dilation=random.choice([1, 2, 7]))
         y.backward(tensor(y.shape, torch.float32))
-        layer = torch.nn.Conv2d(
-            random.choice([8, 9, 19, 32]), random.choice([16, 48]), 4, 2, 1)
-        x = torch.randn(B, layer.in_channels, H + 1, W + 1)
-        x = x.contiguous(memory_format=torch.channels_last)
-        with torch.no_grad():
-            g = torch.randn_like(halving.halve(x, layer, leaky=random.random() < 0.5))
-            halving.halve_backward(
-                g, x, layer, gated=random.random() < 0.5, to_x=True, to_weight=True)
+        C_in, C_out = random.choice([8, 9, 19, 32]), random.choice([16, 48])
+        weight, bias = torch.randn(C_out, C_in, 4, 4), torch.randn(C_out)
+        x = torch.randn(B, C_in, H + 1, W + 1).contiguous(memory_format=torch.channels_last)
+        slopes = [random.choice([None, 0.2]) for _ in range(2)]
+        g = torch.randn_like(conv4x4.conv4x4_stride2(x, weight, bias, slopes[0]))
+        conv4x4.conv4x4_stride2_gradients(
+            g, x, weight, negative_slope=slopes[1], to_x=True, to_weight=True)
         norm = torch.nn.BatchNorm2d(features.shape[1])
         maps = [features.detach().float().contiguous(memory_format=torch.channels_last)
                 for _ in range(2)]

@@ -12,6 +12,7 @@ from fastass import kernels
 from fastass.config.schema import Config, DiscriminatorConfig, LossConfig
 from fastass.method.adaptation import Adaptation, MethodSpec, method_spec, objective
 from fastass.models.config import ModelConfig
+from fastass.models.deeplab import Output
 from fastass.pipelines.loaders.batch import Batch, StepBatch
 from fastass.training.step import build
 
@@ -72,7 +73,7 @@ def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(upsample(scores, labels.shape[1:]), labels.long(), ignore_index=IGNORE)
 
 
-def seg(output, labels: Tensor) -> Tensor:
+def seg(output: Output, labels: Tensor) -> Tensor:
     main, *aux = (cross_entropy(s, labels) for s in output.levels)
     return main + WEIGHTS.aux_seg * sum(aux)
 
@@ -87,6 +88,7 @@ def domain(logits: Tensor, z: int, gan: str) -> Tensor:
 def semantic(adaptation: Adaptation, features: Tensor, labels: Tensor, z: int) -> Tensor:
     """−log of the probability of (class, z): over class means (FCSA), or over pixels (CSA)."""
     d_s, y = adaptation.semantic_discriminator, small(labels, features)
+    assert d_s is not None
     if type(d_s).__name__ == "FeatureDiscriminator":
         losses = []
         for b, k in product(range(y.shape[0]), range(CLASSES)):
@@ -105,23 +107,27 @@ def semantic(adaptation: Adaptation, features: Tensor, labels: Tensor, z: int) -
 def alternating(a: Adaptation, streams: StepBatch, gan: str) -> None:
     """AdaptSegNet's order: G with the discriminators frozen, then the discriminators alone."""
     w = WEIGHTS
-    discriminators = [*a.global_discriminators, a.semantic_discriminator]
-    discriminators = [d for d in discriminators if d is not None]
+    discriminators = [*a.global_discriminators]
+    if a.semantic_discriminator is not None:
+        discriminators.append(a.semantic_discriminator)
     for d in discriminators:
         d.requires_grad_(False)
-    outputs: dict[str, tuple] = {}
+    outputs: dict[str, Output] = {}
     if streams.source is not None:
         pixels, labels = streams.source.images, streams.source.labels
+        assert labels is not None
         output = outputs["source"] = a.generator(pixels)
         loss = w.seg * seg(output, labels)
         for share, scores, d in zip((1, w.aux_gadv), output.levels, a.global_discriminators):  # noqa: B905
             P = upsample(scores, labels.shape[1:]).softmax(1)
             loss = loss + w.gadv * share * domain(d(P), 1, gan)
         if a.semantic_discriminator is not None:
+            assert w.sadv is not None
             loss = loss + w.sadv * semantic(a, output.features, labels, 1)
         loss.backward()
     if streams.labelled is not None:
         pixels, labels = streams.labelled.images, streams.labelled.labels
+        assert labels is not None
         output = outputs["labelled"] = a.generator(pixels)
         (w.seg * seg(output, labels)).backward()
     if streams.unlabelled is not None:
@@ -180,6 +186,7 @@ def test_a_labelled_batch_without_any_label_adds_nothing(method: str) -> None:
     a, streams = module(spec), all_streams(spec)
     assert streams.labelled is not None
     pixels, labels = streams.labelled.images, streams.labelled.labels
+    assert labels is not None
     empty = streams._replace(labelled=Batch(pixels, torch.full_like(labels, IGNORE)))
     terms = a(empty)
     assert terms.seg_target == 0

@@ -57,10 +57,10 @@ def test_global_twice_is_two_forwards(
     shared, apart = d_g.twice(P), (d_g(P, frozen=True), d_g(P.detach()))
     for ours, theirs in zip(shared, apart, strict=True):
         assert torch.equal(ours, theirs)
-    for ours, theirs in zip(gradients(shared), gradients(apart), strict=True):
-        assert (ours is None) == (theirs is None)
-        if ours is not None:
-            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * float(theirs.abs().max()))
+    for a, b in zip(gradients(shared), gradients(apart), strict=True):
+        assert (a is None) == (b is None)
+        if b is not None:
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * float(b.abs().max()))
 
 
 def test_global_twice_in_mixed_precision() -> None:

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from fastass.models import ModelConfig, build_deeplab
-from fastass.models.norm import FrozenBatchNorm2d, conv_norm, make_norm
+from fastass.models.norm import FrozenBatchNorm2d, conv_bn, make_norm
 
 
 def randomise(norm: nn.Module) -> None:
@@ -31,7 +31,7 @@ def test_frozen_equals_batch_norm_in_evaluation(conv: nn.Conv2d) -> None:
 
     expected = batch(conv(x))
     assert torch.allclose(frozen(conv(x)), expected)
-    folded = conv_norm(x, conv, frozen)
+    folded = conv_bn(x, conv, frozen)
     assert torch.allclose(folded, expected)
 
     (gradient,) = torch.autograd.grad(expected.square().sum(), conv.weight)
@@ -41,7 +41,7 @@ def test_frozen_equals_batch_norm_in_evaluation(conv: nn.Conv2d) -> None:
 
 def test_folding_takes_a_pass_over_the_activations_away(conv: nn.Conv2d) -> None:
     frozen = FrozenBatchNorm2d(6).double()
-    out = conv_norm(torch.randn(1, 4, 9, 9, dtype=torch.float64), conv, frozen)
+    out = conv_bn(torch.randn(1, 4, 9, 9, dtype=torch.float64), conv, frozen)
     assert "Convolution" in type(out.grad_fn).__name__
 
 
@@ -49,8 +49,13 @@ def test_folding_keeps_no_second_copy_of_the_weight(conv: nn.Conv2d) -> None:
     frozen = FrozenBatchNorm2d(6).double()
     randomise(frozen)
     kept: list[torch.Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        conv_norm(torch.randn(1, 4, 9, 9, dtype=torch.float64), conv, frozen)
+
+    def keep(t: torch.Tensor) -> torch.Tensor:
+        kept.append(t)
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        conv_bn(torch.randn(1, 4, 9, 9, dtype=torch.float64), conv, frozen)
     shapes = [t for t in kept if t.shape == conv.weight.shape]
     assert [t.data_ptr() for t in shapes] == [conv.weight.data_ptr()]
 
@@ -68,7 +73,7 @@ def test_folding_under_autocast_computes_what_plain_operators_do() -> None:
         return y, *torch.autograd.grad(y.float().square().sum(), (x, conv.weight))
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        ours = gradients(conv_norm(x, conv, frozen))
+        ours = gradients(conv_bn(x, conv, frozen))
         weight = conv.weight * scale[:, None, None, None]
         plain = gradients(nn.functional.conv2d(x, weight, shift, padding=1))
     for a, b in zip(ours, plain, strict=True):

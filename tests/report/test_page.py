@@ -26,12 +26,17 @@ NAMES = list(CITYSCAPES.names)
 
 def scores(shift: float) -> dict[str, Any]:
     confusion = np.eye(19, dtype=int) * 700 + np.arange(361).reshape(19, 19) % 7
-    per_class = {name: min(100.0, shift + 2 * i) for i, name in enumerate(NAMES)}
+    per_class: dict[str, float | None] = {
+        name: min(100.0, shift + 2 * i) for i, name in enumerate(NAMES)
+    }
     per_class["train"] = None
     return {
-        "miou": shift + 17, "reported_miou": shift + 17, "reported_classes": 19,
-        "per_class_iou": per_class, "confusion": confusion.tolist(),
-    }  # fmt: skip
+        "miou": shift + 17,
+        "reported_miou": shift + 17,
+        "reported_classes": 19,
+        "per_class_iou": per_class,
+        "confusion": confusion.tolist(),
+    }
 
 
 def make_run(path: Path, name: str = "toycity", *, examples: int = 2, **changes: Any) -> Path:
@@ -42,23 +47,36 @@ def make_run(path: Path, name: str = "toycity", *, examples: int = 2, **changes:
     (path / "config.yaml").write_text(to_yaml(config))
     lines: list[dict[str, Any]] = [
         {
-            "step": step, "lr": 0.1, "skipped": 0, "images_per_second": 40.0, "data_wait": 0.03,
+            "step": step,
+            "lr": 0.1,
+            "skipped": 0,
+            "images_per_second": 40.0,
+            "data_wait": 0.03,
             "terms": {"seg_source": 1 / step, "gadv": math.log(step)},
         }
         for step in range(10, total + 1, 10)
-    ]  # fmt: skip
+    ]
     lines += [{"step": s, "eval": scores(v)} for s, v in ((start_steps, 5), (total, 30))]
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     start = scores(5) if start_steps else None
     summary = {
-        **scores(30), "start": start, "images_per_second": 41.3, "training_seconds": 174.2,
-        "peak_memory_mib": 663.1, "device": "cpu", "kernels": "native", "amp": "off",
+        **scores(30),
+        "start": start,
+        "images_per_second": 41.3,
+        "training_seconds": 174.2,
+        "peak_memory_mib": 663.1,
+        "device": "cpu",
+        "kernels": "native",
+        "amp": "off",
         "versions": {"python": "3.11.7", "torch": "2.13.0"},
         "selection": {
-            "best": 51.04, "best_step": 550, "mean_of_last": 46.5, "std_of_last": 0.52,
+            "best": 51.04,
+            "best_step": 550,
+            "mean_of_last": 46.5,
+            "std_of_last": 0.52,
             "evaluations_in_mean": 5,
         },
-    }  # fmt: skip
+    }
     (path / "summary.json").write_text(json.dumps(summary))
     means = {
         "mean_distance": 0.5,
@@ -135,7 +153,7 @@ def test_shows_every_run_and_what_differs(tmp_path: Path) -> None:
     assert "2 min 54 s" in page.text
     assert "51.0 at step 550" in page.text
     assert "46.5 ± 0.5" in page.text
-    assert " taken for " in page.text
+    assert " predicted as " in page.text
 
 
 def test_a_start_in_another_run(tmp_path: Path) -> None:
@@ -183,8 +201,9 @@ def test_unfinished_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "800 of 800" in page.text
     notes = capsys.readouterr().err.splitlines()
     assert [note.partition(": ")[2].split(":")[0] for note in notes] == [
-        str(run / "summary.json"), str(run / "class_means.json"),
-    ]  # fmt: skip
+        str(run / "summary.json"),
+        str(run / "class_means.json"),
+    ]
 
 
 def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
@@ -272,8 +291,10 @@ def test_long_curves_are_thinned_by_means() -> None:
 
 
 def test_the_plane_keeps_proportions() -> None:
-    classes = {"a": {"distance": 1, "source": [0, 0], "target": [10, 0]},
-               "b": {"distance": 1, "source": [0, 5], "target": [0, 5]}}  # fmt: skip
+    classes = {
+        "a": {"distance": 1, "source": [0, 0], "target": [10, 0]},
+        "b": {"distance": 1, "source": [0, 5], "target": [0, 5]},
+    }
     found = plane({"classes": classes, "explained": 1, "mean_distance": 1})
     a, b = found.means
     assert a.target[0] - a.source[0] == pytest.approx(2 * (a.source[1] - b.source[1]), abs=0.3)

@@ -5,12 +5,16 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fastass.cli.main import main
-from fastass.reproduce.centroid_plot import mean_map
-from fastass.reproduce.claims import claims, class_distances, gains, markdown
+from fastass.report.plane import plane
+from fastass.reproduce.centroid_plot import centroid_plot
+from fastass.reproduce.claims import claims, class_distances, markdown
+from fastass.reproduce.figure import svg
 from fastass.reproduce.grids import grid
+from fastass.reproduce.table import gains
 
 Records = list[dict[str, Any]]
 
@@ -18,9 +22,14 @@ Records = list[dict[str, Any]]
 def record(method: str, labelled: int, values: list[float], **more: Any) -> dict[str, Any]:
     last = {"values": values, "mean": sum(values) / len(values) if values else None}
     return {
-        "method": method, "labelled": labelled, "seeds": list(range(len(values))), "last": last,
-        "part": "", "lambda_sadv": None, **more,
-    }  # fmt: skip
+        "method": method,
+        "labelled": labelled,
+        "seeds": list(range(len(values))),
+        "last": last,
+        "part": "",
+        "lambda_sadv": None,
+        **more,
+    }
 
 
 def table1(oracle: dict[int, float], ga: dict[int, float], sa: dict[int, float]) -> Records:
@@ -114,8 +123,11 @@ def test_distances_are_read_from_the_runs(runs: Path) -> None:
     table1, table2 = (grid(name, None, toycity=True) for name in ("table1", "table2"))
     found = class_distances(table1, table2, runs, range(2))
     assert {name: values for name, values in found.items() if values} == {
-        "start": [0.5], "Joint": [0.4], "GA+CSA": [0.2], "GA+CSA λ 1": [0.1]
-    }  # fmt: skip
+        "start": [0.5],
+        "Joint": [0.4],
+        "GA+CSA": [0.2],
+        "GA+CSA λ 1": [0.1],
+    }
     assert found["GA"] == found["GA+FCSA λ 1"] == []
 
 
@@ -123,19 +135,31 @@ def test_the_command_writes_claims_and_a_picture(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["reproduce", "claims", "--toycity", "--no-train", "--out", str(runs)]) == 0
-    assert "| (a) | " in capsys.readouterr().out
+    assert "| (a) | Adapted models beat" in capsys.readouterr().out
     assert {path.name for path in (runs / "claims").iterdir()} == {
-        "claims.json", "claims.md", "class_means.svg"
-    }  # fmt: skip
+        "claims.json",
+        "claims.md",
+        "class_means.svg",
+    }
     picture = ET.parse(runs / "claims" / "class_means.svg")
-    assert len(picture.findall(".//{*}circle")) == 2 * 2 * 2
+    texts = [text.text for text in picture.findall(".//{*}text")]
+    assert texts.count("road") == texts.count("sky") == 2  # the start, and `joint`
+    assert "Joint, 50 labelled images" in texts
     assert main(["reproduce", "claims", "--no-train"]) == 2
     assert "needs --toycity" in capsys.readouterr().err
 
 
-def test_titles_are_escaped(runs: Path) -> None:
+def test_the_picture_shows_every_mean_where_the_report_has_it(runs: Path) -> None:
     means = json.loads((runs / "start-seed0" / "class_means.json").read_text())["last"]
-    assert ET.fromstring(mean_map([("<a & b>", means)])) is not None
+    figure = centroid_plot([("<a & b>", means), ("other", means)])
+    assert ET.fromstring(svg(figure)) is not None
+    expected = plane(means)
+    for axes in figure.axes:
+        source, target = (np.asarray(points.get_offsets()).tolist() for points in axes.collections)
+        assert source == [[*mean.source] for mean in expected.means]
+        assert target == [[*mean.target] for mean in expected.means]
+        begins = [tuple(np.asarray(line.get_xydata())[0]) for line in axes.lines]
+        assert begins == [mean.source for mean in expected.means]
 
 
 def test_flatness_compares_the_same_seeds() -> None:

@@ -40,7 +40,7 @@ class Browser:
             answer = self._read()
             if answer.get("id") == self._number:
                 assert "error" not in answer, answer
-                return answer["result"]  # type: ignore[no-any-return]
+                return answer["result"]
 
     def _read(self) -> dict[str, Any]:
         while b"\0" not in self._rest:

@@ -7,7 +7,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fastass.pipelines.datasets.classes import COLORS
+from fastass.pipelines.datasets.classes import COLORS, GTA5, IGNORE
+from fastass.pipelines.datasets.files import File
+
+
+def on_disk(file: File | None) -> Path:
+    """The path of a sample's image or label, which must be there and in no archive."""
+    assert isinstance(file, Path), file
+    return file
 
 
 def natural(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -35,8 +42,29 @@ def write_palette(path: Path, ids: np.ndarray) -> None:
     """GTA5: an 8-bit palette PNG; its indices are ids, its palette the Cityscapes colours."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(ids)
-    image.putpalette([v for color in COLORS[::-1] for v in color])  # colours unlike the indices
+    image.putpalette([v for i in range(35) for v in id_color(i)])
     image.save(path)
+
+
+def id_color(label_id: int) -> tuple[int, int, int]:
+    """The colour of a label id as Cityscapes publishes it; of ignored ids mostly black."""
+    train_id = GTA5.train_ids[label_id]
+    if train_id != IGNORE:
+        return COLORS[train_id]
+    others = {
+        5: (111, 74, 0),
+        6: (81, 0, 81),
+        9: (250, 170, 160),
+        10: (230, 150, 140),
+        14: (180, 165, 180),
+        15: (150, 100, 100),
+        16: (150, 120, 90),
+        18: (153, 153, 153),
+        29: (0, 0, 90),
+        30: (0, 0, 110),
+        34: (0, 0, 142),
+    }
+    return others.get(label_id, (0, 0, 0))
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:

@@ -46,9 +46,9 @@ def watch_changes(folder: Path, before: Callable[[Change], None]) -> None:
         if text.startswith(root) or not os.path.isabs(text):  # rmtree names entries alone
             change(event, text)
 
-    def counted(descriptor: int) -> None:
+    def counted(fd: Any) -> None:
         change("os.fsync", None)
-        fsync(descriptor)
+        fsync(fd)
 
     os.fsync = counted  # raises no audit event
     sys.addaudithook(hook)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from fastass.checkpoint import files as checkpoint
+from fastass.checkpoint.files import list_checkpoints, read_state, read_weights
 from fastass.checkpoint.run_directory import EXAMPLES, METRICS, SUMMARY
 from fastass.pipelines.toycity import generate
 
@@ -18,11 +18,20 @@ TINY = (
 SAME = ("miou", "best_miou", "per_class_iou", "confusion", "start", "selection", "skipped_samples")
 
 # Values of a run of a second or two, by the names of `fastass.train`.
-SMALL = {
-    "method": "ga+csa", "labelled": 1, "steps": 2, "start_steps": 1, "batch": 2, "workers": 0,
-    "model_width": 16, "discriminator_width": 4, "hidden": 8, "eval_every": 0,
-    "source_size": (64, 32), "target_size": (64, 32),
-}  # fmt: skip
+SMALL: dict[str, Any] = {
+    "method": "ga+csa",
+    "labelled": 1,
+    "steps": 2,
+    "start_steps": 1,
+    "batch": 2,
+    "workers": 0,
+    "model_width": 16,
+    "discriminator_width": 4,
+    "hidden": 8,
+    "eval_every": 0,
+    "source_size": (64, 32),
+    "target_size": (64, 32),
+}
 
 
 def city(root: Path) -> Path:
@@ -39,7 +48,7 @@ def train(city: Path, out: Path, *more: str) -> list[str]:
 
 
 def weights(run: Path, link: str = "last") -> dict[str, torch.Tensor]:
-    return checkpoint.read_weights(run / link)
+    return read_weights(run / link)
 
 
 def logged(run: Path) -> list[tuple[Any, ...]]:
@@ -67,8 +76,8 @@ def assert_same(run: Path, calm: Path) -> None:
 
 def assert_readable(run: Path) -> int:
     """Every checkpoint of a run can be read; → their number."""
-    found = checkpoint.list_checkpoints(run)
+    found = list_checkpoints(run)
     for path in found:
-        checkpoint.read_weights(path)
-        checkpoint.read_state(path)
+        read_weights(path)
+        read_state(path)
     return len(found)

@@ -6,44 +6,43 @@ import re
 import pytest
 from rich.console import Console
 
-from fastass.method.adaptation import LossTerms
+from fastass.method.terms import LossTerms
 from fastass.tracking.live_view import LiveView, curve
-from fastass.tracking.progress import SYMBOLS, Plain, Silent, TrainStats
+from fastass.tracking.progress import Plain, Silent, TrainStats
 from fastass.tracking.terminal import reporter
 
-TERMS = dict.fromkeys(SYMBOLS, 0.25)
-WINDOW = TrainStats(TERMS, 86.24, 0.031, (10.31, 79.2))
-
-
-def test_every_term_has_its_symbol() -> None:
-    assert set(SYMBOLS) == set(LossTerms._fields)
+TERMS = dict.fromkeys(LossTerms._fields, 0.25)
+STATS = TrainStats(TERMS, 86.24, 0.031, (10.31, 79.2))
 
 
 def test_a_pipe_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert isinstance(reporter(), Plain)
-    with Plain(every=0.0) as show:
+    with Plain(interval=0.0) as show:
         show.phase("train", 800, 10)
-        show.trained(20, WINDOW)
+        show.trained(20, STATS)
         show.scored(20, 18.234)
         show.line("a [b] line")
     lines = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"train 20/800 · \d+:\d\d left · 86.2 images/s · data wait 3% · "
-                        r"GPU 10.3 of 79 GiB · L_seg\(Is\) 0.250 .*", lines[0])  # fmt: skip
+    assert re.fullmatch(
+        r"train 20/800 · \d+:\d\d left · 86.2 images/s · data wait 3% · "
+        r"GPU 10.3 of 79 GiB · L_seg\(I_s\) 0.250 .*",
+        lines[0],
+    )
     assert lines[1:] == ["step 20: mIoU 18.23 on target val", "a [b] line"]
 
 
 def test_plain_lines_are_rare(capsys: pytest.CaptureFixture[str]) -> None:
-    with Plain(every=1000.0) as show:
+    with Plain(interval=1000.0) as show:
         show.phase("train", 800)
         for step in range(100):
-            show.trained(step, WINDOW)
+            show.trained(step, STATS)
     assert capsys.readouterr().out == ""
 
 
 def test_other_ranks_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
     with Silent() as show:
         show.phase("train", 800)
-        show.trained(1, WINDOW)
+        show.trained(1, STATS)
         show.scored(1, 2.0)
         show.advance(3)
         show.line("x")
@@ -55,7 +54,7 @@ def test_the_live_view_fits_the_terminal(width: int) -> None:
     console = Console(file=io.StringIO(), width=width, height=24, force_terminal=True)
     with LiveView(console) as show:
         show.phase("train", 150_000, 1000)
-        show.trained(123_456, WINDOW)
+        show.trained(123_456, STATS)
         for step in range(60):
             show.scored(step, float(step))
         with console.capture() as capture:
@@ -64,9 +63,17 @@ def test_the_live_view_fits_the_terminal(width: int) -> None:
     assert max(map(len, lines)) <= width
     text = "\n".join(lines)
     for part in (
-        "train", "123456/150000", "ETA", "86.2 images/s", "data wait 3%", "GPU 10.3 of 79",
-        "L_seg(Itl) 0.250", "L_sd(Ft) 0.250", "mIoU 30.0 ▁", "█ 59.0 (best 59.0)",
-    ):  # fmt: skip
+        "train",
+        "123456/150000",
+        "ETA",
+        "86.2 images/s",
+        "data wait 3%",
+        "GPU 10.3 of 79",
+        "L_seg(I_tl) 0.250",
+        "L_sd(F_tl) 0.250",
+        "mIoU 30.0 ▁",
+        "█ 59.0 (best 59.0)",
+    ):
         assert part in text
     assert len(set(lines)) <= 8  # the view is drawn twice here: printed, and live
 

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -12,9 +11,11 @@ import pytest
 from tiny_runs import SMALL
 
 import fastass
+from fastass.config.text import as_text
 from fastass.errors import UserError
-from fastass.tracking.services import Loggers, check, scalars
+from fastass.tracking.services import Loggers, check_services, scalars
 
+CONFIG = as_text(fastass.preset("toycity"))
 RECORD = {"step": 7, "lr": 0.1, "terms": {"seg_source": 0.5}, "data_wait": 0.0}
 EVAL = {
     "step": 7,
@@ -77,9 +78,8 @@ def test_scalars_are_the_numbers_by_joined_names() -> None:
 def test_wandb_goes_on_in_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    config = replace(fastass.preset("toycity"), log=("wandb",))
     for _ in range(2):
-        with Loggers(tmp_path, config, pytest.fail) as loggers:
+        with Loggers(tmp_path, ["wandb"], CONFIG, pytest.fail) as loggers:
             loggers.log(RECORD)
             loggers.log(EVAL)
     assert [given["id"] for given in fake.inits] == [None, "abc"]
@@ -93,27 +93,35 @@ def test_wandb_goes_on_in_the_same_run(tmp_path: Path, monkeypatch: pytest.Monke
 def test_mlflow_goes_on_in_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeMlflow()
     monkeypatch.setitem(sys.modules, "mlflow", fake)
-    config = replace(fastass.preset("toycity"), log=("mlflow",))
     for _ in range(2):
-        with Loggers(tmp_path / "a", config, pytest.fail) as loggers:
+        with Loggers(tmp_path / "a", ["mlflow"], CONFIG, pytest.fail) as loggers:
             (tmp_path / "a").mkdir(exist_ok=True)
             loggers.log(EVAL)
     kinds = [kind for kind, _ in fake.calls]
-    assert kinds == ["experiment", "start", "params", "metrics", "end",
-                     "experiment", "start", "metrics", "end"]  # fmt: skip
+    assert kinds == [
+        "experiment",
+        "start",
+        "params",
+        "metrics",
+        "end",
+        "experiment",
+        "start",
+        "metrics",
+        "end",
+    ]
     assert fake.calls[1] == ("start", (None, "a"))
     assert fake.calls[6] == ("start", ("m1", None))
 
 
 def test_a_service_that_fails_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake, told = FakeWandb(), []
+    fake = FakeWandb()
+    lines: list[str] = []
     monkeypatch.setitem(sys.modules, "wandb", fake)
     monkeypatch.setattr(fake, "log", lambda values, step: 1 / 0)
-    config = replace(fastass.preset("toycity"), log=("wandb",))
-    with Loggers(tmp_path, config, told.append) as loggers:
+    with Loggers(tmp_path, ["wandb"], CONFIG, lines.append) as loggers:
         loggers.log(RECORD)
         loggers.log(RECORD)
-    assert told == ["--log wandb failed and is left out from here on: division by zero"]
+    assert lines == ["--log wandb failed; the run continues without it: division by zero"]
 
 
 def test_a_run_logs_what_its_metrics_hold(
@@ -133,13 +141,10 @@ def test_tensorboard(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     code = """
 import sys
-from dataclasses import replace
 from pathlib import Path
-import fastass
 from fastass.tracking.services import Loggers
-config = replace(fastass.preset("toycity"), log=("tensorboard",))
 for first in (1, 2):
-    with Loggers(Path("."), config, sys.exit) as loggers:
+    with Loggers(Path("."), ["tensorboard"], {}, sys.exit) as loggers:
         for step in (first, first + 1):
             loggers.log({"step": step, "terms": {"gadv": first + step / 10}})
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -158,7 +163,7 @@ def test_a_missing_package_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setitem(sys.modules, name, None)
     for name in ("wandb", "mlflow", "tensorboard"):
         with pytest.raises(UserError, match=f"--log {name}: .*; pip install {name}$"):
-            check([name])
+            check_services([name])
     with pytest.raises(UserError, match="log: unknown value 'wandv'; did you mean wandb"):
         fastass.train("toycity", log="wandv")
 

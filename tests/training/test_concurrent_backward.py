@@ -25,7 +25,7 @@ from fastass.models.config import ModelConfig
 from fastass.pipelines.loaders.batch import StepBatch
 from fastass.runtime.device import setup_runtime
 from fastass.runtime.process_group import SINGLE_PROCESS, World
-from fastass.training.concurrent_backward import ConcurrentBackward, describe_backward, unavailable
+from fastass.training.concurrent_backward import ConcurrentBackward, choose_backward
 from fastass.training.step import TrainStep, build
 
 CPU = torch.device("cpu")
@@ -64,11 +64,11 @@ def batch(config: Config = CONFIG) -> StepBatch:
 @pytest.mark.parametrize("method", ["ga", "ga+fcsa", "ga+csa", "joint"])
 @pytest.mark.parametrize("kernels", ["auto", "reference"])
 def test_it_is_the_fused_step(method: str, kernels: str) -> None:
-    """LossTerms, weights, running statistics and their counters, with native and torch's norms."""
+    """Terms, weights, running statistics and their counters, with native and torch's norms."""
     config = replace(CONFIG, method=method).with_runtime(kernels=kernels)  # type: ignore[arg-type]
     concurrent, fused = engine(config), engine(replace(config, backward="fused"))
-    assert concurrent.lanes is not None
-    assert fused.lanes is None
+    assert concurrent.concurrent_backward is not None
+    assert fused.concurrent_backward is None
     for step in range(3):
         streams = batch(replace(config, seed=step))
         ours, theirs = (e.step([streams], adapt=True) for e in (concurrent, fused))
@@ -85,78 +85,83 @@ def test_it_is_the_fused_step(method: str, kernels: str) -> None:
         torch.testing.assert_close(value, state[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
-def test_the_same_bits_whichever_lane_is_faster() -> None:
-    found = []
+def test_the_same_bits_whichever_thread_is_faster() -> None:
+    states = []
     for late in (None, "source", "target"):
         e = engine()
 
         def wait(*_: object, late: str | None = late) -> None:
-            here = "source" if threading.current_thread() is threading.main_thread() else "target"
-            if here == late:
+            is_main = threading.current_thread() is threading.main_thread()
+            if late == ("source" if is_main else "target"):
                 time.sleep(0.05)
 
         e.generator.register_forward_pre_hook(wait)
         for branch in e.generator.classifier.branches:
-            branch.weight.register_hook(wait)  # before the lane adds its gradient
+            branch.get_parameter("weight").register_hook(
+                wait
+            )  # before the thread adds its gradient
         for seed in range(3):
             e.step([batch(replace(CONFIG, seed=seed))], adapt=True)
-        found.append(e.module.state_dict())
-    for other in found[1:]:
-        assert all(torch.equal(found[0][name], value) for name, value in other.items())
+        states.append(e.module.state_dict())
+    for other in states[1:]:
+        assert all(torch.equal(states[0][name], value) for name, value in other.items())
 
 
-def test_each_lane_has_its_share_of_the_threads() -> None:
+def test_each_side_has_its_half_of_the_cores() -> None:
     def threads(part: str) -> tuple[str, int, str]:
         return part, torch.get_num_threads(), threading.current_thread().name
 
-    for all_threads, shares in ((2, (1, 1)), (5, (3, 2))):
+    for all_threads, halves in ((2, (1, 1)), (5, (3, 2))):
         torch.set_num_threads(all_threads)
-        found = ConcurrentBackward().run(threads, ["a"], ["b", "c"])
-        assert [part for part, *_ in found] == ["a", "b", "c"]
-        assert [n for _, n, _ in found] == [shares[0], shares[1], shares[1]]
-        assert found[0][2] == threading.current_thread().name
-        assert found[1][2] == found[2][2] != found[0][2]
+        results = ConcurrentBackward().run(threads, ["a"], ["b", "c"])
+        assert [part for part, *_ in results] == ["a", "b", "c"]
+        assert [n for _, n, _ in results] == [halves[0], halves[1], halves[1]]
+        assert results[0][2] == threading.current_thread().name
+        assert results[1][2] == results[2][2] != results[0][2]
         assert torch.get_num_threads() == all_threads
 
 
 @pytest.mark.parametrize("failing", ["a", "b"])
-def test_an_error_waits_for_the_other_lane(failing: str) -> None:
+def test_an_error_waits_for_the_other_thread(failing: str) -> None:
     done = []
 
     def work(part: str) -> None:
         if part == failing:
-            raise ValueError(f"lane {part}")
+            raise ValueError(f"part {part}")
         time.sleep(0.1)
         done.append(part)
 
-    with pytest.raises(ValueError, match=f"lane {failing}"):
+    with pytest.raises(ValueError, match=f"part {failing}"):
         ConcurrentBackward().run(work, ["a"], ["b"])
     assert len(done) == 1
     assert torch.get_num_threads() == 2
     assert not running_statistics.is_deferred()
 
 
-def test_where_it_can_not_be_the_line_says_so() -> None:
+def test_where_it_is_not_available_the_heading_says_why() -> None:
     changes: list[tuple[dict[str, Any], str]] = [
-        ({"runtime": RuntimeConfig(compile=True)}, "eager steps"),
-        ({"accumulate": 2}, "--accumulate 1"),
-        ({"model": replace(CONFIG.model, checkpoint_activations=True)}, "checkpointed"),
+        ({"runtime": RuntimeConfig(compile=True)}, "with --compile"),
+        ({"accumulate": 2}, "--accumulate above 1"),
+        ({"model": replace(CONFIG.model, checkpoint_activations=True)}, "activation checkpointing"),
         ({"model": replace(CONFIG.model, norm="sync")}, "norm sync"),
     ]
     for values, words in changes:
         config = replace(CONFIG, **values)
-        assert words in str(unavailable(config, CPU, SINGLE_PROCESS))
-        line = describe_backward(config, CPU, SINGLE_PROCESS)
-        assert line.startswith(" · backward fused (concurrent ")
-        assert words in line
-    assert "for a CPU" in str(unavailable(CONFIG, torch.device("cuda"), SINGLE_PROCESS))
+        backward = choose_backward(config, CPU, SINGLE_PROCESS)
+        assert backward.kind == "fused"
+        assert backward.describe().startswith("backward fused (concurrent: ")
+        assert words in backward.describe()
+    cuda = torch.device("cuda")
+    assert "needs a CPU" in choose_backward(CONFIG, cuda, SINGLE_PROCESS).reason
     grouped = replace(SINGLE_PROCESS, grouped=True)
     assert isinstance(grouped, World)
-    assert "one process" in str(unavailable(CONFIG, CPU, grouped))
-    assert describe_backward(CONFIG, CPU, SINGLE_PROCESS) == " · backward concurrent"
+    assert "several ranks" in choose_backward(CONFIG, CPU, grouped).reason
+    assert choose_backward(CONFIG, CPU, SINGLE_PROCESS).describe() == "backward concurrent"
     torch.set_num_threads(1)
-    assert "two threads" in str(unavailable(CONFIG, CPU, SINGLE_PROCESS))
-    assert engine().lanes is None
+    assert "two threads" in choose_backward(CONFIG, CPU, SINGLE_PROCESS).reason
+    assert engine().concurrent_backward is None
+    streamed = replace(CONFIG, backward="streamed")
+    assert choose_backward(streamed, CPU, SINGLE_PROCESS).describe() == "backward streamed"
 
 
 def test_a_start_has_one_stream_and_all_threads() -> None:

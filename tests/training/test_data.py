@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import islice
+from typing import Literal
 
 import dataset_files as files
 import pytest
@@ -46,7 +47,7 @@ def opened(config: Config, rank: int = 0, world: int = 1) -> TrainingData:
     return replace(data, rank=rank, world=world)
 
 
-def joined(parts: list[Batch]) -> Batch:
+def joined(parts: tuple[Batch, ...]) -> Batch:
     """The global batch of all ranks."""
     labels = [part.labels for part in parts if part.labels is not None]
     return Batch(
@@ -56,7 +57,7 @@ def joined(parts: list[Batch]) -> Batch:
     )
 
 
-def read(config: Config, world: int, loader: str) -> list[StepBatch]:
+def read(config: Config, world: int, loader: Literal["pillow", "dali"]) -> list[StepBatch]:
     """The global batches of `world` ranks that share a batch of 4."""
     config = replace(config, batch=4 // world, data=replace(config.data, loader=loader))
     spec = method_spec(config.method, config.labelled)
@@ -70,14 +71,20 @@ def read(config: Config, world: int, loader: str) -> list[StepBatch]:
 
 @pytest.mark.parametrize("loader", ["pillow", "dali"])
 @pytest.mark.parametrize("world", [2, 4])
-def test_ranks_times_batch_is_what_counts(config: Config, world: int, loader: str) -> None:
+def test_ranks_times_batch_is_what_counts(
+    config: Config, world: int, loader: Literal["pillow", "dali"]
+) -> None:
     if loader == "dali":
         pytest.importorskip("nvidia.dali")
     for one, several in zip(read(config, 1, loader), read(config, world, loader), strict=True):
         for a, b in zip(one, several, strict=True):
+            assert a is not None
+            assert b is not None
             assert a.names == b.names
             assert torch.equal(a.images, b.images)  # the same draws too
-            assert a.labels is None or torch.equal(a.labels, b.labels)
+            if a.labels is not None:
+                assert b.labels is not None
+                assert torch.equal(a.labels, b.labels)
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
@@ -86,6 +93,7 @@ def test_ranks_share_the_validation_images(config: Config, world: int) -> None:
         [name for batch in opened(config, rank, world).val_batches() for name in batch.names]
         for rank in range(world)
     ]
+    assert config.data.val is not None
     assert sorted(name for share in shares for name in share) == sorted(
         open_dataset(config.data.val, split="val").samples[i].name for i in range(7)
     )
@@ -101,5 +109,5 @@ def test_images_packed_too_small_are_refused(config: Config) -> None:
 
 def test_urls_are_refused(config: Config) -> None:
     remote = replace(config, data=replace(config.data, source="s3://bucket/gta5"))
-    with pytest.raises(UserError, match="s3://bucket/gta5: only local files are read; copy"):
+    with pytest.raises(UserError, match="s3://bucket/gta5: fastass reads local files only; copy"):
         opened(remote)

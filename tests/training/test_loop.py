@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from fastass.checkpoint import files as checkpoint
+from fastass.checkpoint import files
+from fastass.checkpoint.files import MODEL, STATE, find_checkpoint, read_state, read_weights
 from fastass.cli.main import main
 from fastass.config.presets import preset
 from fastass.config.text import override
@@ -54,7 +55,7 @@ def arguments(toycity: Path, out: Path, *more: str) -> list[str]:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    return checkpoint.read_weights(checkpoint.find(run / "last"))
+    return read_weights(find_checkpoint(run / "last"))
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
@@ -103,9 +104,15 @@ def test_a_run_leaves_what_it_promises(straight: Path) -> None:
     logged = [line["step"] for line in lines(straight) if "terms" in line]
     assert logged == list(range(1, 9))
     assert set(lines(straight)[-2]["terms"]) == {
-        "seg_source", "seg_target", "gadv", "sadv", "gd_source", "gd_target", "sd_source",
+        "seg_source",
+        "seg_target",
+        "gadv",
+        "sadv",
+        "gd_source",
+        "gd_target",
+        "sd_source",
         "sd_target",
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 4, 7])
@@ -122,16 +129,16 @@ def test_stopping_and_resuming_changes_no_bit(
 def test_a_resume_reads_its_checkpoint_once(
     toycity: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, read, files = tmp_path / "run", checkpoint._read, []
+    run, read, names = tmp_path / "run", files._read, []
 
     def counted(path: Path, name: str) -> bytes:
-        files.append(name)
+        names.append(name)
         return read(path, name)
 
     assert main(arguments(toycity, run, "--stop-at", "1")) == 0
-    monkeypatch.setattr(checkpoint, "_read", counted)
+    monkeypatch.setattr(files, "_read", counted)
     assert main(["train", "--out", str(run), "--resume", "--plain", "--stop-at", "2"]) == 0
-    assert sorted(files) == sorted([checkpoint.MODEL, checkpoint.STATE])
+    assert sorted(names) == sorted([MODEL, STATE])
 
 
 def test_statistics_are_averaged_over_the_ranks_once_a_step(
@@ -212,7 +219,7 @@ def test_a_damaged_newest_checkpoint_falls_back_and_says_so(
 ) -> None:
     run = tmp_path / "run"
     assert main(arguments(toycity, run, "--stop-at", "7")) == 0
-    damaged = run / "checkpoints" / "step-00000007" / checkpoint.MODEL
+    damaged = run / "checkpoints" / "step-00000007" / MODEL
     data = bytearray(damaged.read_bytes())
     data[len(data) // 2] ^= 1
     damaged.write_bytes(data)
@@ -291,7 +298,7 @@ def test_a_non_finite_loss_stops_with_step_term_and_checkpoint(
     message = capsys.readouterr().err
     assert f"step 6: the loss term {term} is nan" in message
     assert "the last good checkpoint is" in message
-    assert checkpoint.read_state(checkpoint.find(run / "last"))["step"] == 4
+    assert read_state(find_checkpoint(run / "last"))["step"] == 4
     assert all(bool(v.isfinite().all()) for v in weights(run).values())
 
 
@@ -311,12 +318,19 @@ def test_a_non_finite_weight_is_not_saved(
     config = override(
         preset("toycity"),
         {
-            "data.source": str(toycity / "gta5"), "data.target": str(toycity / "cityscapes"),
-            "data.source_size": "96x56", "data.target_size": "96x48", "model.width": 16,
-            "labelled": 3, "start_steps": 0, "steps": 1, "batch": 1,
-            "discriminator.width": 4, "discriminator.hidden": 16,
+            "data.source": str(toycity / "gta5"),
+            "data.target": str(toycity / "cityscapes"),
+            "data.source_size": "96x56",
+            "data.target_size": "96x48",
+            "model.width": 16,
+            "labelled": 3,
+            "start_steps": 0,
+            "steps": 1,
+            "batch": 1,
+            "discriminator.width": 4,
+            "discriminator.hidden": 16,
         },
-    )  # fmt: skip
+    )
     with pytest.raises(TrainingFailure, match=r"weight generator\..* is not finite"):
         run.train(config, tmp_path / "run", Plain())
     assert not (tmp_path / "run" / "last").exists()
@@ -325,7 +339,7 @@ def test_a_non_finite_weight_is_not_saved(
 BAD = [
     (["--method", "ga+csb"], "did you mean ga+csa"),
     (["--learning-rate", "1"], "unknown argument '--learning-rate'"),
-    (["--steps", "0"], "steps: expected at least 1, got 0"),
+    (["--steps", "0"], "--steps: expected whole number, at least 1, got"),
     (["--labelled", "5"], "labelled: 5 is more than the 4 target training images"),
     (["--method", "oracle", "--labelled", "0"], "give --labelled N"),
     (["--data-source", "/nowhere"], "/nowhere: no such directory"),

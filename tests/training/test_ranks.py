@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -153,7 +153,7 @@ def test_no_gradient_has_other_strides_than_its_bucket() -> None:
     configs = [
         replace(
             config("ga+csa", backward=backward, accumulate=accumulate),
-            model=ModelConfig(backbone="tiny", width=32, num_classes=CLASSES, norm=norm),  # type: ignore[arg-type]
+            model=ModelConfig(backbone="tiny", width=32, num_classes=CLASSES, norm=norm),
             data=DataConfig(source_size=SIZE[::-1], target_size=SIZE[::-1]),
         )
         for norm in ("batch", "frozen")
@@ -215,14 +215,19 @@ def test_ranks_part_when_no_exchange_is_under_way(
     for name, value in {**rank, **address}.items():
         monkeypatch.setenv(name, value)
     order: list[str] = []
-    add = World.sum
-    monkeypatch.setattr(World, "sum", lambda world, t: (order.append("exchange"), add(world, t))[1])
+
+    def noted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            order.append(name)
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(World, "sum", noted("exchange", World.sum))
     counts = iter([3, 2, 1])
-    monkeypatch.setattr(Tensor, "_use_count", lambda _: (order.append("looked"), next(counts))[1])
+    monkeypatch.setattr(Tensor, "_use_count", noted("looked", lambda _: next(counts)))
     leave = torch.distributed.destroy_process_group
-    monkeypatch.setattr(
-        torch.distributed, "destroy_process_group", lambda: (order.append("leave"), leave())
-    )
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", noted("leave", leave))
     ending = pytest.raises(Interrupted) if interrupted else contextlib.nullcontext()
     with ending, join("cpu", 10):
         order.append("work")

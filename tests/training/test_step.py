@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastass import kernels
 from fastass.bench.step.memory import SavedTensors
-from fastass.checkpoint import files as checkpoint
+from fastass.checkpoint.files import MODEL, load_generator
 from fastass.config.schema import Config, DiscriminatorConfig, OptimConfig, RuntimeConfig
 from fastass.errors import UserError
 from fastass.method.adaptation import method_spec
@@ -238,7 +238,7 @@ def test_sums_are_computed_again_with_a_streamed_backward_alone() -> None:
 def test_a_streamed_backward_keeps_its_gradients_in_place() -> None:
     """And each step begins with none: the second step's are its own."""
     e, other = engine(config(backward="streamed")), engine(config())
-    weight = e.generator.classifier.branches[0].weight
+    weight = e.generator.classifier.branches[0].get_parameter("weight")
     e.step([batch(seed=0)], adapt=True)
     assert weight.grad is not None
     place = weight.grad.data_ptr()
@@ -290,16 +290,16 @@ def test_counters_are_copied_not_averaged() -> None:
     average = ema.average_of(model)
     model.train()(torch.randn(1, 3, 32, 32))
     ema.update(average, model, 0.99, 0)
-    assert average.backbone.bn1.num_batches_tracked == 1
+    assert average.get_buffer("backbone.bn1.num_batches_tracked") == 1
 
 
 def test_predictions_load_the_running_average(tmp_path: Path) -> None:
     e = engine(config(ema=0.9))
     e.step([batch()], adapt=True)
     weights = {k: v.contiguous() for k, v in e.module.state_dict().items()}
-    save_file(weights, tmp_path / checkpoint.MODEL)
+    save_file(weights, tmp_path / MODEL)
     loaded = build_deeplab(e.config.model)
-    checkpoint.load_generator(loaded, tmp_path)
+    load_generator(loaded, tmp_path)
     for name, value in e.evaluated.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value), name
 

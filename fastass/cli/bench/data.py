@@ -16,15 +16,15 @@ from fastass.tracking.terminal import reporter
 
 def flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("--files", metavar="DIR", help="a data set as its owners ship it")
+    add("--files", metavar="DIR", help="a data set in its original layout")
     add("--layout", default="auto", help="gta5, synthia, cityscapes, folder or auto")
     add("--split", default="train", help="split of the data set (train)")
     add("--packed", metavar="DIR", help="the same data set, packed")
     add("--size", metavar="WxH", required=True, help="training size, e.g. 1280x720")
-    add("--batch", type=int, default=4, help="(4)")
-    add("--workers", type=int, default=2, help="(2)")
-    add("--rounds", type=int, default=5, help="turns of every loader; medians count (5)")
-    add("--device", default="cpu", help="where the batches are wanted: cpu or cuda:N (cpu)")
+    add("--batch", type=int, default=4, help="images per batch (4)")
+    add("--workers", type=int, default=2, help="workers per loader (2)")
+    add("--rounds", type=int, default=5, help="turns per loader; medians count (5)")
+    add("--device", default="cpu", help="device that gets the batches: cpu or cuda:N (cpu)")
     add("--json", type=Path, metavar="FILE", help="also write the result there")
 
 
@@ -32,7 +32,7 @@ def run(args: Namespace) -> None:
     if args.files is None and args.packed is None:
         raise UserError("bench data needs --files DIR, --packed DIR, or both")
     width, height = parse(args.size, tuple[int, int], "--size")
-    with reporter() as report:
+    with reporter() as progress:
         rates = measure(
             open_dataset(args.files, args.layout, args.split) if args.files else None,
             open_packed(args.packed) if args.packed else None,
@@ -41,9 +41,9 @@ def run(args: Namespace) -> None:
             workers=args.workers,
             rounds=args.rounds,
             device=args.device,
-            progress=lambda name: report.phase(name, 0),
+            progress=lambda name: progress.phase(name, 0),
         )
-    print("\n".join(format_rates(rates)))
+    print(format_rates(rates))
     if args.json is not None:
         rows = [asdict(rate) for rate in rates]
         args.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
@@ -51,7 +51,7 @@ def run(args: Namespace) -> None:
 
 COMMAND = Command(
     "data",
-    "images/s of the input, side by side with the AdaptSegNet baseline",
+    "images/s of data loading, side by side with the AdaptSegNet baseline",
     "fastass bench data --files GTA5 --packed packed/gta5 --size 1280x720",
     flags,
     run,

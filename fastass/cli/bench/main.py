@@ -1,4 +1,4 @@
-"""`fastass bench`: one part a module, each with its own flags."""
+"""`fastass bench`: one module per part, each with its own flags."""
 
 import argparse
 from argparse import ArgumentParser, Namespace
@@ -31,7 +31,7 @@ def run(args: Namespace) -> None:
 
 COMMAND = Command(
     "bench",
-    "images/s, memory and step time, side by side with the AdaptSegNet baseline",
+    "measure images/s, memory and step time, side by side with the AdaptSegNet baseline",
     data.COMMAND.example,
     flags,
     run,

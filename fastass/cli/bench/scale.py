@@ -17,15 +17,15 @@ from fastass.errors import UserError
 from fastass.runtime.device import describe_runtime
 from fastass.tracking.terminal import reporter
 
-# A node of eight H100: NVLink 450 GB/s and a 400 Gb/s card, a GPU and direction (NVIDIA's data
+# A node of eight H100: NVLink 450 GB/s and a 400 Gb/s card, per GPU and direction (NVIDIA's data
 # sheets), 80 % of both; latencies of NCCL's own model (src/graph/tuning.cc, ring, Simple).
 GPUS = "8,16,32,64,128,256,512,1024,2048,4096"
 DEFAULTS = {"intra_us": 3.4, "intra_gbs": 360.0, "inter_us": 14.0, "inter_gbs": 40.0}
 HELP = {
     "intra_us": "latency of a message between two GPUs of a node, µs (NCCL's model of NVLink",
-    "intra_gbs": "bandwidth in a node, GB/s a GPU and direction (80 %% of an H100's NVLink",
+    "intra_gbs": "bandwidth in a node, GB/s per GPU and direction (80 %% of an H100's NVLink",
     "inter_us": "latency between nodes, µs (NCCL's model of a network",
-    "inter_gbs": "bandwidth between nodes, GB/s a GPU and direction (80 %% of 400 Gb/s",
+    "inter_gbs": "bandwidth between nodes, GB/s per GPU and direction (80 %% of 400 Gb/s",
 }
 
 
@@ -34,18 +34,25 @@ def flags(parser: ArgumentParser) -> None:
     add("name", nargs="?", metavar="PRESET", help="see `fastass presets` (toycity)")
     measuring_flags(parser, rounds=15)
     add("--gpus", default=GPUS, help=f"numbers of GPUs to predict ({GPUS})")
-    add("--gpus-per-node", type=int, default=8, metavar="N", help="(8)")
+    add("--gpus-per-node", type=int, default=8, metavar="N", help="GPUs per node (8)")
     for name, default in DEFAULTS.items():
         help = f"{HELP[name]}: {default:g})"
         add(_flag(name), type=float, default=default, metavar="X", help=help)
-    add("--bucket-mib", type=float, default=BUCKET / MIB, help="bytes exchanged at once (25)")
-    add("--step-ms", type=float, help="predict for this step alone instead of measuring one")
-    add("--gradient-mib", type=float, help="with --step-ms: size of the gradients")
     add(
-        "--backward-share", type=float, default=0.5, metavar="SHARE",
-        help="with --step-ms: share of the step in which gradients become complete (0.5)",
-    )  # fmt: skip
-    add("--ranks", default="1,2,4", help="numbers of CPU ranks to check on; none: '' (1,2,4)")
+        "--bucket-mib",
+        type=float,
+        default=BUCKET / MIB,
+        help="MiB of gradients exchanged at once (25)",
+    )
+    add("--step-ms", type=float, help="predict for a step of this time instead of measuring one")
+    add("--gradient-mib", type=float, help="with --step-ms: size of the gradients")
+    share = "with --step-ms: share of the step in which gradients become complete (0.5)"
+    add("--backward-share", type=float, default=0.5, metavar="SHARE", help=share)
+    add(
+        "--ranks",
+        default="1,2,4",
+        help="numbers of CPU ranks that check the model; '' for none (1,2,4)",
+    )
     config_flags(parser)
 
 
@@ -61,12 +68,12 @@ def run(args: Namespace) -> None:
     config = configured(args, args.name or "toycity")
     given = _given(args)
     limit, compress = args.bucket_mib * MIB, config.distributed.compress
-    with reporter() as report:
+    with reporter() as progress:
         if given is not None:
             timeline, sizes, heading = given, (), f"a step of {args.step_ms:g} ms, as given"
         else:
             heading = compare.heading(config, describe_runtime(config.runtime).line)
-            report.phase("step", 0)
+            progress.phase("step", 0)
             timeline = scale.measure_step(config, args.rounds, args.warmup_rounds)
         rows = scale.predict(timeline, cluster, gpus, limit=limit, compress=compress)
         notes = scale.assumptions(cluster, limit, compress, timeline.backward_share)
@@ -76,7 +83,7 @@ def run(args: Namespace) -> None:
         print(f"\n{scale.prediction_table(rows)}")
         checks = []
         for n in sizes:
-            report.phase(f"{n} ranks", 0)
+            progress.phase(f"{n} ranks", 0)
             checks.append(scale.check(config, n, args.rounds, args.warmup_rounds))
     result: dict[str, Any] = {
         "heading": heading,
@@ -134,7 +141,7 @@ def _given(args: Namespace) -> Timeline | None:
 
 COMMAND = Command(
     "scale",
-    "a step's efficiency on 8 to 4096 GPUs, predicted; the model checked on CPU ranks",
+    "predict the efficiency of a step on 8 to 4096 GPUs; check the model on CPU ranks",
     "fastass bench scale gta5_to_cityscapes_csa_500 --norm frozen --json scale.json",
     flags,
     run,

@@ -7,6 +7,7 @@ from datetime import date
 from pathlib import Path
 
 from fastass.bench.step import compare
+from fastass.bench.step.candidate import engine
 from fastass.bench.step.worker import CandidateConfig
 from fastass.cli.command import Command
 from fastass.cli.train import config_flags
@@ -21,16 +22,20 @@ def flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("name", nargs="?", metavar="PRESET", help="see `fastass presets` (gta5_to_cityscapes_…)")
     measuring_flags(parser, rounds=7)
-    add("--switches", action="store_true", help="also: each optimisation turned off alone")
-    add("--compiled", action="store_true", help="also: torch.compile, in the modes of the device")
+    add("--switches", action="store_true", help="also turn off one optimisation at a time")
+    add(
+        "--compiled",
+        action="store_true",
+        help="also time torch.compile, in each mode of the device",
+    )
     config_flags(parser)
 
 
 def measuring_flags(parser: ArgumentParser, rounds: int) -> None:
-    """What the benchmarks of the step and of training share."""
+    """Flags that the benchmarks of the step and of training share."""
     add = parser.add_argument
-    add("--rounds", type=int, default=rounds, help=f"turns of every path; medians count ({rounds})")
-    add("--warmup-rounds", type=int, default=2, help="turns before them that do not count (2)")
+    add("--rounds", type=int, default=rounds, help=f"turns per path; medians count ({rounds})")
+    add("--warmup-rounds", type=int, default=2, help="turns before them, which do not count (2)")
     add("--json", type=Path, metavar="FILE", help="also write the result there")
 
 
@@ -49,18 +54,18 @@ def run(args: Namespace) -> None:
         others += compare.switches(config)
     if args.compiled:
         others += compare.compiled(config)
-    with reporter() as report:
+    with reporter() as progress:
 
         def measured(configs: Sequence[CandidateConfig]) -> list[compare.Row]:
             return compare.measure(
-                configs, args.rounds, args.warmup_rounds, lambda what: report.phase(what, 0)
+                configs, args.rounds, args.warmup_rounds, lambda what: progress.phase(what, 0)
             )
 
         parts = {"step": measured(compare.candidates(config))}
         print(f"{compare.heading(config, line)}; {date.today()}\n\n{compare.table(parts['step'])}")
         print(f"\n{compare.memory_table(parts['step'])}")
         if others:
-            ours = compare.engine("fastass", config, count_flops=True)
+            ours = engine("fastass", config, count_flops=True)
             parts["switches"] = [measured([ours, other])[1] for other in others]
             print(f"\nspeed and memory against fastass:\n\n{compare.table(parts['switches'])}")
             print(f"\n{compare.memory_table(parts['switches'])}")
@@ -68,16 +73,16 @@ def run(args: Namespace) -> None:
 
 
 def write(path: Path | None, heading: str, parts: dict[str, list[compare.Row]]) -> None:
-    """The result as JSON, where asked for."""
+    """Write the result as JSON, if a path is given."""
     if path is not None:
-        rows = {name: compare.record(found) for name, found in parts.items()}
+        rows = {name: compare.record(measured) for name, measured in parts.items()}
         result = {"heading": heading, "date": str(date.today()), **rows}
         path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 COMMAND = Command(
     "step",
-    "one training step: time, memory, share of the peak, beside the AdaptSegNet baseline",
+    "time, memory and share of the peak rate of one training step, beside the AdaptSegNet baseline",
     "fastass bench step gta5_to_cityscapes_csa_500 --norm frozen --backward streamed --switches",
     flags,
     run,

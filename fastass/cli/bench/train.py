@@ -16,9 +16,12 @@ def flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("name", nargs="?", metavar="PRESET", help="see `fastass presets` (toycity)")
     measuring_flags(parser, rounds=5)
-    add("--turn", type=int, default=20, metavar="STEPS", help="steps of a turn that count (20)")
+    add("--turn", type=int, default=20, metavar="STEPS", help="steps per turn that count (20)")
     add(
-        "--unmeasured", type=int, default=10, help="steps before them, for what was prefetched (10)"
+        "--unmeasured",
+        type=int,
+        default=10,
+        help="steps before them, to use up prefetched data (10)",
     )
     config_flags(parser)
 
@@ -26,13 +29,13 @@ def flags(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     config = configured(args, args.name or "toycity")
     line = describe_runtime(config.runtime).line
-    with reporter() as report:
-        _, config = open_training_data(config, report)  # generates ToyCity once, for both
+    with reporter() as progress:
+        _, config = open_training_data(config, progress)  # generates ToyCity once, for both
         rows = compare.measure(
             train.candidates(config),
             args.rounds,
             args.warmup_rounds,
-            lambda what: report.phase(what, 0),
+            lambda what: progress.phase(what, 0),
             steps=args.turn,
             unmeasured=args.unmeasured,
         )
@@ -43,7 +46,7 @@ def run(args: Namespace) -> None:
 
 COMMAND = Command(
     "train",
-    "training end to end, data included, beside the AdaptSegNet baseline",
+    "training end to end, with data loading, beside the AdaptSegNet baseline",
     "fastass bench train toycity --json train.json",
     flags,
     run,

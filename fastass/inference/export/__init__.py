@@ -1,11 +1,11 @@
-"""A trained network for use elsewhere: ONNX, torch.export, or a folder of plain weights.
+"""Export a trained network: ONNX, torch.export, or a folder of plain weights.
 
     onnx          one file; runs with ONNX Runtime alone
     torch-export  one .pt2 file; `torch.export.load(path).module()` runs it with torch alone
     safetensors   a folder: config.json, model.safetensors, graph.json and a README.md with the
                   lines of plain torch that run it; `fastass.load` reads it too
 
-Whatever is written is read back and compared with the network before it gets its name.
+Each export is read back and compared with the network before it gets its final name.
 """
 
 import shutil
@@ -28,10 +28,10 @@ FORMATS = tuple(WRITERS)
 
 
 def export(segmenter: Segmenter, out: Path, form: str, *, overwrite: bool = False) -> str:
-    """Write `out`, and return the line that tells what was checked, and how.
+    """Write `out`; → a line that says what was checked, and how.
 
-    form: one of `FORMATS`. Raises UserError where `out` exists already (unless `overwrite`), or a
-    package is missing; ExportFailure where the written network computes something else.
+    form: one of `FORMATS`. Raises UserError if `out` exists (unless `overwrite`) or a package is
+    missing; ExportFailure if the exported network computes something else.
     """
     if out.exists() and not overwrite:
         raise UserError(f"{out}: exists already; pass --overwrite or choose another --out")

@@ -1,8 +1,8 @@
-"""A folder in the style of Hugging Face's: config.json, model.safetensors, README.md.
+"""A folder in the style of Hugging Face: config.json, model.safetensors, README.md.
 
-graph.json beside them lists the network's operations, so that a loop of plain torch can run it
-without the classes that it was written in: [result, operator, arguments], in order. An argument
-that is a text names an earlier result or a weight.
+graph.json lists the network's operations in order as [result, operator, arguments], so a loop of
+plain torch can run the network without fastass. An argument that is a string names an earlier
+result or a weight.
 """
 
 import json
@@ -66,8 +66,9 @@ def write_folder(segmenter: Segmenter, path: Path) -> str:
     lines = ",\n".join(json.dumps(entry) for entry in operations(segmenter.generator))
     (path / GRAPH).write_text(f"[\n{lines}\n]\n", encoding="utf-8")
     (path / README).write_text(CARD, encoding="utf-8")
-    found = compare(graph_of(segmenter), graph_of(load(path, device="cpu")), segmenter.prepare.size)
-    return f"checked as fastass.load gives it, at {found}"
+    loaded = graph_of(load(path, device="cpu"))
+    checked = compare(graph_of(segmenter), loaded, segmenter.prepare.size)
+    return f"checked after fastass.load, at {checked}"
 
 
 def operations(generator: DeepLab) -> list[tuple[str, str, list[Any]]]:
@@ -79,7 +80,8 @@ def operations(generator: DeepLab) -> list[tuple[str, str, list[Any]]]:
             self.generator = generator
 
         def forward(self, image: Tensor) -> Tensor:
-            return self.generator(image).scores
+            scores: Tensor = self.generator(image).scores
+            return scores
 
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch's own deprecations
@@ -93,7 +95,7 @@ def operations(generator: DeepLab) -> list[tuple[str, str, list[Any]]]:
         if isinstance(value, torch.fx.Node):
             return names.get(value.name, value.name)
         if isinstance(value, (list, tuple)):
-            return [plain(each) for each in value]
+            return [plain(item) for item in value]
         if value is None or isinstance(value, (bool, int, float)):
             return value
         raise ExportFailure(f"graph.json can't hold the argument {value!r}")

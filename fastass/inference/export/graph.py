@@ -1,10 +1,10 @@
-"""What an exported graph computes, and the check of it.
+"""The graph that is exported, and its check.
 
     image uint8 [B,3,H,W], RGB  →  scores float32 [B,C,H,W], at the size of the image
 
-Channel order, mean and scale are part of the graph: what can't be forgotten can't be wrong. The
-upsampling is as well. Batch, height and width are free; the size of training fits best, and the
-largest score of a pixel is its class.
+Channel order, mean, scale and upsampling are part of the graph, so a user can't get them wrong.
+Batch, height and width are free; the training size works best. The largest score of a pixel is its
+class.
 """
 
 from collections.abc import Callable, Iterator
@@ -53,26 +53,27 @@ def graph_of(segmenter: Segmenter) -> Graph:
 
 
 def example() -> Tensor:
-    """An input to trace with; no two of its sizes are equal."""
+    """An input for tracing; no two of its sizes are equal."""
     return torch.zeros(2, 3, 96, 160, dtype=torch.uint8)
 
 
 @torch.no_grad()
 def compare(graph: Graph, exported: Callable[[Tensor], Tensor], size: tuple[int, int]) -> str:
-    """Compare what was exported with the graph, at the training size (W,H) and at others.
+    """Compare the exported network with the graph, at the training size (W,H) and at others.
 
-    Raises ExportFailure for a difference above `TOLERANCE` of the largest score.
+    → what was compared. Raises ExportFailure for a difference above `TOLERANCE` of the largest
+    score.
     """
     worst, shapes, same, pixels = 0.0, [], 0, 0
     for image in _images(size):
-        expected, found = graph(image), exported(image)
+        expected, actual = graph(image), exported(image)
         shape = "×".join(map(str, (image.shape[0], *image.shape[2:])))
-        if expected.shape != found.shape:
+        if expected.shape != actual.shape:
             raise ExportFailure(
-                f"at {shape} the exported network gives {tuple(found.shape)}, "
+                f"at {shape} the exported network gives {tuple(actual.shape)}, "
                 f"not {tuple(expected.shape)}"
             )
-        error = float((expected - found).abs().max() / expected.abs().max())
+        error = float((expected - actual).abs().max() / expected.abs().max())
         if not error <= TOLERANCE:
             raise ExportFailure(
                 f"at {shape} the exported network differs by {error:.1e} of the largest score; "
@@ -80,7 +81,7 @@ def compare(graph: Graph, exported: Callable[[Tensor], Tensor], size: tuple[int,
             )
         worst = max(worst, error)
         shapes.append(shape)
-        same += int((expected.argmax(1) == found.argmax(1)).sum())
+        same += int((expected.argmax(1) == actual.argmax(1)).sum())
         pixels += expected[:, 0].numel()
     return (
         f"batch×height×width {', '.join(shapes)}: largest difference {worst:.1e} of the largest "
@@ -93,7 +94,7 @@ def _images(size: tuple[int, int]) -> Iterator[Tensor]:
     draws = torch.Generator().manual_seed(0)
     for shape in ((1, 3, height, width), (2, 3, height // 2 + 1, width // 2 + 2), (1, 3, 75, 122)):
         # Blocks of 8 pixels: noise alone would average to grey.
-        coarse = torch.randint(0, 256, (*shape[:2], shape[2] // 8 + 1, shape[3] // 8 + 1),
-                               generator=draws)  # fmt: skip
+        blocks_shape = (*shape[:2], shape[2] // 8 + 1, shape[3] // 8 + 1)
+        coarse = torch.randint(0, 256, blocks_shape, generator=draws)
         blocks = coarse.repeat_interleave(8, 2).repeat_interleave(8, 3)
         yield blocks[:, :, : shape[2], : shape[3]].to(torch.uint8).contiguous()

@@ -33,8 +33,8 @@ def write_onnx(segmenter: Segmenter, path: Path) -> str:
     def run(image: Tensor) -> Tensor:
         return torch.from_numpy(session.run(["scores"], {"image": image.numpy()})[0])
 
-    found = compare(graph, run, segmenter.prepare.size)
-    return f"checked with ONNX Runtime {onnxruntime.__version__} at {found}"
+    checked = compare(graph, run, segmenter.prepare.size)
+    return f"checked with ONNX Runtime {onnxruntime.__version__} at {checked}"
 
 
 def _program(graph: torch.nn.Module) -> Any:
@@ -45,7 +45,7 @@ def _program(graph: torch.nn.Module) -> Any:
         raise UserError(
             f"ONNX export needs the package {error.name}: pip install 'fastass[export]'"
         ) from None
-    # torch's own deprecations, and its regret that torchvision is not there.
+    # Silence torch's own deprecations, and its warning that torchvision is missing.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

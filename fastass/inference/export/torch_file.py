@@ -19,7 +19,7 @@ def write_torch(segmenter: Segmenter, path: Path) -> str:
     graph = graph_of(segmenter)
     free = dict.fromkeys(FREE, torch.export.Dim.AUTO)
     about = {"input": INPUT, "output": OUTPUT, **description(segmenter)}
-    buffer = io.BytesIO()  # torch's writer tells nothing of a disk that refuses
+    buffer = io.BytesIO()  # torch's own writer hides errors of the disk
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch's own deprecations
         program = torch.export.export(graph, (example(),), dynamic_shapes=(free,))
@@ -28,5 +28,5 @@ def write_torch(segmenter: Segmenter, path: Path) -> str:
     with warnings.catch_warnings(), open(path, "rb") as file:
         warnings.simplefilter("ignore")
         loaded = torch.export.load(file).module()
-    found = compare(graph, loaded, segmenter.prepare.size)
-    return f"checked as torch.export.load gives it, at {found}"
+    checked = compare(graph, loaded, segmenter.prepare.size)
+    return f"checked after torch.export.load, at {checked}"

@@ -1,12 +1,13 @@
 """`--init`: start a DeepLab from published weights, and say exactly what was loaded."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from fastass.models.deeplab import DeepLab
 from fastass.models.weights.files import WeightsError, load_weights
@@ -22,8 +23,9 @@ class InitReport:
     path: str
     kind: str
     """The file's format, in words."""
-    normalize: Literal["bgr", "imagenet"] | None
-    """The input normalisation the weights were made with, where the format tells."""
+    implies: dict[str, Any]
+    """Values of the configuration, by dotted path, that the weights were made with, where the
+    format tells. Those of a classifier only if it was loaded."""
     loaded: tuple[str, ...]
     """Parameters and buffers of the model that came from the file."""
     skipped: dict[str, str]
@@ -53,9 +55,14 @@ def summary(names: Iterable[str]) -> str:
 
 
 def init_weights(
-    model: DeepLab, path: str | Path, allow_mismatch: Sequence[str] = ()
+    model: DeepLab,
+    path: str | Path,
+    allow_mismatch: Sequence[str] = (),
+    tensors: Mapping[str, Tensor] | None = None,
 ) -> InitReport:
     """Copy the weights of `path` into `model`; all or nothing.
+
+    tensors: those of `path`, where they were read already.
 
     Known formats: torchvision's ImageNet ResNets and VGG-16 (heads stay random by nature),
     AdaptSegNet's and its Caffe initialisation's `.pth`, fastass checkpoints.
@@ -64,7 +71,7 @@ def init_weights(
     raise WeightsError, unless `allow_mismatch` names its module: `classifier`, `aux_classifier`,
     `backbone.layer4`, … or `backbone` for all of it.
     """
-    translation = translate(load_weights(path), model.config)
+    translation = translate(load_weights(path) if tensors is None else tensors, model.config)
     if translation is None:
         raise WeightsError(
             f"{path}: not a ResNet, VGG-16, AdaptSegNet or fastass state dict by its names"
@@ -77,7 +84,11 @@ def init_weights(
     return InitReport(
         path=str(path),
         kind=translation.kind,
-        normalize=translation.normalize,
+        implies={
+            path: value
+            for path, value in translation.implies.items()
+            if path != "model.aspp_branches" or any(n.startswith("classifier.") for n in loaded)
+        },
         loaded=tuple(loaded),
         skipped=translation.skipped,
         random=random,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -12,6 +12,10 @@ from fastass.models.config import ModelConfig
 PREFIXES = ("module.", "Scale.")
 # torchvision's VGG-16 counts pool 4 (index 23), which DeepLab's leaves out: conv5 moves by one.
 VGG_CONV5 = {24: 23, 26: 25, 28: 27}
+BGR, IMAGENET = {"data.normalize": "bgr"}, {"data.normalize": "imagenet"}
+# AdaptSegNet's classifiers have four branches and return inside the loop over them: branches 3 and
+# 4 were never trained. Its torch 0.4 knew one corner rule.
+ADAPTSEGNET = {**BGR, "model.aspp_branches": 2, "model.align_corners": True}
 
 
 @dataclass
@@ -21,8 +25,9 @@ class Translation:
     kind: str
     """The format, in words."""
 
-    normalize: Literal["bgr", "imagenet"] | None
-    """The input normalisation that these weights were made with, where the format tells."""
+    implies: dict[str, Any] = field(default_factory=dict)
+    """Values of the configuration, by dotted path, that these weights were made with, where the
+    format tells: with other values they load, and compute something else."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     """By `DeepLab`'s parameter name."""
@@ -36,6 +41,7 @@ class Translation:
 
 def translate(state: Mapping[str, Tensor], config: ModelConfig) -> Translation | None:
     """Recognise the file's format by its names; None if it is none of those known."""
+    caffe = any(name.removeprefix("module.").startswith("Scale.") for name in state)
     state = strip_prefixes(state)
     if any(name.startswith("generator.") for name in state):
         return from_fastass(state, config)
@@ -44,7 +50,7 @@ def translate(state: Mapping[str, Tensor], config: ModelConfig) -> Translation |
     if "features.0.weight" in state:
         return from_vgg(state, config)
     if "conv1.weight" in state and "layer1.0.conv1.weight" in state:
-        return from_resnet(state, config)
+        return from_resnet(state, config, caffe)
     return None
 
 
@@ -62,7 +68,7 @@ def strip_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_fastass(state: Mapping[str, Tensor], config: ModelConfig) -> Translation:
-    result = Translation("fastass checkpoint", None)
+    result = Translation("fastass checkpoint")
     for name, tensor in state.items():
         if name.startswith("generator."):
             add(result, name, name.removeprefix("generator."), tensor, config)
@@ -71,23 +77,27 @@ def from_fastass(state: Mapping[str, Tensor], config: ModelConfig) -> Translatio
     return result
 
 
-def from_resnet(state: Mapping[str, Tensor], config: ModelConfig) -> Translation:
+def from_resnet(
+    state: Mapping[str, Tensor], config: ModelConfig, caffe: bool = False
+) -> Translation:
     """torchvision's ResNets and AdaptSegNet's DeepLabs, which share the backbone's names.
 
     AdaptSegNet calls the heads layer5 and layer6. A file with both is multi-level: layer5 sits on
-    stage 3, layer6 on stage 4. In a file with layer5 only, that is the head on stage 4.
+    stage 3, layer6 on stage 4. In a file with layer5 only, that is the head on stage 4. caffe: the
+    names had the prefix of the conversion from Caffe, whose head is not AdaptSegNet's.
     """
     heads = {name.split(".")[0] for name in state} & {"layer5", "layer6"}
     if not heads:
         result = Translation(
-            "ImageNet ResNet", "imagenet", random=("classifier.", "aux_classifier.")
+            "ImageNet ResNet", dict(IMAGENET), random=("classifier.", "aux_classifier.")
         )
         own = {}
     elif heads == {"layer5", "layer6"}:
-        result = Translation("AdaptSegNet, multi-level", "bgr")
+        result = Translation("AdaptSegNet, multi-level", dict(ADAPTSEGNET))
         own = {"layer5": "aux_classifier", "layer6": "classifier"}
     else:
-        result = Translation("AdaptSegNet or Caffe, single-level", "bgr")
+        kind = "Caffe" if caffe else "AdaptSegNet"
+        result = Translation(f"{kind}, single-level", dict(BGR if caffe else ADAPTSEGNET))
         own = dict.fromkeys(heads, "classifier")
     for name, tensor in state.items():
         module, _, rest = name.partition(".")
@@ -106,10 +116,11 @@ def from_vgg(state: Mapping[str, Tensor], config: ModelConfig) -> Translation:
     imagenet = "features.29.weight" not in state
     if imagenet:
         fresh = ("classifier.", "backbone.features.29.", "backbone.features.31.")
-        # AdaptSegNet starts from a Caffe conversion under torchvision's names: no telling.
-        result = Translation("ImageNet VGG-16", None, random=fresh)
+        # The AdaptSegNet baseline starts from a Caffe conversion under the same names, so the file
+        # does not tell which normalisation it needs.
+        result = Translation("ImageNet VGG-16", random=fresh)
     else:
-        result = Translation("AdaptSegNet, VGG-16", "bgr")
+        result = Translation("AdaptSegNet, VGG-16", dict(ADAPTSEGNET))
     for name, tensor in state.items():
         module, _, rest = name.partition(".")
         if module == "classifier" and imagenet:

@@ -44,12 +44,12 @@ def _optimizers() -> ModuleType:
 
 
 def sgd(groups: list[dict[str, Any]], **values: Any) -> Optimizer:
-    """FusedSGD with torch.optim.SGD's arguments. UserError where apex is not there."""
+    """FusedSGD with torch.optim.SGD's arguments. UserError where apex is not available."""
     optimizer: Optimizer = _optimizers().FusedSGD(groups, **values)
     return optimizer
 
 
 def adam(groups: list[dict[str, Any]], **values: Any) -> Optimizer:
-    """FusedAdam with torch.optim.Adam's arguments. UserError where apex is not there."""
+    """FusedAdam with torch.optim.Adam's arguments. UserError where apex is not available."""
     optimizer: Optimizer = _optimizers().FusedAdam(groups, adam_w_mode=False, **values)
     return optimizer

@@ -1,110 +1,109 @@
 """Optimizers and their schedule, section 4.2: SGD for G, Adam for the discriminators."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from fastass.config.schema import Config
+from fastass.config.schema import OptimConfig
 from fastass.errors import UserError
 from fastass.models.deeplab import DeepLab
 from fastass.training.optimizers import apex
 from fastass.training.optimizers.torch_eager import SGD, Adam
 
 
-def generator_optimizer(generator: DeepLab, config: Config) -> Optimizer:
-    """SGD with Nesterov momentum; the classifier's group learns `head_lr` times faster.
+def generator_optimizer(generator: DeepLab, optim: OptimConfig, factor: float) -> Optimizer:
+    """SGD with Nesterov momentum; the classifier's learning rate is `head_lr` times higher.
 
-    UserError where the backend asked for is not there.
+    factor: on every learning rate, see `batch_factor`. UserError where the backend asked for is
+    not available.
     """
-    o, factor = config.optim, batch_factor(config)
     groups = [
-        {"params": group["params"], "base_lr": o.lr * scale * factor}
-        for group, scale in zip(generator.parameter_groups(), (1.0, o.head_lr), strict=True)
+        {"params": group["params"], "base_lr": optim.lr * scale * factor}
+        for group, scale in zip(generator.parameter_groups(), (1.0, optim.head_lr), strict=True)
     ]
     values: dict[str, Any] = {
-        "lr": o.lr,
-        "momentum": o.momentum,
-        "nesterov": o.nesterov,
-        "weight_decay": o.weight_decay,
+        "lr": optim.lr,
+        "momentum": optim.momentum,
+        "nesterov": optim.nesterov,
+        "weight_decay": optim.weight_decay,
     }
-    if o.optimizer_backend == "apex":
+    if optim.optimizer_backend == "apex":
         return apex.sgd(groups, **values)
-    return SGD(groups, **values, **_implementation(config))
+    return SGD(groups, **values, **_implementation(optim))
 
 
-def discriminator_optimizer(discriminator: nn.Module, config: Config) -> Optimizer:
-    """Adam; weight decay is the segmentation network's alone.
+def discriminator_optimizer(
+    discriminator: nn.Module, optim: OptimConfig, factor: float
+) -> Optimizer:
+    """Adam without weight decay, which the paper gives to the segmentation network alone.
 
-    UserError where the backend asked for is not there.
+    factor: on every learning rate, see `batch_factor`. UserError where the backend asked for is
+    not available.
     """
-    o = config.optim
-    rate = o.d_lr * batch_factor(config)
+    rate = optim.d_lr * factor
     groups = [{"params": list(discriminator.parameters()), "lr": rate, "base_lr": rate}]
-    values: dict[str, Any] = {"lr": rate, "betas": o.d_betas}
-    if o.optimizer_backend == "apex":
+    values: dict[str, Any] = {"lr": rate, "betas": optim.d_betas}
+    if optim.optimizer_backend == "apex":
         return apex.adam(groups, **values)
-    return Adam(groups, **values, **_implementation(config))
+    return Adam(groups, **values, **_implementation(optim))
 
 
-def _implementation(config: Config) -> dict[str, Any]:
-    """Torch has fused kernels of both optimizers for a CPU and for CUDA."""
-    fused = config.optim.optimizer_backend == "torch"
-    return {"fused": fused} if fused else {"foreach": True}
+def _implementation(optim: OptimConfig) -> dict[str, Any]:
+    """PyTorch has fused kernels of both optimizers for a CPU and for CUDA."""
+    return {"fused": True} if optim.optimizer_backend == "torch" else {"foreach": True}
 
 
-def batch_factor(config: Config) -> float:
+def batch_factor(optim: OptimConfig, global_batch: int) -> float:
     """The factor on every base rate for a global batch other than `base_batch`.
 
     Linear: Goyal et al. 2017, section 2.1. Square root: Krizhevsky 2014. One factor for
     SGD and Adam keeps the balance of G and its discriminators.
     """
-    ratio = config.global_batch / config.optim.base_batch
-    return {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[config.optim.scale_lr]
+    ratio = global_batch / optim.base_batch
+    return {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[optim.scale_lr]
 
 
-def describe_rates(config: Config) -> str:
-    """For the line that opens a run; empty where the rates are used as they are."""
-    o = config.optim
-    if o.scale_lr == "none":
+def describe_rates(optim: OptimConfig, global_batch: int) -> str:
+    """The factor on the learning rates, for the heading of a run; empty without one."""
+    if optim.scale_lr == "none":
         return ""
     return (
-        f" · rates × {batch_factor(config):.3g} ({o.scale_lr}, "
-        f"global batch {config.global_batch}, base {o.base_batch})"
+        f" · learning rates × {batch_factor(optim, global_batch):.3g} ({optim.scale_lr}, "
+        f"global batch {global_batch}, base {optim.base_batch})"
     )
 
 
-def decay(step: int, config: Config) -> float:
+def decay(step: int, optim: OptimConfig, *, start_steps: int, steps: int) -> float:
     """The factor on every base rate at optimizer step `step`: (1 − t)^power after the warm-up.
 
-    The source-only start and the method that follows each run their own decay, so that the start
-    is a finished model by itself.
+    The source-only start and the method that follows it each run their own decay, so that the
+    start is a finished model by itself. start_steps, steps: their numbers of steps.
     """
-    o = config.optim
-    if step < config.start_steps:
-        local, total = step, config.start_steps
+    if step < start_steps:
+        done, total = step, start_steps
     else:
-        local, total = step - config.start_steps, o.schedule_steps or config.steps
-    rise = min(1.0, (local + 1) / o.warmup) if o.warmup else 1.0
-    return rise * max(0.0, 1 - local / total) ** o.power
+        done, total = step - start_steps, optim.schedule_steps or steps
+    warmup = min(1.0, (done + 1) / optim.warmup) if optim.warmup else 1.0
+    return float(warmup * max(0.0, 1 - done / total) ** optim.power)
 
 
-def set_rates(optimizers: list[Optimizer], factor: float) -> None:
-    """Set every group's rate to `factor` times its base rate."""
+def set_rates(optimizers: Iterable[Optimizer], factor: float) -> None:
+    """Set every group's learning rate to `factor` times its base rate."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
 
 
-def describe_optimizers(config: Config, device: torch.device) -> str:
-    """Whose implementation of SGD and Adam runs. UserError for apex where it can't."""
-    backend = config.optim.optimizer_backend
+def describe_optimizers(backend: str, device: torch.device) -> str:
+    """Which implementation of SGD and Adam runs. UserError for apex where it can't run."""
     if backend == "apex":
         reason = apex.unavailable()
         if reason is None and device.type != "cuda":
-            reason = f"its optimizers need CUDA, the device is {device}"
+            reason = f"its optimizers need CUDA, and the device is {device}"
         if reason is not None:
             raise UserError(f"optim.optimizer_backend: {reason}; or use torch")
     return {"torch": "torch fused", "foreach": "torch foreach", "apex": "apex"}[backend]

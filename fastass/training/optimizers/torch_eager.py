@@ -1,7 +1,7 @@
-"""Torch's optimizers without their guards against being compiled.
+"""torch's SGD and Adam without their guards against `torch.compile`.
 
-The first call of a guarded method imports torch's compiler, and with it Triton: 145 MiB and two
-seconds (docs/decisions.md). The engine compiles the step's module, never an optimizer.
+The first call of a guarded method imports torch's compiler, and with it Triton: 148 MiB and more
+than a second of CPU time (docs/decisions.md). fastass compiles the networks, never an optimizer.
 """
 
 import inspect
@@ -15,12 +15,12 @@ O = TypeVar("O", bound=Optimizer)
 _GUARDED = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
 
 
-def unguarded(optimizer: type[O]) -> type[O]:
-    """A subclass of `optimizer`, the same in every result, that must not be compiled."""
+def without_guards(optimizer: type[O]) -> type[O]:
+    """A subclass of `optimizer` with the same results, which must not be compiled."""
     methods = {name: inspect.unwrap(getattr(optimizer, name)) for name in _GUARDED}
     methods["step"] = torch.no_grad()(inspect.unwrap(optimizer.step))
     return type(optimizer.__name__, (optimizer,), methods)
 
 
-SGD = unguarded(torch.optim.SGD)
-Adam = unguarded(torch.optim.Adam)
+SGD = without_guards(torch.optim.SGD)
+Adam = without_guards(torch.optim.Adam)

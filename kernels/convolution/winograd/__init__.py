@@ -1,1 +1,1 @@
-"""Convolutions on a CPU with fewer multiplications, in the form of Winograd."""
+"""Convolutions on a CPU with fewer multiplications, in Winograd's form: see README.md."""

@@ -9,7 +9,7 @@ Winograd's form computes m×m outputs from (m+2)² products instead of 9m²: 2.2
 undilated ones side by side.
 Rounding: m = 4 is chosen only where its error is at most twice that of torch's convolution: for y
 and the gradient of x where they sum at least 256 channels. m = 2 has about torch's error or less.
-A value that is not finite makes the whole tile so, not 9 pixels.
+A value that is not finite makes its whole tile not finite, where torch loses 9 pixels.
 Saved for backward: x and weight, no transformed tile.
 
 There is no Triton kernel, since cuDNN has Winograd forms itself.
@@ -18,6 +18,7 @@ There is no Triton kernel, since cuDNN has Winograd forms itself.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -76,9 +77,9 @@ def output_tile(x: Tensor, channels: int, dilation: int) -> int:
 
 # --- registration ---------------------------------------------------------------------------------
 
-_convolve = operator("convolution3x3", cuda=None, cpu=cpu.convolve, fake=cpu.output_fake)
+_convolve = operator("conv3x3", cuda=None, cpu=cpu.convolve, fake=cpu.output_fake)
 _weight_gradient = operator(
-    "convolution3x3_weight", cuda=None, cpu=cpu.weight_gradient, fake=cpu.weight_fake
+    "conv3x3_weight", cuda=None, cpu=cpu.weight_gradient, fake=cpu.weight_fake
 )
 
 
@@ -88,7 +89,8 @@ class _Convolution(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.dilation = dilation
         tile = output_tile(x, weight.shape[1], dilation)
-        return _convolve(x, weight, bias, dilation, False, tile)
+        y: Tensor = _convolve(x, weight, bias, dilation, False, tile)
+        return y
 
     @staticmethod
     @once_differentiable
@@ -113,12 +115,12 @@ def _gradients(
     return of_x, of_weight, of_bias
 
 
+_differentiable: Callable[..., Tensor] = _Convolution.apply
+
 # --- public ---------------------------------------------------------------------------------------
 
 
-def convolution3x3(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, dilation: int = 1
-) -> Tensor:
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, dilation: int = 1) -> Tensor:
     """`F.conv2d(x, weight, bias, padding=dilation, dilation=dilation)` for 3×3 weights.
 
     Args:
@@ -132,7 +134,7 @@ def convolution3x3(
 
     Raises:
         TypeError, ValueError: an argument's dtype, shape, device or range.
-        RuntimeError: the tensors are not on a CPU and the choice is not `reference`.
+        RuntimeError: the tensors are not on a CPU and kernels is not `reference`.
     """
     if _check(x, weight, dilation) == "reference":
         return reference(x, weight, bias, dilation)
@@ -140,17 +142,16 @@ def convolution3x3(
         raise ValueError(
             f"bias: got {tuple(bias.shape)} {bias.dtype}, expected ({weight.shape[0]},) {x.dtype}"
         )
-    y: Tensor = _Convolution.apply(x, weight, bias, dilation)
-    return y
+    return _differentiable(x, weight, bias, dilation)
 
 
-def convolution3x3_gradients(
+def conv3x3_gradients(
     gradient: Tensor, x: Tensor, weight: Tensor, *, dilation: int, wanted: Wanted
 ) -> Gradients:
-    """Those `wanted` of x, weight and bias, given that of y: the backward of `convolution3x3`.
+    """The gradients of x, weight and bias that are `wanted`, given that of y.
 
-    For a caller with an autograd function of its own. gradient: [B,O,h,w]; the rest, and what is
-    raised, as there. That of the weight has the weight's strides.
+    For an operator that has a backward of its own. gradient: [B,O,h,w]; the other arguments and
+    the errors are those of `conv3x3`. The weight's gradient has the weight's strides.
     """
     if _check(x, weight, dilation) == "reference":
         return reference_gradients(gradient, x, weight, dilation, wanted)
@@ -178,7 +179,7 @@ def _check(x: Tensor, weight: Tensor, dilation: int) -> str:
         return implementation
     if implementation != "native":
         raise RuntimeError(
-            f"convolution3x3: no implementation for {x.device.type} tensors but the reference; "
+            f"conv3x3: no implementation for {x.device.type} tensors but the reference; "
             "use F.conv2d there"
         )
     for name, tensor in (("x", x), ("weight", weight)):

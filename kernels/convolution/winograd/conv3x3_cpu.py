@@ -16,7 +16,8 @@ def convolve(
     y = output_fake(x, weight, bias, dilation, turned, tile)
     native_library.call(
         "convolution3x3",
-        *(_rows(x), _rows(weight), None if bias is None else bias.contiguous(), y),
+        *(channels_innermost(x), channels_innermost(weight)),
+        *(None if bias is None else bias.contiguous(), y),
         *(B, h, w, inputs, y.shape[1]),
         *(dilation, turned, tile, torch.get_num_threads()),
     )
@@ -33,16 +34,14 @@ def output_fake(
 
 def weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     """In the strides of `weight`, which DistributedDataParallel expects."""
-    found = torch.empty_like(weight, memory_format=torch.channels_last)
+    of_weight = torch.empty_like(weight, memory_format=torch.channels_last)
     native_library.call(
         "convolution3x3_weight",
-        *(_rows(x), _rows(gradient), found),
+        *(channels_innermost(x), channels_innermost(gradient), of_weight),
         *(x.shape[0], *x.shape[2:], x.shape[1], weight.shape[0]),
         *(dilation, torch.get_num_threads()),
     )
-    if found.stride() == weight.stride():
-        return found
-    return torch.empty_like(weight).copy_(found)
+    return in_strides_of(weight, of_weight)
 
 
 def weight_fake(gradient: Tensor, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
@@ -50,6 +49,13 @@ def weight_fake(gradient: Tensor, x: Tensor, weight: Tensor, dilation: int) -> T
     return torch.empty_like(weight)
 
 
-def _rows(t: Tensor) -> Tensor:
-    """Dense with the second dimension innermost. `contiguous` would not do where a size is 1."""
+def channels_innermost(t: Tensor) -> Tensor:
+    """Dense [·, h, w, channels]. `contiguous` would not do where a size is 1."""
     return t.permute(0, 2, 3, 1).contiguous()
+
+
+def in_strides_of(weight: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient, copied if its strides are not those of `weight`."""
+    if gradient.stride() == weight.stride():
+        return gradient
+    return torch.empty_like(weight).copy_(gradient)

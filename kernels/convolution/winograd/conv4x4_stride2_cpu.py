@@ -9,47 +9,46 @@ import torch
 from torch import Tensor
 
 from fastass.kernels import native_library
+from fastass.kernels.convolution.winograd.conv3x3_cpu import channels_innermost, in_strides_of
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Tensor:
     """x [B,C,H,W], weight [O,C,4,4], bias [O] → y [B,O,⌊H/2⌋,⌊W/2⌋], after a leaky ReLU.
 
-    slope: of the leaky ReLU; 1 is none.
+    slope: of the leaky ReLU; 1 means none.
     """
     B, _, H, W = x.shape
     size = (B, weight.shape[0], H // 2, W // 2)
     y = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
-    native_library.call("convolution4x4", x, _rows(weight), bias, y, *_sizes(x, weight, slope))
+    weight = channels_innermost(weight)
+    native_library.call("convolution4x4", x, weight, bias, y, *_sizes(x, y.shape[1], slope))
     return y
 
 
-def input_gradient(
-    gradient: Tensor, x: Tensor, weight: Tensor, slope: float, gated: bool
-) -> Tensor:
-    """That of x, given that of y; where `gated`, of the leaky ReLU's input whose output is x."""
+def input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, slope: float | None) -> Tensor:
+    """That of x, given that of y. slope: of a leaky ReLU whose output is x; then that of its
+    input."""
     of_x = torch.empty_like(x)
-    gate = x if gated else None
-    sizes = _sizes(x, weight, slope)
-    native_library.call("convolution4x4_input", _rows(gradient), _rows(weight), gate, of_x, *sizes)
+    gate = None if slope is None else x
+    sizes = _sizes(x, weight.shape[0], 1.0 if slope is None else slope)
+    gradient, weight = channels_innermost(gradient), channels_innermost(weight)
+    native_library.call("convolution4x4_input", gradient, weight, gate, of_x, *sizes)
     return of_x
 
 
 def weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """In the strides of `weight`."""
-    found = torch.empty_like(weight, memory_format=torch.channels_last)
+    """That of the weight, in its strides."""
+    of_weight = torch.empty_like(weight, memory_format=torch.channels_last)
+    sizes = (*_shape(x), weight.shape[0], torch.get_num_threads())
+    gradient = channels_innermost(gradient)
+    native_library.call("convolution4x4_weight", x, gradient, of_weight, *sizes)
+    return in_strides_of(weight, of_weight)
+
+
+def _shape(x: Tensor) -> tuple[int, int, int, int]:
     B, C, H, W = x.shape
-    sizes = (B, H, W, C, weight.shape[0], torch.get_num_threads())
-    native_library.call("convolution4x4_weight", x, _rows(gradient), found, *sizes)
-    if found.stride() == weight.stride():
-        return found
-    return torch.empty_like(weight).copy_(found)
+    return B, H, W, C
 
 
-def _sizes(x: Tensor, weight: Tensor, slope: float) -> tuple[float, ...]:
-    B, C, H, W = x.shape
-    return (B, H, W, C, weight.shape[0], slope, torch.get_num_threads())
-
-
-def _rows(t: Tensor) -> Tensor:
-    """Dense with the second dimension innermost. `contiguous` would not do where a size is 1."""
-    return t.permute(0, 2, 3, 1).contiguous()
+def _sizes(x: Tensor, outputs: int, slope: float) -> tuple[float, ...]:
+    return (*_shape(x), outputs, slope, torch.get_num_threads())

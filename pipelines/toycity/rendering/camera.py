@@ -1,4 +1,4 @@
-"""The two ways to take the picture: a renderer's frame, and a car's camera."""
+"""Turns a picture into an image: a renderer's clean frame, or a photograph by a car's camera."""
 
 import io
 from functools import cache
@@ -21,7 +21,8 @@ def frame(picture: Picture, rng: np.random.Generator) -> np.ndarray:
 @cache
 def _vignette(width: int, height: int) -> np.ndarray:
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    return (1 - 0.24 * (x**2 + y**2) / 2).astype(np.float32)[..., None]
+    factor: np.ndarray = (1 - 0.24 * (x**2 + y**2) / 2).astype(np.float32)[..., None]
+    return factor
 
 
 def _fringe(channel: Image.Image, zoom: float) -> Image.Image:
@@ -41,13 +42,15 @@ def _blur(sigma: float) -> ImageFilter.Kernel:
 
 def _toward(rgb: np.ndarray, color: tuple[int, int, int], part: np.ndarray) -> np.ndarray:
     """Mix a colour in; part [H,W] 0–1."""
-    return rgb + (np.array(color, np.float32) - rgb) * part[..., None]
+    mixed: np.ndarray = rgb + (np.array(color, np.float32) - rgb) * part[..., None]
+    return mixed
 
 
 def _saturate(rgb: np.ndarray, factor: float) -> np.ndarray:
     """Colours moved away from grey (factor > 1) or towards it."""
-    grey = ((rgb[..., 0] + rgb[..., 1] + rgb[..., 2]) / 3)[..., None]
-    return grey + (rgb - grey) * np.float32(factor)
+    grey: np.ndarray = ((rgb[..., 0] + rgb[..., 1] + rgb[..., 2]) / 3)[..., None]
+    moved: np.ndarray = grey + (rgb - grey) * np.float32(factor)
+    return moved
 
 
 def photograph(picture: Picture, rng: np.random.Generator) -> np.ndarray:

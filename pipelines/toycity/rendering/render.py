@@ -26,7 +26,7 @@ class Picture(NamedTuple):
 
 @cache
 def noise_tiles() -> np.ndarray:
-    """Repeating textures float32 [7, TILE, TILE], mean 0 and spread 1, in the order of `look`."""
+    """Repeating textures, float32 [7, TILE, TILE], mean 0, std 1, in the order of materials."""
     rng = np.random.default_rng(20190401)
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(TILE), np.fft.fftfreq(TILE)))
 
@@ -49,7 +49,8 @@ def noise_tiles() -> np.ndarray:
     planks = np.broadcast_to(planks, (TILE, TILE))
     tiles = np.stack([grain, leaves, stains, bricks, planks, paving, clouds])
     tiles -= tiles.mean((1, 2), keepdims=True)
-    return (tiles / tiles.std((1, 2), keepdims=True)).astype(np.float32)
+    noise: np.ndarray = (tiles / tiles.std((1, 2), keepdims=True)).astype(np.float32)
+    return noise
 
 
 @cache
@@ -91,7 +92,7 @@ def _geometry(
 def render(
     canvas: Canvas, look: Look, distortion: float, shadows: float, rng: np.random.Generator
 ) -> Picture:
-    """Draw the fragments; `shadows` is how much a ground shadow takes away, 0–1."""
+    """Draw the fragments. shadows: how much darker a ground shadow is, 0–1."""
     view, s = canvas.view, OVERSAMPLING
     table = canvas.fragments()
     index, u, v = lens(view.width, view.height, distortion)

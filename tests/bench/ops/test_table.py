@@ -50,7 +50,8 @@ def test_markdown_and_json(result: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert table.main([str(result)]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("a processor, torch 2.13.0, float32, 2 threads, avx2, torch AVX2,")
-    assert "| class_mean | forward | fastass | 5 | 80 | 4 | 80 | 50 | 0.125 |" in printed
+    ours = next(line for line in printed.splitlines() if "| fastass " in line)
+    assert ours.replace(" ", "") == "|class_mean|forward|fastass|5|80|4|80|50|0.125|"
     assert table.main([str(result), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[3]["peak_mib"] == 50
 

@@ -9,7 +9,7 @@ import torch
 
 from fastass.bench import all_on_gpu
 from fastass.bench.step import compare
-from fastass.bench.step.candidate import Candidate
+from fastass.bench.step.candidate import Candidate, engine
 from fastass.bench.step.memory import SavedTensors
 from fastass.cli.main import build_parser, main
 from fastass.config.schema import Config, DataConfig, DiscriminatorConfig, RuntimeConfig
@@ -43,23 +43,23 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert row["peak_mib"] > row["tensors_mib"]["parameters"] > 0
         assert row["tensors_mib"]["activations"] > 0
     printed = capsys.readouterr().out
-    assert printed.count("| AdaptSegNet baseline, norm batch |") == 2
+    assert printed.count("| AdaptSegNet baseline, norm batch ") == 2
 
 
-def test_a_contender_that_can_not_be_built_says_why() -> None:
+def test_a_candidate_that_can_not_be_built_says_why() -> None:
     wrong = replace(config(), optim=replace(config().optim, optimizer_backend="apex"))
     if torch.cuda.is_available():
         pytest.skip("apex may be here")
     with pytest.raises(Exception, match="optimizer_backend: "):
-        Candidate(compare.engine("apex", wrong))
+        Candidate(engine("apex", wrong))
 
 
 def test_every_switch_differs_from_the_engine_and_has_a_name() -> None:
-    ours = compare.engine("", config())
+    ours = engine("", config())
     names = set()
-    for recipe in (*compare.switches(config()), *compare.compiled(config())):
-        assert replace(recipe, name="") != ours, recipe.name
-        names.add(recipe.name)
+    for candidate in (*compare.switches(config()), *compare.compiled(config())):
+        assert replace(candidate, name="") != ours, candidate.name
+        names.add(candidate.name)
     assert len(names) >= 8
     configs = compare.candidates(config())
     assert [r.config.model.norm for r in configs] == ["batch", "frozen", "frozen"]
@@ -85,9 +85,9 @@ def test_saved_tensors_counts_each_storage_once_and_forgets_it() -> None:
 def test_the_list_for_a_gpu_has_commands_that_exist(tmp_path: Path) -> None:
     parser = build_parser()
     for device, tiny in (("cuda", False), ("cpu", True)):
-        every = all_on_gpu.parts(tmp_path, device, tiny)
-        assert {"tests", "operators", "switches", "train"} <= every.keys()
-        for command in every.values():
+        commands = all_on_gpu.parts(tmp_path, device, tiny)
+        assert {"tests", "operators", "switches", "train"} <= commands.keys()
+        for command in commands.values():
             if command[2] == "fastass":
                 _, unknown = parser.parse_known_args(command[3:])
                 assert not unknown

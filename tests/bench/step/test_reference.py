@@ -75,7 +75,8 @@ def test_losses_and_weights_of_some_steps(
     start = {name: value.clone() for name, value in module.state_dict().items()}
     for step in range({"tiny": STEPS, "resnet50": 2, "vgg16": 1}[backbone]):
         streams = batch(step)
-        set_rates(list(engine.optimizers.values()), decay(step, config))
+        factor = decay(step, config.optim, start_steps=config.start_steps, steps=config.steps)
+        set_rates(engine.optimizers.values(), factor)
         ours, theirs = engine.step([streams], adapt=True), reference.step(streams, step)
         for name, term in ours._asdict().items():
             expected = getattr(theirs, name)

@@ -36,7 +36,7 @@ def test_command(
     assert reference["loaders_mib"] > 10  # a process for each stream
     assert reference["peak_mib"] > reference["loaders_mib"]
     assert ours["loaders_mib"] == 0  # threads
-    assert "| fastass |" in capsys.readouterr().out
+    assert "| fastass " in capsys.readouterr().out
 
 
 def test_memory_of_child_processes() -> None:

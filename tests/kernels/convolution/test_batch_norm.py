@@ -37,6 +37,7 @@ def inputs(size: tuple[int, ...], offset: float = 3.0) -> list[Tensor]:
 def norm_of(channels: int) -> nn.BatchNorm2d:
     torch.manual_seed(1)
     norm = nn.BatchNorm2d(channels)
+    assert norm.running_mean is not None
     for tensor in (norm.weight, norm.bias, norm.running_mean):
         nn.init.normal_(tensor)
     return norm
@@ -107,6 +108,7 @@ def test_a_gradient_of_another_layout_and_a_frozen_affine() -> None:
     expected, ours = x.clone().requires_grad_(), x.clone().requires_grad_()
     plain(expected, norm, shortcut, True).backward(gradient)
     batch_norm(ours, norm, residual=shortcut, relu=True).backward(gradient.contiguous())
+    assert ours.grad is not None
     assert expected.grad is not None
     assert torch.allclose(ours.grad, expected.grad, atol=1e-5)
     assert norm.weight.grad is None

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastass import kernels
-from fastass.kernels.convolution.conv2d import (
-    conv2d,
-    gradients,
-    prefers_products,
-    use_winograd,
-)
-from fastass.models.deeplab import Classifier
+from fastass.kernels import conv2d, without_winograd
+from fastass.kernels.convolution.conv2d import conv2d_gradients
+from fastass.kernels.convolution.cpu_forms import has_cpu_forms
 
 CL = torch.channels_last
+
+
+def of_layer(x: Tensor, layer: nn.Conv2d) -> Tensor:
+    return conv2d(x, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation)
 
 
 def assert_near(ours: Tensor, truth: Tensor) -> None:
@@ -39,15 +39,13 @@ def test_gradients_equal_torch_in_float64(
     layer = nn.Conv2d(64, 128, kernel, stride, padding, dilation, bias=bias)
     layer.to(memory_format=layout)  # type: ignore[call-overload]
     x = torch.randn(2, 64, 13, 17).to(memory_format=layout).requires_grad_()
-    y = conv2d(x, layer.weight, layer.bias, layer)
+    y = of_layer(x, layer)
     g = torch.randn_like(y)
     inputs = [x, *layer.parameters()]
     ours = torch.autograd.grad(y, inputs, g)
     doubled = [t.detach().double().requires_grad_() for t in inputs]
-    truth = (
-        F.conv2d(*doubled, None, stride, padding, dilation)
-        if not bias
-        else F.conv2d(*doubled, stride, padding, dilation)
+    truth = F.conv2d(
+        doubled[0], doubled[1], doubled[2] if bias else None, stride, padding, dilation
     )
     assert_near(y, truth)
     for a, b in zip(ours, torch.autograd.grad(truth, doubled, g.double()), strict=True):
@@ -61,46 +59,25 @@ def test_the_gradients_of_few_outputs_equal_torch_in_float64(kernel: int, dilati
     layer = nn.Conv2d(64, 19, kernel, padding=dilation * (kernel // 2), dilation=dilation)
     layer.to(memory_format=CL)  # type: ignore[call-overload]
     x = torch.randn(2, 64, 8, 13).to(memory_format=CL).requires_grad_()
-    y = conv2d(x, layer.weight, layer.bias, layer)
-    assert "_SplitBackward" in type(y.grad_fn).__name__
+    y = of_layer(x, layer)
+    assert "SplitBackward" in type(y.grad_fn).__name__
     g = torch.randn_like(y)
     inputs = [x, *layer.parameters()]
     ours = torch.autograd.grad(y, inputs, g)
     doubled = [t.detach().double().requires_grad_() for t in inputs]
-    truth = F.conv2d(*doubled, 1, layer.padding, layer.dilation)  # type: ignore[arg-type]
+    image, weight, bias = doubled
+    truth = F.conv2d(image, weight, bias, 1, layer.padding, layer.dilation)
     for a, b in zip(ours, torch.autograd.grad(truth, doubled, g.double()), strict=True):
         assert_near(a, b)
     assert ours[1].stride() == layer.weight.stride()
 
 
-@pytest.mark.parametrize("dilations", [(6, 12), (1, 2, 4, 6)])
-def test_the_classifier_as_one_product(dilations: tuple[int, ...]) -> None:
-    """Maps smaller than the dilation too: its outer taps read padding alone."""
-    torch.manual_seed(0)
-    head = Classifier(192, 5, dilations)
-    x = torch.randn(2, 192, 5, 9).to(memory_format=CL).requires_grad_()
-    assert prefers_products(x)
-    assert head.taps < x.shape[1]
-    y = head(x)
-    assert y.is_contiguous(memory_format=CL)
-    g = torch.randn_like(y)
-    ours = torch.autograd.grad(y, [x, *head.parameters()], g)
-    double = x.detach().double().requires_grad_()
-    assert not prefers_products(double)
-    head.double()
-    truth = head(double)
-    assert_near(y, truth)
-    theirs = torch.autograd.grad(truth, [double, *head.parameters()], g.double())
-    for a, b in zip(ours, theirs, strict=True):
-        assert_near(a, b)
-
-
 def test_torch_itself_where_its_rules_do() -> None:
     x = torch.randn(1, 4, 8, 8).to(memory_format=CL)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not prefers_products(x)
-    assert not prefers_products(x.contiguous())
-    assert not prefers_products(x.bfloat16())
+        assert not has_cpu_forms(x)
+    assert not has_cpu_forms(x.contiguous())
+    assert not has_cpu_forms(x.bfloat16())
 
 
 class Called(TorchDispatchMode):
@@ -117,12 +94,12 @@ class Called(TorchDispatchMode):
 
 def runs_winograd(x: Tensor, layer: nn.Conv2d) -> bool:
     with Called() as called:
-        conv2d(x, layer.weight, layer.bias, layer)
-    return "fastass::convolution3x3" in called.names
+        of_layer(x, layer)
+    return "fastass::conv3x3" in called.names
 
 
 def test_which_convolutions_save_multiplications() -> None:
-    def layer(i: int, o: int, k: int = 3, **how: int) -> nn.Conv2d:
+    def layer(i: int, o: int, k: int = 3, **how: Any) -> nn.Conv2d:
         return nn.Conv2d(i, o, k, **how).to(memory_format=CL)  # type: ignore[call-overload]
 
     x = torch.randn(2, 64, 17, 33).to(memory_format=CL)
@@ -138,11 +115,9 @@ def test_which_convolutions_save_multiplications() -> None:
     assert not runs_winograd(x.contiguous(), usual)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not runs_winograd(x, usual)
-    use_winograd(False)
-    try:
+    with without_winograd():
         assert not runs_winograd(x, usual)
-    finally:
-        use_winograd(True)
+    assert runs_winograd(x, usual)
     kernels.use("reference")
     try:
         assert not runs_winograd(x, usual)
@@ -151,14 +126,15 @@ def test_which_convolutions_save_multiplications() -> None:
 
 
 def test_winograd_with_gradients_by_hand() -> None:
-    """`gradients`, which other autograd functions call, equals autograd's."""
+    """`conv2d_gradients`, which other operators call, equals autograd's."""
     torch.manual_seed(0)
     layer = nn.Conv2d(64, 96, 3, padding=2, dilation=2).to(memory_format=CL)  # type: ignore[call-overload]
     x = torch.randn(2, 64, 17, 33).to(memory_format=CL).requires_grad_()
-    y = conv2d(x, layer.weight, layer.bias, layer)
+    y = of_layer(x, layer)
     g = torch.randn_like(y)
     by_autograd = torch.autograd.grad(y, [x, *layer.parameters()], g)
-    by_hand = gradients(g, x.detach(), layer.weight.detach(), layer, (True, True, True))
+    geometry = ((1, 1), (2, 2), (2, 2))
+    by_hand = conv2d_gradients(g, x.detach(), layer.weight.detach(), geometry, (True, True, True))
     for a, b in zip(by_autograd, by_hand, strict=True):
         assert b is not None
         assert torch.equal(a, b)
@@ -175,10 +151,15 @@ def test_a_compiled_convolution_is_torch_itself() -> None:
         graphs.append(graph.code)
         return graph
 
-    torch.compile(lambda x: conv2d(x, layer.weight, layer.bias, layer), backend=keep)(x)
+    torch.compile(lambda x: of_layer(x, layer), backend=keep)(x)
     assert len(graphs) == 1
     assert "conv2d" in graphs[0]
-    assert "convolution3x3" not in graphs[0]
+    assert "conv3x3" not in graphs[0]
+
+
+def test_a_padding_in_words_is_refused() -> None:
+    with pytest.raises(ValueError, match="got 'same' as padding"):
+        conv2d(torch.zeros(1, 2, 5, 5), torch.zeros(3, 2, 3, 3), padding="same")
 
 
 def test_what_follows_may_work_in_place() -> None:
@@ -187,7 +168,7 @@ def test_what_follows_may_work_in_place() -> None:
     assert layer.bias is not None
     x = torch.randn(2, 32, 17, 33).to(memory_format=CL).requires_grad_()
     assert runs_winograd(x, layer)
-    y = F.relu(conv2d(x, layer.weight, layer.bias, layer), inplace=True)
+    y = F.relu(of_layer(x, layer), inplace=True)
     truth = F.conv2d(x, layer.weight, layer.bias, padding=1).relu()
     g = torch.randn_like(truth)
     expected = torch.autograd.grad(truth, [x, layer.weight], g)

@@ -1,5 +1,6 @@
-"""folded_conv2d against the plain operators that it stands for."""
+"""conv_frozen_bn against the plain operators that it stands for."""
 
+import contextlib
 import itertools
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastass.kernels.convolution.conv_frozen_bn import folded_conv2d
+from fastass.kernels import conv_frozen_bn, recomputed_outputs
+from fastass.kernels.convolution.recompute import mark_of
 
 CL = torch.channels_last
 
@@ -32,9 +34,9 @@ def plain(conv: nn.Conv2d, given: list[Tensor], with_residual: bool, relu: bool)
 
 def folded(conv: nn.Conv2d, given: list[Tensor], with_residual: bool, relu: bool) -> Tensor:
     x, scale, shift, residual = given
-    return folded_conv2d(
-        x, conv.weight, scale, shift, conv, residual=residual if with_residual else None, relu=relu
-    )
+    added = residual if with_residual else None
+    constants = scale, shift, conv.stride, conv.padding, conv.dilation
+    return conv_frozen_bn(x, conv.weight, *constants, residual=added, relu=relu)
 
 
 def gradients(
@@ -73,6 +75,52 @@ def test_a_constant_weight_gets_no_gradient() -> None:
     (ours,) = torch.autograd.grad(y.square().sum(), given[0])
     (theirs,) = torch.autograd.grad(plain(conv, given, True, True).square().sum(), given[0])
     torch.testing.assert_close(ours, theirs)
+
+
+class Keeping:
+    """Adds what autograd saves to a list."""
+
+    def __init__(self, kept: list[Tensor]) -> None:
+        self.kept = kept
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        self.kept.append(tensor)
+        return tensor
+
+
+@pytest.mark.parametrize("relu", [True, False])
+def test_an_output_that_is_not_kept(relu: bool) -> None:
+    """Two convolutions, the first one's output recomputed: the same gradients, for less memory."""
+    conv, given = make(32, 1, torch.float64)
+    wanted = [given[0], conv.weight, given[3]]
+    found: list[tuple[Tensor, ...]] = []
+    for drop in (False, True):
+        kept: list[Tensor] = []
+        with torch.autograd.graph.saved_tensors_hooks(Keeping(kept), lambda t: t):
+            with recomputed_outputs() if drop else contextlib.nullcontext():
+                y = folded(conv, given, True, relu)
+            z = folded(conv, [y, *given[1:]], False, True)
+        assert (y.data_ptr() in {t.data_ptr() for t in kept}) == (not drop)
+        found.append(torch.autograd.grad(z.square().sum(), wanted))
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_an_output_that_is_not_kept_is_let_go_after_its_last_reader() -> None:
+    """And a second backward, for which it is gone, says so."""
+    conv, given = make(32, 1, torch.float64)
+    with recomputed_outputs():
+        y = folded(conv, given, True, True)
+    again = mark_of(y)
+    assert again is not None
+    z = folded(conv, [y, *given[1:]], False, False)
+    gradient = torch.ones_like(z)
+    (of_y,) = torch.autograd.grad(z, y, gradient, retain_graph=True)
+    assert torch.equal(again.value(), y)
+    del z
+    torch.autograd.grad(y, given[0], of_y, retain_graph=True)
+    with pytest.raises(RuntimeError, match="second backward"):
+        torch.autograd.grad(y, given[0], of_y)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's own imports

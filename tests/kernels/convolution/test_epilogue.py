@@ -58,7 +58,7 @@ def test_bad_arguments_are_named() -> None:
     ]
     for error, message, arguments in cases:
         with pytest.raises(error, match=message):
-            kernels.convolution_epilogue_(*arguments, relu=True)  # type: ignore[arg-type]
+            kernels.convolution_epilogue_(*arguments, relu=True)
 
 
 def check_triton() -> None:

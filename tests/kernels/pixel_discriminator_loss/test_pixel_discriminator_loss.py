@@ -6,13 +6,12 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from interpreter import interpreted
+from pixel_losses import MODES, SMALL, Weights, double, error, inputs, run
 from torch import Tensor, nn
 
 from fastass import kernels
 from fastass.kernels import native_library
 from fastass.kernels.pixel_discriminator_loss import cpu as cpu
-from fastass.kernels.pixel_discriminator_loss import op
 
 SHAPES = [  # B, N, h, w, H, W, M, C
     (1, 64, 91, 161, 720, 1280, 48, 19),
@@ -21,58 +20,6 @@ SHAPES = [  # B, N, h, w, H, W, M, C
     (1, 5, 1, 1, 6, 7, 3, 1),
     (1, 8, 20, 15, 30, 20, 16, 64),
 ]
-SMALL = (2, 24, 9, 13, 50, 71, 40, 7)
-MODES = [(0, True), (0, False), (1, True), (1, False)]  # domain, adversarial
-Weights = tuple[Tensor, Tensor, Tensor, Tensor]
-
-
-def inputs(
-    shape: tuple[int, ...], dtype: torch.dtype = torch.float32
-) -> tuple[Tensor, Tensor, Weights]:
-    B, N, h, w, H, W, M, C = shape
-    generator = torch.Generator().manual_seed(sum(shape))
-
-    def normal(*size: int, scale: float) -> Tensor:
-        return torch.randn(*size, generator=generator) * scale
-
-    features = normal(B, N, h, w, scale=1).to(dtype)
-    labels = torch.randint(0, C, (B, H, W), generator=generator).to(torch.uint8)
-    labels[:, : H // 8] = 255
-    labels[torch.rand(B, H, W, generator=generator) < 0.1] = 255
-    weights = (
-        normal(M, N, scale=N**-0.5).to(dtype),
-        normal(M, scale=0.1),
-        normal(2 * C, M, scale=M**-0.5),
-        normal(2 * C, scale=0.1),
-    )
-    return features.contiguous(memory_format=torch.channels_last), labels, weights
-
-
-def run(
-    features: Tensor, labels: Tensor, weights: Weights, choice: str = "auto", **options: Any
-) -> list[Tensor]:
-    """Both losses, then the gradients of a weighted sum of them: features, weights."""
-    leaves = [tensor.detach().requires_grad_() for tensor in (features, *weights)]
-    kernels.use(choice)
-    try:
-        domain, adversarial = kernels.pixel_discriminator_loss(
-            leaves[0], labels, *leaves[1:], **options
-        )
-        gradients = torch.autograd.grad(
-            1.7 * domain + 0.3 * adversarial, leaves, allow_unused=True, materialize_grads=True
-        )
-    finally:
-        kernels.use("auto")
-    return [domain.detach(), adversarial.detach(), *gradients]
-
-
-def double(weights: Weights) -> Weights:
-    return tuple(weight.double() for weight in weights)  # type: ignore[return-value]
-
-
-def error(actual: Tensor, truth: Tensor) -> float:
-    """Root mean square: the largest single error of a gradient is that of a slope at zero."""
-    return float((actual.double() - truth).square().mean().sqrt())
 
 
 @pytest.mark.usefixtures("poisoned")
@@ -82,7 +29,7 @@ def test_error_is_at_most_twice_that_of_plain_torch(
     shape: tuple[int, ...], domain: int, adversarial: bool
 ) -> None:
     features, labels, weights = inputs(shape)
-    options = {"domain": domain, "adversarial": adversarial}
+    options: dict[str, Any] = {"domain": domain, "adversarial": adversarial}
     ours = run(features, labels, weights, **options)
     plain = run(features, labels, weights, "reference", **options)
     truth = run(features.double(), labels, double(weights), "reference", **options)
@@ -98,7 +45,7 @@ def test_error_is_at_most_twice_that_of_plain_torch(
 @pytest.mark.parametrize(("domain", "adversarial"), MODES)
 def test_reduced_precision(dtype: torch.dtype, domain: int, adversarial: bool) -> None:
     features, labels, weights = inputs((2, 64, 23, 31, 80, 90, 96, 19), dtype)
-    options = {"domain": domain, "adversarial": adversarial}
+    options: dict[str, Any] = {"domain": domain, "adversarial": adversarial}
     ours = run(features, labels, weights, **options)
     plain = run(features, labels, tuple(w.to(dtype) for w in weights), "reference", **options)  # type: ignore[arg-type]
     truth = run(features.double(), labels, double(weights), "reference", **options)
@@ -120,7 +67,11 @@ def test_instruction_sets(
     monkeypatch.setenv("FASTASS_CPU_ISA", instruction_set)
     for shape in SHAPES[2:]:
         features, labels, weights = inputs(shape)
-        options = {"domain": domain, "adversarial": adversarial, "negative_slope": 0.1}
+        options: dict[str, Any] = {
+            "domain": domain,
+            "adversarial": adversarial,
+            "negative_slope": 0.1,
+        }
         ours = run(features, labels, weights, **options)
         truth = run(features.double(), labels, double(weights), "reference", **options)
         for a, t in zip(ours, truth, strict=True):
@@ -339,65 +290,3 @@ def test_distributed_data_parallel(tmp_path: Path) -> None:
         assert expected.grad is not None
         torch.testing.assert_close(ours.grad, expected.grad)
     assert features.grad is not None
-
-
-def check_triton() -> None:
-    """Runs where TRITON_INTERPRET=1."""
-    for domain, adversarial in MODES:
-        for dtype in (torch.float32, torch.bfloat16):
-            features, labels, weights = inputs(SMALL, dtype)
-            labels[1] = 255  # whole tiles are ignored
-            out = op._cuda(
-                *(features, labels, *weights),
-                *(domain, adversarial, 0.2, 255, True, adversarial),
-            )
-            loss, adversarial_loss, scale, hidden, *gradients = out
-            ours = [loss, adversarial_loss, *gradients]
-            truth = run(
-                features.double(),
-                labels,
-                double(weights),
-                "reference",
-                domain=domain,
-                adversarial=adversarial,
-            )
-            expected = [*truth[:2], *(gradient / 1.7 for gradient in truth[3:])]
-            if adversarial:
-                ours.append(
-                    op._backward_cuda(
-                        torch.tensor(0.3), scale, hidden, labels, weights[0], [9, 13], 7, 255
-                    )
-                )
-                expected.append(truth[2])
-            tolerance = 1e-6 if dtype == torch.float32 else 1e-2
-            for a, t in zip(ours, expected, strict=True):
-                assert error(a, t) <= tolerance * max(float(t.abs().max()), 1e-30)
-    frozen = op._cuda(features, labels, *weights, 0, True, 0.2, 255, False, True)
-    both = op._cuda(features, labels, *weights, 0, True, 0.2, 255, True, True)
-    assert all(torch.equal(a, b) for a, b in zip(frozen[:4], both[:4], strict=True))
-    assert all(tensor.numel() == 0 for tensor in frozen[4:])
-    # No class, nor ignored: out of the gradients, and the losses say so, as the reference's do.
-    features, labels, weights = inputs(SMALL, torch.float32)
-    labels[1, :25] = 7
-    for domain, adversarial in MODES:
-        given = [tensor.clone().requires_grad_() for tensor in (features, *weights)]
-        losses = op.reference(given[0], labels, *given[1:], domain=domain, adversarial=adversarial)
-        expected = torch.autograd.grad(losses[0], given[1:])
-        out = op._cuda(features, labels, *weights, domain, adversarial, 0.2, 255, True, adversarial)
-        assert losses[0].isnan()
-        torch.testing.assert_close(torch.stack(out[:2]), torch.stack(losses), equal_nan=True)
-        for a, t in zip(out[4:], expected, strict=True):
-            torch.testing.assert_close(a, t, rtol=1e-5, atol=1e-6)
-        if adversarial:
-            (expected_features,) = torch.autograd.grad(losses[1], given[:1])
-            one, size = torch.tensor(1.0), [9, 13]
-            a = op._backward_cuda(one, out[2], out[3], labels, weights[0], size, 7, 255)
-            torch.testing.assert_close(a, expected_features, rtol=1e-5, atol=1e-6)
-
-
-def test_triton_in_the_interpreter() -> None:
-    interpreted(__file__)
-
-
-if __name__ == "__main__":
-    check_triton()

@@ -1,6 +1,7 @@
 """upsample_cross_entropy and upsample_softmax: every implementation against float64 torch."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -143,7 +144,7 @@ def test_minus_infinity_masks_a_class_and_nan_stays() -> None:
 def test_loss_and_probabilities_share_one_backward() -> None:
     scores, labels = inputs(SMALL)
     cotangent = torch.randn(2, 19, 100, 160)
-    results = []
+    results: list[Tensor] = []
     for choice, given in (("native", scores), ("reference", scores.double())):
         kernels.use(choice)
         given = given.detach().requires_grad_()
@@ -151,6 +152,7 @@ def test_loss_and_probabilities_share_one_backward() -> None:
             given, labels, align_corners=True, return_probabilities=True
         )
         (3 * loss + (p * cotangent).mean()).backward()
+        assert given.grad is not None
         results.append(given.grad)
     torch.testing.assert_close(results[0].double(), results[1], rtol=1e-5, atol=1e-9)
 
@@ -189,7 +191,7 @@ def test_every_output_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fresh memory that holds NaN comes back without."""
     empty = torch.empty
 
-    def poisoned(*args, **options) -> Tensor:  # type: ignore[no-untyped-def]
+    def poisoned(*args: Any, **options: Any) -> Tensor:
         made = empty(*args, **options)
         return made.fill_(float("nan")) if made.is_floating_point() else made
 
@@ -279,11 +281,14 @@ def test_compiles_into_one_graph() -> None:
         return loss + p.square().mean()
 
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    found: list[Tensor | None] = []
     for run in (step, compiled):
         scores.grad = None
         run(scores.requires_grad_()).backward()
-        expected = scores.grad if run is step else expected  # noqa: F821
-    torch.testing.assert_close(scores.grad, expected)
+        found.append(scores.grad)
+    expected, gradient = found
+    assert gradient is not None
+    torch.testing.assert_close(gradient, expected)
 
 
 def test_autocast_leaves_the_dtype_alone() -> None:

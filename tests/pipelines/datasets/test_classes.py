@@ -7,7 +7,7 @@ from fastass.pipelines.datasets.classes import CITYSCAPES, GTA5, IGNORE, NAMES, 
 
 @pytest.mark.parametrize("table", [CITYSCAPES, GTA5, SYNTHIA])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_encode_follows_the_table(table: ClassTable, dtype: type) -> None:
+def test_encode_follows_the_table(table: ClassTable, dtype: type[np.unsignedinteger]) -> None:
     known = [value for value in table.train_ids if value >= 0]
     raw = np.array([known, known[::-1]], dtype)
     encoded = table.encode(raw, "x")
@@ -16,7 +16,7 @@ def test_encode_follows_the_table(table: ClassTable, dtype: type) -> None:
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(35, np.uint8), (254, np.uint8), (60000, np.uint16)])
-def test_encode_names_a_value_outside(value: int, dtype: type) -> None:
+def test_encode_names_a_value_outside(value: int, dtype: type[np.unsignedinteger]) -> None:
     raw = np.full((2, 3), 7, dtype)
     raw[1, 2] = value
     fails(lambda: GTA5.encode(raw, "label.png"), "label.png", f"label value {value} ", "gta5")

@@ -146,6 +146,6 @@ def test_truncated_jpeg_is_named(tmp_path: Path) -> None:
 def test_file_that_vanished(tmp_path: Path) -> None:
     root = files.gta5(tmp_path, 1)
     data = open_dataset(root)
-    data.samples[0].image.unlink()
+    files.on_disk(data.samples[0].image).unlink()
     with pytest.raises(DataError, match="cannot be read: No such file"):
         read_image(data.samples[0])

@@ -52,9 +52,9 @@ def packed(city: Dataset, tmp_path_factory: pytest.TempPathFactory) -> PackedDat
     return open_packed(out)
 
 
-def steps(feed: Any, start: int, count: int) -> list[StepBatch]:
-    with feed:
-        return list(islice(feed.batches(start), count))
+def steps(loader: Any, start: int, count: int) -> list[StepBatch]:
+    with loader:
+        return list(islice(loader.batches(start), count))
 
 
 def levels(images: torch.Tensor, normalize: str) -> np.ndarray:
@@ -105,8 +105,6 @@ def test_same_batches_as_pillow(
     assert np.mean(above) < 2e-4
 
 
-TURNED = Image.Exif()
-TURNED[0x0112] = 6  # orientation
 FORMATS: dict[str, Callable[[np.ndarray, Path], object]] = {
     "grey.png": lambda pixels, path: Image.fromarray(pixels[..., 0]).save(path),
     "palette.png": lambda pixels, path: Image.fromarray(pixels).quantize(64).save(path),
@@ -123,7 +121,6 @@ FORMATS: dict[str, Callable[[np.ndarray, Path], object]] = {
     "halved chroma.jpg": lambda pixels, path: Image.fromarray(pixels).save(path, subsampling=2),
     "progressive.jpg": lambda pixels, path: Image.fromarray(pixels).save(path, progressive=True),
     "cmyk.jpg": lambda pixels, path: Image.fromarray(pixels).convert("CMYK").save(path),
-    "turned.jpg": lambda pixels, path: Image.fromarray(pixels).save(path, exif=TURNED),
 }
 
 
@@ -166,7 +163,8 @@ def test_resume_is_exact(gta5: Dataset, packed: PackedDataset, device: str, star
             assert one.names == two.names
             assert torch.equal(one.images, two.images)
             assert (one.labels is None) == (two.labels is None)
-            assert one.labels is None or torch.equal(one.labels, two.labels)
+            if one.labels is not None and two.labels is not None:
+                assert torch.equal(one.labels, two.labels)
 
 
 def test_world_size_does_not_change_the_global_batch(packed: PackedDataset) -> None:
@@ -198,8 +196,8 @@ def test_batches_are_ordered_with_the_stream_that_uses_them(packed: PackedDatase
     straight = steps(DaliLoader(streams, 0, device="cuda:0"), 0, 30)
     side = torch.cuda.Stream()
     copies = []
-    with torch.cuda.stream(side), DaliLoader(streams, 0, device="cuda:0") as feed:
-        for batch in islice(feed.batches(), 30):
+    with torch.cuda.stream(side), DaliLoader(streams, 0, device="cuda:0") as loader:
+        for batch in islice(loader.batches(), 30):
             assert batch.source is not None
             torch.cuda._sleep(20_000_000)  # some 10 ms: the step that the batch waits for
             copies.append(batch.source.images.clone())
@@ -253,8 +251,8 @@ def test_bad_file_is_named_and_can_be_skipped(
 def test_bad_sample_is_reported_at_its_step(broken: Dataset) -> None:
     order = [s.source.names[0] for s in _pillow(broken, 5) if s.source]
     last = next(s for s in broken.samples if s.name == order[4])
-    last.image.write_bytes(b"gone")
-    seen = []
+    files.on_disk(last.image).write_bytes(b"gone")
+    seen: list[str] = []
     batches = DaliLoader({"source": StreamSpec(broken, 1, SIZE)}, 0).batches()
     for _ in range(4):
         seen += next(batches).source.names  # type: ignore[union-attr]
@@ -295,14 +293,14 @@ def test_damaged_shard_is_named(city: Dataset, tmp_path: Path) -> None:
 def test_what_only_dali_refuses_is_diagnosed(
     packed: PackedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    feed = DaliLoader({"source": StreamSpec(packed, 2, SIZE)}, 0)
-    source = feed._readers["source"].source
+    loader = DaliLoader({"source": StreamSpec(packed, 2, SIZE)}, 0)
+    source = loader._readers["source"].samples
     monkeypatch.setattr(source, "encoded", lambda i: np.zeros(99, np.uint8))
     with pytest.raises(DataError, match=r"DALI cannot decode one of .*aachen"):
-        steps(feed, 0, 1)
+        steps(loader, 0, 1)
 
 
 def test_open_feed_gives_dali(packed: PackedDataset) -> None:
-    feed = open_loader("dali", {"source": StreamSpec(packed, 2, SIZE)}, 0)
-    assert isinstance(feed, DaliLoader)
-    feed.close()
+    loader = open_loader("dali", {"source": StreamSpec(packed, 2, SIZE)}, 0)
+    assert isinstance(loader, DaliLoader)
+    loader.close()

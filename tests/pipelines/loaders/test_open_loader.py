@@ -42,12 +42,12 @@ def resident() -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loader", LOADERS)
-def test_memory_stays_flat(loader: str, tmp_path: Path) -> None:
-    if loader == "dali":
+@pytest.mark.parametrize("name", LOADERS)
+def test_memory_stays_flat(name: str, tmp_path: Path) -> None:
+    if name == "dali":
         pytest.importorskip("nvidia.dali")
-    with open_loader(loader, streams(tmp_path), 0) as feed:
-        batches = feed.batches()
+    with open_loader(name, streams(tmp_path), 0) as loader:
+        batches = loader.batches()
         for _ in islice(batches, 2000):
             pass
         before = resident()

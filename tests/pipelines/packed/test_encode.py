@@ -12,9 +12,9 @@ def test_resize_is_pillows_bicubic(size: tuple[int, int]) -> None:
     image[:, 400:] = image[:, 400:] > 128  # hard edges overshoot, and must be clipped
     image[:, 400:] *= 255
     wanted = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-    found = resize_bicubic(image, size)
-    assert found.dtype == np.uint8
-    difference = np.abs(found.astype(int) - wanted)
+    resized = resize_bicubic(image, size)
+    assert resized.dtype == np.uint8
+    difference = np.abs(resized.astype(int) - wanted)
     assert difference.max() <= 1
     assert (difference > 0).mean() < 0.005
 

@@ -1,4 +1,3 @@
-import fcntl
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from packed_files import SIZE, content, fails, flip, index_of, packed
 from fastass.pipelines.datasets.classes import IGNORE
 from fastass.pipelines.datasets.decode import read_label
 from fastass.pipelines.datasets.layouts import Dataset, open_dataset
+from fastass.pipelines.file_lock import locked
 from fastass.pipelines.packed.dataset import open_packed
 from fastass.pipelines.packed.pack import BAD_LIMIT, PackReport, pack
 from fastass.pipelines.packed.verify import verify
@@ -94,7 +94,7 @@ def test_no_bit_of_an_index_may_flip(tmp_path: Path, dataset: Dataset) -> None:
 
 def test_a_changed_source_is_packed_again(tmp_path: Path, dataset: Dataset) -> None:
     run(dataset, tmp_path)
-    image = dataset.samples[2].image
+    image = files.on_disk(dataset.samples[2].image)
     files.write_image(image, files.natural(20, 32, 99))
     os.utime(image, ns=(time.time_ns(), time.time_ns() + 10**9))
     assert run(dataset, tmp_path) == PackReport(2, 3, (), 0, True)
@@ -115,10 +115,9 @@ def test_samples_that_went_away(tmp_path: Path, dataset: Dataset) -> None:
 
 def spoil(dataset: Dataset) -> None:
     """Damage samples 00002 (image cut), 00003 (label with a flipped bit), 00005 (unknown id)."""
-    image = dataset.samples[1].image
+    image = files.on_disk(dataset.samples[1].image)
     image.write_bytes(image.read_bytes()[:-40])
-    label = dataset.samples[2].label
-    assert label is not None
+    label = files.on_disk(dataset.samples[2].label)
     flip(label, label.stat().st_size - 20)
     files.write_palette(
         dataset.root / "labels" / "00005.png", np.full((SIZE[1], SIZE[0]), 200, np.uint8)
@@ -145,13 +144,12 @@ def test_bad_samples_stop(tmp_path: Path, dataset: Dataset) -> None:
     assert (report.written, report.kept, report.unseen, report.complete) == (0, 0, 0, False)
     fails(lambda: open_packed(tmp_path / "out"), "still being packed")
     for sample in dataset.samples[:2]:
-        sample.image.write_bytes(good[sample])
+        files.on_disk(sample.image).write_bytes(good[sample])
     report = run(dataset, tmp_path)
     assert [bad.name for bad in report.bad] == ["00003", "00005"]
     assert report.written == 2
     for sample, data in labels.items():
-        assert sample.label is not None
-        sample.label.write_bytes(data)
+        files.on_disk(sample.label).write_bytes(data)
     os.utime(tmp_path / "out" / "shard-00000.json", ns=(time.time_ns(), time.time_ns() + 10**9))
     assert run(dataset, tmp_path) == PackReport(3, 2, (), 0, True)
     assert open_packed(tmp_path / "out").names == ("00001", "00002", "00003", "00004", "00005")
@@ -175,7 +173,7 @@ def test_bad_samples_skipped_and_counted(tmp_path: Path, dataset: Dataset) -> No
 
 def test_stop_gives_up_after_many_bad_samples(tmp_path: Path, dataset: Dataset) -> None:
     for sample in dataset.samples:
-        sample.image.write_bytes(b"")
+        files.on_disk(sample.image).write_bytes(b"")
     many = replace(dataset, samples=dataset.samples * 6)
     report = run(many, tmp_path)
     assert (len(report.bad), report.unseen, report.complete) == (BAD_LIMIT, 30 - BAD_LIMIT, False)
@@ -217,17 +215,16 @@ def test_directory_packed_otherwise(tmp_path: Path, dataset: Dataset) -> None:
     fails(lambda: run(dataset, tmp_path, image="png"), out, "image jpeg, not png", "--out")
     fails(lambda: run(dataset.with_classes(("car",)), tmp_path), out, "other classes")
     assert content(tmp_path / "out") == before
-    dataset.samples[0].image.write_bytes(b"")
+    files.on_disk(dataset.samples[0].image).write_bytes(b"")
     assert not run(dataset, tmp_path).complete
     fails(lambda: run(dataset, tmp_path, quality=90), "encoder")
 
 
 def test_two_processes_do_not_pack_into_one_directory(tmp_path: Path, dataset: Dataset) -> None:
-    dataset.samples[0].image.write_bytes(b"")
+    files.on_disk(dataset.samples[0].image).write_bytes(b"")
     assert not run(dataset, tmp_path).complete
-    with (tmp_path / "out" / "packing.json").open("r+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        fails(lambda: run(dataset, tmp_path), "another process")
+    with locked(tmp_path / "out" / "packing.lock", ""):
+        fails(lambda: run(dataset, tmp_path), f"process {os.getpid()} on", "is packing into it")
     (tmp_path / "out" / "packing.json").write_text("{")
     fails(lambda: run(dataset, tmp_path), "packing.json", "damaged")
 
@@ -241,8 +238,10 @@ from pathlib import Path
 import torch
 from packed_files import content
 from fastass.pipelines.errors import DataError
+from fastass.pipelines.file_lock import locked
 from fastass.pipelines.datasets.layouts import open_dataset
 from fastass.pipelines.packed.pack import pack
+from fastass.pipelines.file_lock import locked
 from fastass.pipelines.packed.dataset import open_packed
 
 torch.set_num_threads(1)
@@ -274,6 +273,7 @@ while kills < int(sys.argv[3]):
             finished = True
         except DataError as error:
             assert status != 0, error
+    (out / "packing.lock").unlink(missing_ok=True)  # its holder was killed after finishing
     assert content(out) == wanted, (content(out), wanted)
 """
 

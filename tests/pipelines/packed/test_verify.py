@@ -34,9 +34,9 @@ def record(root: Path) -> Record:
 
 def expect(root: Path, *wanted: tuple[str, str, str]) -> None:
     """verify finds exactly these: file, key of the record or "", part of the reason."""
-    found = verify(root).damages
-    assert len(found) == len(wanted), list(map(str, found))
-    for damage, (file, key, words) in zip(found, wanted, strict=True):
+    damages = verify(root).damages
+    assert len(damages) == len(wanted), list(map(str, damages))
+    for damage, (file, key, words) in zip(damages, wanted, strict=True):
         assert (damage.file, damage.record) == (file, key)
         assert words in damage.reason
         assert "\n" not in str(damage)
@@ -55,36 +55,36 @@ def test_workers(root: Path) -> None:
 
 
 def test_flipped_bits(root: Path) -> None:
-    found = record(root)
-    assert found.label is not None
-    path, key = root / SHARD, found.key
-    flip(path, found.image.offset + 200)
-    flip(path, found.label.offset + 3)
-    flip(path, found.label.offset - 512 + 120)  # the header's group
-    flip(path, found.meta.offset)
-    flip(path, found.meta.offset + found.meta.size + 9)
+    stored = record(root)
+    assert stored.label is not None
+    path, key = root / SHARD, stored.key
+    flip(path, stored.image.offset + 200)
+    flip(path, stored.label.offset + 3)
+    flip(path, stored.label.offset - 512 + 120)  # the header's group
+    flip(path, stored.meta.offset)
+    flip(path, stored.meta.offset + stored.meta.size + 9)
     flip(path, -1)
     expect(
         root,
-        (SHARD, key, "the checksum of .jpg"),
+        (SHARD, key, "wrong checksum of .jpg"),
         (SHARD, key, ".seg.raw is damaged"),
-        (SHARD, key, "the checksum of .seg.raw"),
-        (SHARD, key, "the checksum of .json"),
+        (SHARD, key, "wrong checksum of .seg.raw"),
+        (SHARD, key, "wrong checksum of .json"),
         (SHARD, key, "padding after .json"),
-        (SHARD, "", "does not end"),
+        (SHARD, "", "continues after"),
     )
 
 
 def test_cut_short(root: Path) -> None:
-    found = record(root)
+    stored = record(root)
     path = root / SHARD
-    path.write_bytes(path.read_bytes()[: found.image.offset + 10])
+    path.write_bytes(path.read_bytes()[: stored.image.offset + 10])
     expect(
         root,
-        (SHARD, "", "cut short"),
-        (SHARD, found.key, ".jpg lies beyond"),
-        (SHARD, found.key, ".seg.raw lies beyond"),
-        (SHARD, found.key, ".json lies beyond"),
+        (SHARD, "", "truncated"),
+        (SHARD, stored.key, ".jpg lies beyond"),
+        (SHARD, stored.key, ".seg.raw lies beyond"),
+        (SHARD, stored.key, ".json lies beyond"),
     )
 
 
@@ -99,40 +99,40 @@ def test_empty_or_missing(root: Path, kept: int | None) -> None:
     (root / SHARD).unlink()
     if kept is not None:
         (root / SHARD).touch()
-    expect(root, (SHARD, "", "No such file" if kept is None else "cut short"))
+    expect(root, (SHARD, "", "No such file" if kept is None else "truncated"))
 
 
 def test_of_another_set(root: Path) -> None:
     shutil.copy(root / "shard-00000.tar", root / SHARD)
     reasons = " ".join(damage.reason for damage in verify(root).damages)
-    assert "'0000000-00001.jpg' stands where the index has '0000002-00003.jpg'" in reasons
+    assert "'0000000-00001.jpg' found where the index has '0000002-00003.jpg'" in reasons
 
 
 def test_names_that_leave_the_directory(root: Path) -> None:
-    found = record(root)
+    stored = record(root)
     with (root / SHARD).open("r+b") as file:
         for member, info in (
-            (found.image, tarfile.TarInfo("../../etc/passwd")),
-            (found.meta, tarfile.TarInfo("/etc/passwd")),
+            (stored.image, tarfile.TarInfo("../../etc/passwd")),
+            (stored.meta, tarfile.TarInfo("/etc/passwd")),
         ):
             info.size = member.size
             file.seek(member.offset - 512)
             file.write(info.tobuf(tarfile.USTAR_FORMAT))
     expect(
         root,
-        (SHARD, found.key, "'../../etc/passwd' would leave the directory"),
-        (SHARD, found.key, "'/etc/passwd' would leave the directory"),
+        (SHARD, stored.key, "'../../etc/passwd' would leave the directory"),
+        (SHARD, stored.key, "'/etc/passwd' would leave the directory"),
     )
 
 
 def test_links(root: Path) -> None:
-    found = record(root)
-    info = tarfile.TarInfo(f"{found.key}.jpg")
+    stored = record(root)
+    info = tarfile.TarInfo(f"{stored.key}.jpg")
     info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
     with (root / SHARD).open("r+b") as file:
-        file.seek(found.image.offset - 512)
+        file.seek(stored.image.offset - 512)
         file.write(info.tobuf(tarfile.USTAR_FORMAT))
-    expect(root, (SHARD, found.key, "is a link"))
+    expect(root, (SHARD, stored.key, "is a link"))
 
 
 def test_indices(root: Path) -> None:
@@ -144,7 +144,7 @@ def test_indices(root: Path) -> None:
         root,
         ("shard-00007.tar", "", "not in the manifest"),
         ("shard-00000.json", "", "index of shard-00001.tar"),
-        ("shard-00001.idx", "", "not DALI's index"),
+        ("shard-00001.idx", "", "does not match its shard"),
         ("shard-00002.idx", "", "missing"),
     )
 
@@ -152,8 +152,8 @@ def test_indices(root: Path) -> None:
 def store(root: Path, data: bytes, suffix: str) -> str:
     """Replace a member, its checksum, its index and the manifest, as a wrong writer would."""
     index = index_of(root, 1)
-    found = record(root)
-    member = found.label if suffix == ".seg.raw" else found.image
+    stored = record(root)
+    member = stored.label if suffix == ".seg.raw" else stored.image
     assert member is not None
     data = data.ljust(member.size, b"\0")
     assert len(data) == member.size
@@ -161,9 +161,12 @@ def store(root: Path, data: bytes, suffix: str) -> str:
         file.seek(member.offset)
         file.write(data)
     member = member._replace(crc32=crc32(data))
-    changed = found._replace(**{"label" if suffix == ".seg.raw" else "image": member})
+    if suffix == ".seg.raw":
+        changed = stored._replace(label=member)
+    else:
+        changed = stored._replace(image=member)
     replace_index(root, 1, replace(index, records=(index.records[0], changed)))
-    return found.key
+    return stored.key
 
 
 def test_label_outside_the_table(root: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import processes
@@ -17,7 +18,7 @@ from fastass.pipelines.errors import DataError
 from fastass.pipelines.toycity import class_shares, dataset, generate, is_complete
 from fastass.pipelines.toycity.write import CITIES, Job, draw
 
-SMALL = {"source_size": (120, 66), "target_size": (128, 64)}
+SMALL: dict[str, Any] = {"source_size": (120, 66), "target_size": (128, 64)}
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -241,7 +242,7 @@ def test_interrupted_generation_is_not_complete_and_starts_over(
 def test_complete_means_this_request_with_every_file(
     city: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = {"source": 3, "target": 4, "seed": 3, "val": 2, **SMALL}
+    asked: dict[str, Any] = {"source": 3, "target": 4, "seed": 3, "val": 2, **SMALL}
     assert is_complete(city, **asked)
     for change in (
         {"seed": 4},
@@ -282,8 +283,9 @@ def test_bad_requests(tmp_path: Path) -> None:
         ({"target_size": (10, 10)}, "10×10"),
         ({"source_layout": "kitti"}, "'kitti' is unknown"),
     ):
+        asked: dict[str, Any] = {"source": 1, "target": 1, **bad}
         with pytest.raises(DataError, match=text):
-            generate(tmp_path / "new", **{"source": 1, "target": 1, **bad})
+            generate(tmp_path / "new", **asked)
     assert not (tmp_path / "new").exists()
 
 

@@ -1,7 +1,9 @@
-"""convolution3x3: Winograd's form against the definition in float64, values and gradients.
+"""conv3x3: Winograd's form against the definition in float64, values and gradients.
 
 pytest tests/kernels/convolution/winograd/test_conv3x3.py -k at_most_twice -rP     prints the errors
 """
+
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +31,7 @@ SHAPES = [  # B, I, O, h, w, dilation
 ]
 
 
-def inputs(shape: tuple[int, ...]) -> tuple[Tensor, ...]:
+def inputs(shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x as after a ReLU, weight, bias, gradient of y; channels last."""
     B, inputs, outputs, h, w, _ = shape
     generator = torch.Generator().manual_seed(sum(shape))
@@ -45,14 +47,18 @@ def inputs(shape: tuple[int, ...]) -> tuple[Tensor, ...]:
 def ours(x: Tensor, weight: Tensor, bias: Tensor | None, g: Tensor, d: int) -> list[Tensor]:
     """y and the three gradients."""
     given = [t.detach().requires_grad_() for t in (x, weight, bias) if t is not None]
-    y = kernels.convolution3x3(*given, dilation=d)
+    y = kernels.conv3x3(*given, dilation=d)
     return [y.detach(), *torch.autograd.grad(y, given, g)]
 
 
 def plain(x: Tensor, weight: Tensor, bias: Tensor, g: Tensor, d: int) -> list[Tensor]:
     given = [t.detach().requires_grad_() for t in (x, weight, bias)]
-    y = F.conv2d(*given, padding=d, dilation=d)
+    y = F.conv2d(given[0], given[1], given[2], padding=d, dilation=d)
     return [y.detach(), *torch.autograd.grad(y, given, g)]
+
+
+def in_float64(x: Tensor, weight: Tensor, bias: Tensor, g: Tensor, d: int) -> list[Tensor]:
+    return plain(x.double(), weight.double(), bias.double(), g.double(), d)
 
 
 def error(actual: Tensor, truth: Tensor) -> float:
@@ -74,9 +80,10 @@ def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 def test_error_is_at_most_twice_that_of_plain_torch(shape: tuple[int, ...]) -> None:
     """Plain torch in the layouts that the models use otherwise: NCHW for a weight's gradient."""
     given, d = inputs(shape), shape[-1]
-    truth = plain(*(t.double() for t in given), d)
+    truth = in_float64(*given, d)
     theirs = plain(*given, d)
-    theirs[2] = plain(*(t.contiguous() for t in given), d)[2]
+    x, weight, bias, g = (t.contiguous() for t in given)
+    theirs[2] = plain(x, weight, bias, g, d)[2]
     for name, actual, other, expected in zip(
         ("y", "x", "weight", "bias"), ours(*given, d), theirs, truth, strict=True
     ):
@@ -95,7 +102,7 @@ def test_both_tiles_on_every_instruction_set(
 ) -> None:
     monkeypatch.setattr(op, "output_tile", lambda *_: tile)
     given, d = inputs(shape), shape[-1]
-    truth = plain(*(t.double() for t in given), d)
+    truth = in_float64(*given, d)
     for actual, expected in zip(ours(*given, d), truth, strict=True):
         assert error(actual, expected) < 1e-6
 
@@ -131,17 +138,24 @@ def test_only_the_gradients_that_are_wanted() -> None:
     x, weight, bias, g = inputs((1, 32, 32, 9, 7, 1))
     full = ours(x, weight, bias, g, 1)[1:]
     for i in range(3):
-        wanted = tuple(j == i for j in range(3))
-        found = kernels.convolution3x3_gradients(g, x, weight, dilation=1, wanted=wanted)
-        assert torch.equal(found[i], full[i])
+        wanted = (i == 0, i == 1, i == 2)
+        found = kernels.conv3x3_gradients(g, x, weight, dilation=1, wanted=wanted)
+        ours_alone = found[i]
+        assert ours_alone is not None
+        assert torch.equal(ours_alone, full[i])
         assert all(t is None for j, t in enumerate(found) if j != i)
 
 
 def test_nothing_but_the_inputs_is_kept() -> None:
     x, weight, bias, _ = inputs((1, 32, 32, 9, 7, 1))
     kept: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        kernels.convolution3x3(x, weight.requires_grad_(), bias)
+
+    def keep(t: Tensor) -> Tensor:
+        kept.append(t)
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        kernels.conv3x3(x, weight.requires_grad_(), bias)
     assert {t.data_ptr() for t in kept} == {x.data_ptr(), weight.data_ptr()}
 
 
@@ -150,13 +164,13 @@ def test_reference_is_plain_torch() -> None:
     kernels.use("reference")
     try:
         results = ours(x, weight, bias, g, 2)
-        found = kernels.convolution3x3_gradients(g, x, weight, dilation=2, wanted=(True,) * 3)
+        found = kernels.conv3x3_gradients(g, x, weight, dilation=2, wanted=(True,) * 3)
     finally:
         kernels.use("auto")
     for a, b in zip(results, plain(x, weight, bias, g, 2), strict=True):
         assert torch.equal(a, b)
-    for a, b in zip(found, results[1:], strict=True):
-        torch.testing.assert_close(a, b)
+    for gradient, b in zip(found, results[1:], strict=True):
+        torch.testing.assert_close(gradient, b)
 
 
 @pytest.mark.parametrize(
@@ -194,17 +208,19 @@ def test_the_tile_that_rounding_allows() -> None:
     ],
 )
 def test_wrong_arguments(change: dict[str, object], error: type[Exception], message: str) -> None:
-    right = {"x": torch.zeros(1, 32, 4, 4), "weight": torch.zeros(32, 32, 3, 3), "bias": None}
+    right: dict[str, Any] = {
+        "x": torch.zeros(1, 32, 4, 4),
+        "weight": torch.zeros(32, 32, 3, 3),
+        "bias": None,
+    }
     with pytest.raises(error, match=message):
-        kernels.convolution3x3(**{**right, **change})
+        kernels.conv3x3(**{**right, **change})
 
 
 def test_wrong_gradient() -> None:
     x, weight, _, g = inputs((1, 32, 64, 4, 4, 1))
     with pytest.raises(ValueError, match=r"gradient: got \(1, 64, 4, 3\)"):
-        kernels.convolution3x3_gradients(
-            g[..., 1:], x, weight, dilation=1, wanted=(True, True, True)
-        )
+        kernels.conv3x3_gradients(g[..., 1:], x, weight, dilation=1, wanted=(True, True, True))
 
 
 def test_operators_are_registered() -> None:
@@ -212,6 +228,6 @@ def test_operators_are_registered() -> None:
     ops = torch.ops.fastass
     for layout in (torch.contiguous_format, CL):
         w = weight.contiguous(memory_format=layout)
-        torch.library.opcheck(ops.convolution3x3, (x, w, bias, 1, False, 2))
-        torch.library.opcheck(ops.convolution3x3, (g, w, None, 1, True, 4))
-        torch.library.opcheck(ops.convolution3x3_weight, (g, x, w, 1))
+        torch.library.opcheck(ops.conv3x3, (x, w, bias, 1, False, 2))
+        torch.library.opcheck(ops.conv3x3, (g, w, None, 1, True, 4))
+        torch.library.opcheck(ops.conv3x3_weight, (g, x, w, 1))

@@ -1,4 +1,4 @@
-"""D_g's layers in Winograd's form against the definition in float64.
+"""The 4×4 convolutions of D_g in Winograd's form against the definition in float64.
 
 `pytest PATH/test_conv4x4_stride2.py -k at_most_twice -rP` prints the errors.
 """
@@ -10,14 +10,12 @@ from torch import Tensor, nn
 
 from fastass import kernels
 from fastass.kernels import native_library
-from fastass.kernels.convolution.conv2d import use_winograd
-from fastass.kernels.convolution.winograd import conv4x4_stride2
 from fastass.kernels.convolution.winograd.conv4x4_stride2 import (
-    NEGATIVE_SLOPE,
-    halve,
-    halve_backward,
+    _fits,
+    conv4x4_stride2,
+    conv4x4_stride2_gradients,
 )
-from fastass.models.discriminators import GlobalDiscriminator
+from fastass.models.discriminators import NEGATIVE_SLOPE, GlobalDiscriminator
 
 CL = torch.channels_last
 SHAPES = [  # B, C, O, H, W; the first four are ToyCity's layers
@@ -38,22 +36,29 @@ def inputs(shape: tuple[int, ...]) -> tuple[Tensor, nn.Conv2d, Tensor]:
     B, C, O, H, W = shape
     torch.manual_seed(sum(shape))
     x = F.leaky_relu(torch.randn(B, C, H, W), NEGATIVE_SLOPE).contiguous(memory_format=CL)
-    layer = nn.Conv2d(C, O, 4, 2, 1).to(memory_format=CL)
+    layer = nn.Conv2d(C, O, 4, 2, 1).to(memory_format=CL)  # type: ignore[call-overload]
     return x, layer, torch.randn(B, O, H // 2, W // 2).contiguous(memory_format=CL)
+
+
+def parameters(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    assert layer.bias is not None
+    return layer.weight.detach(), layer.bias.detach()
 
 
 def ours(x: Tensor, layer: nn.Conv2d, g: Tensor) -> list[Tensor]:
     """y and the gradients of x's own leaky ReLU's input, weight and bias."""
-    with torch.no_grad():
-        y = halve(x, layer, leaky=True)
-        found = halve_backward(g, x, layer, gated=True, to_x=True, to_weight=True)
+    weight, bias = parameters(layer)
+    y = conv4x4_stride2(x, weight, bias, NEGATIVE_SLOPE)
+    found = conv4x4_stride2_gradients(
+        g, x, weight, negative_slope=NEGATIVE_SLOPE, to_x=True, to_weight=True
+    )
     return [y, *(t for t in found if t is not None)]
 
 
 def plain(x: Tensor, layer: nn.Conv2d, g: Tensor, dtype: torch.dtype) -> list[Tensor]:
     assert layer.bias is not None
     given = [t.detach().to(dtype).requires_grad_() for t in (x, layer.weight, layer.bias)]
-    y = F.conv2d(*given, stride=2, padding=1)
+    y = F.conv2d(given[0], given[1], given[2], stride=2, padding=1)
     of_x, of_weight, of_bias = torch.autograd.grad(y, given, g.to(dtype))
     of_x = torch.where(given[0] > 0, of_x, of_x * NEGATIVE_SLOPE)
     return [F.leaky_relu(y, NEGATIVE_SLOPE).detach(), of_x.detach(), of_weight, of_bias]
@@ -68,7 +73,7 @@ def error(actual: Tensor, truth: Tensor) -> float:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_error_is_at_most_twice_that_of_plain_torch(shape: tuple[int, ...]) -> None:
     given = inputs(shape)
-    assert conv4x4_stride2._fits(*given[:2])
+    assert _fits(given[0], given[1].weight)
     truth, theirs = plain(*given, torch.float64), plain(*given, torch.float32)
     for name, actual, other, expected in zip(
         ("y", "x", "weight", "bias"), ours(*given), theirs, truth, strict=True
@@ -109,11 +114,11 @@ def test_threads_do_not_matter() -> None:
 
 def test_without_the_leaky_relus() -> None:
     x, layer, g = inputs((2, 19, 32, 37, 13))
-    with torch.no_grad():
-        y = halve(x, layer, leaky=False)
-        of_x, of_weight, of_bias = halve_backward(
-            g, x, layer, gated=False, to_x=True, to_weight=False
-        )
+    weight, bias = parameters(layer)
+    y = conv4x4_stride2(x, weight, bias, None)
+    of_x, of_weight, of_bias = conv4x4_stride2_gradients(
+        g, x, weight, negative_slope=None, to_x=True, to_weight=False
+    )
     assert of_weight is None
     assert of_bias is None
     torch.testing.assert_close(y, F.conv2d(x, layer.weight, layer.bias, 2, 1))
@@ -131,21 +136,17 @@ def test_a_value_that_is_not_finite_stays() -> None:
 
 def test_where_it_runs() -> None:
     x, layer, _ = inputs((1, 16, 16, 12, 12))
-    assert conv4x4_stride2._fits(x, layer)
-    assert not conv4x4_stride2._fits(x.contiguous(), layer)
-    assert not conv4x4_stride2._fits(x.double(), layer)
-    assert not conv4x4_stride2._fits(
-        torch.zeros(1, 128, 8, 8).to(memory_format=CL), nn.Conv2d(128, 256, 4)
-    )
-    assert not conv4x4_stride2._fits(x, nn.Conv2d(16, 1, 4, 2, 1))
-    use_winograd(False)
-    try:
-        assert not conv4x4_stride2._fits(x, layer)
-    finally:
-        use_winograd(True)
+    assert _fits(x, layer.weight)
+    assert not _fits(x.contiguous(), layer.weight)
+    assert not _fits(x.double(), layer.weight)
+    wide = torch.zeros(1, 128, 8, 8).to(memory_format=CL)
+    assert not _fits(wide, nn.Conv2d(128, 256, 4).weight)
+    assert not _fits(x, nn.Conv2d(16, 1, 4, 2, 1).weight)
+    with kernels.without_winograd():
+        assert not _fits(x, layer.weight)
     kernels.use("reference")
     try:
-        assert not conv4x4_stride2._fits(x, layer)
+        assert not _fits(x, layer.weight)
     finally:
         kernels.use("auto")
 

@@ -1,0 +1,96 @@
+"""What the benchmarks measure with: synchronised time, peak memory, and the machine's limits."""
+
+import ctypes
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+COPY_BYTES = 256 << 20
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device is idle; a CPU always is."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def timed(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call, device idle before and after."""
+    synchronize(device)
+    start = time.perf_counter()
+    call()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def reset_peak(device: torch.device) -> None:
+    """Start the high-water mark of memory anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Bytes in use: allocated on CUDA; on a CPU resident, with libraries and interpreter."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else _status("VmRSS")
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most bytes in use since `reset_peak`, counted as by `memory_bytes`."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
+
+
+def peak_of(call: Callable[[], object], device: torch.device) -> int:
+    """Bytes by which one call raises the memory in use at its peak."""
+    gc.collect()
+    if device.type == "cpu":
+        ctypes.CDLL(None).malloc_trim(0)  # freed blocks go back to the system first
+    synchronize(device)
+    reset_peak(device)
+    before = memory_bytes(device)
+    call()
+    synchronize(device)
+    return max(0, peak_bytes(device) - before)
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes read and written per second by a large copy."""
+    source = torch.ones(COPY_BYTES, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source).copy_(source)
+    seconds = [timed(lambda: target.copy_(source), device) for _ in range(15)]
+    return 2 * COPY_BYTES / statistics.median(seconds)
+
+
+def peak_rate(device: torch.device, dtype: torch.dtype, rounds: int = 5) -> float:
+    """The highest rate of multiply-adds that the device is seen to reach, in FLOP/s.
+
+    The faster of a large matrix product and a large 3×3 convolution counts, because the library
+    behind one of them may not know the processor: on AMD's, oneDNN's convolutions are faster than
+    MKL's products.
+    """
+    n, channels, side = (8192, 1024, 128) if device.type == "cuda" else (1024, 256, 48)
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    x = torch.randn(1, channels, side, side, device=device, dtype=dtype)
+    weight = torch.randn(channels, channels, 3, 3, device=device, dtype=dtype)
+    x, weight = (t.to(memory_format=torch.channels_last) for t in (x, weight))
+    products: tuple[tuple[int, Callable[[], object]], ...] = (
+        (2 * n**3, lambda: a @ b),
+        (2 * side**2 * channels**2 * 9, lambda: F.conv2d(x, weight, padding=1)),
+    )
+    rates: list[float] = []
+    for flops, call in products:
+        with torch.no_grad():
+            call()
+            rates += [flops / timed(call, device) for _ in range(rounds)]
+    return max(rates)

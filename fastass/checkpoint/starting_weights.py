@@ -1,0 +1,127 @@
+"""`init`: the weights that a network starts from, and the facts that they imply.
+
+Weights load under wrong settings without an error and then compute something else: another
+normalisation, a corner rule, branches that were never trained, classes in another order. What a
+file implies is therefore checked, and a contradiction is an error.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fastass.checkpoint.files import CLASSES, CONFIG, find_checkpoint
+from fastass.config.schema import Config
+from fastass.config.text import flag_of, from_yaml, value_at
+from fastass.config.values import written
+from fastass.errors import UserError
+from fastass.models.deeplab import DeepLab
+from fastass.models.weights.imagenet import FILES, imagenet_weights
+from fastass.models.weights.init import InitReport, init_weights
+
+FROM_SCRATCH = ("tiny",)  # backbones without published weights
+EXPORTED = "config.json"
+CHECKED = ("data.normalize", "model.aspp_branches", "model.align_corners")
+
+
+def check_init(config: Config) -> None:
+    """UserError for a run that would start from random weights without having said so."""
+    backbone = config.model.backbone
+    if config.init is None and backbone not in FROM_SCRATCH:
+        raise UserError(
+            f"--init is not given, and {backbone} would start from random weights; give "
+            "--init FILE, --init imagenet --data-normalize imagenet (torchvision's weights), or "
+            "--init none"
+        )
+    if config.init == "imagenet":
+        if backbone not in FILES:
+            imagenet_weights(backbone)  # which says so
+        _compare("torchvision's weights", {"data.normalize": "imagenet"}, config)
+
+
+def start_from(model: DeepLab, config: Config, classes: Sequence[str]) -> InitReport | None:
+    """Load the weights that `config.init` names into `model`; → what was loaded, None for none.
+
+    classes: names by train id. Raises UserError if the weights do not fit the model, or imply
+    other settings than the configuration's.
+    """
+    if config.init is None or config.init == "none":
+        return None
+    if config.init == "imagenet":
+        url, tensors = imagenet_weights(config.model.backbone)
+        report = init_weights(model, url, config.allow_mismatch, tensors)
+        facts: dict[str, Any] = {**report.implies, "data.normalize": "imagenet"}
+    else:
+        path = weights_path(config.init)
+        report = init_weights(model, path, config.allow_mismatch)
+        facts = {**report.implies, **implied_by(path)}
+        if any(name.startswith("classifier.") for name in report.loaded):
+            _compare_classes(path, classes)
+        else:
+            facts.pop("model.aspp_branches", None)
+    _compare(f"{report.path} ({report.kind})", facts, config)
+    return report
+
+
+def weights_path(init: str) -> Path:
+    """The checkpoint of a run or of RUN/last; another path as it is."""
+    path = Path(init)
+    if path.suffix in (".pth", ".pt", ".safetensors") or not path.exists():
+        return path
+    return find_checkpoint(path)
+
+
+def implied_by(path: Path) -> dict[str, Any]:
+    """The facts in the configuration beside a checkpoint's weights, by dotted path."""
+    folder = path if path.is_dir() else path.parent
+    if path.is_dir() and (folder / EXPORTED).is_file():
+        return _of_export(folder / EXPORTED)
+    if not (folder / CONFIG).is_file() or (path.is_file() and path.suffix != ".safetensors"):
+        return {}
+    config = from_yaml(folder / CONFIG)
+    return {name: value_at(config, name) for name in CHECKED}
+
+
+def _of_export(file: Path) -> dict[str, Any]:
+    """The facts of an exported folder."""
+    try:
+        saved = json.loads(file.read_text(encoding="utf-8"))
+        model, normalize = saved["model"], saved["preprocessing"]["normalize"]
+        return {
+            "data.normalize": normalize,
+            "model.aspp_branches": model["aspp_branches"],
+            "model.align_corners": model["align_corners"],
+        }
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(f"{file}: not the config.json of an exported folder, or damaged") from None
+
+
+def _compare(where: str, facts: dict[str, Any], config: Config) -> None:
+    for name in CHECKED:
+        own = value_at(config, name)
+        if name in facts and facts[name] != own:
+            flag, value = flag_of(name), written(facts[name])
+            if isinstance(own, bool):
+                remedy = flag if facts[name] else flag.replace("--", "--no-", 1)
+            else:
+                remedy = f"{flag} {value}"
+            raise UserError(
+                f"{where}: these weights were made with {name} {value}, this network has "
+                f"{written(own)}; give {remedy}"
+            )
+
+
+def _compare_classes(path: Path, classes: Sequence[str]) -> None:
+    file = (path if path.is_dir() else path.parent) / CLASSES
+    if not file.is_file():
+        return
+    try:
+        names = json.loads(file.read_text(encoding="utf-8"))["names"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(f"{file}: damaged; the checkpoint is not complete") from None
+    if list(names) != list(classes):
+        other = next((a for a, b in zip(names, classes, strict=False) if a != b), len(names))
+        raise UserError(
+            f"{path}: its classifier has other classes than the data, or in another order (first: "
+            f"{other}); give --data-classes"
+        )

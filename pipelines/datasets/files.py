@@ -1,0 +1,121 @@
+"""The files of a data set, in a folder or in zip archives."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from fastass.pipelines.datasets.zip_files import ZipFiles, ZipMember
+from fastass.pipelines.errors import DataError
+
+File = Path | ZipMember
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")  # of data sets
+
+
+def read_file(file: File) -> bytes:
+    """The bytes of a file. Raises DataError."""
+    if isinstance(file, ZipMember):
+        return file.read_bytes()
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}") from error
+
+
+class Files(Protocol):
+    """Where a data set keeps its files. Names are relative, with slashes; "" is the root.
+
+    Hidden files and folders (names that begin with a dot) do not exist. Raises DataError.
+    """
+
+    root: Path
+
+    def folders(self, folder: str = "") -> list[str]:
+        """Names of the folders in a folder, sorted; none if it does not exist."""
+
+    def file_names(self, folder: str = "") -> list[str]:
+        """Names of the files in a folder, sorted; none if it does not exist."""
+
+    def below(self, folder: str) -> Iterator[tuple[str, File]]:
+        """(name relative to the folder, file) of all files in it and its sub-folders."""
+
+    def file(self, name: str) -> File:
+        """One file, which must exist."""
+
+
+class FolderFiles:
+    """The files of a folder. Symbolic links to files and to folders are followed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folders(self, folder: str = "") -> list[str]:
+        return [entry.name for entry in _entries(self.root / folder) if _is_folder(entry)]
+
+    def file_names(self, folder: str = "") -> list[str]:
+        return [entry.name for entry in _entries(self.root / folder) if not _is_folder(entry)]
+
+    def below(self, folder: str) -> Iterator[tuple[str, Path]]:
+        start = self.root / folder
+        todo = [("", start, {_identity(start)})] if start.is_dir() else []
+        while todo:
+            prefix, path, above = todo.pop()
+            for entry in _entries(path):
+                if not _is_folder(entry):
+                    yield prefix + entry.name, Path(entry.path)
+                    continue
+                identity = _identity(Path(entry.path))
+                if identity in above:
+                    raise DataError(
+                        f"{entry.path}: a symbolic link to a folder that it lies in; remove it"
+                    )
+                todo.append((f"{prefix}{entry.name}/", Path(entry.path), above | {identity}))
+
+    def file(self, name: str) -> Path:
+        return self.root / name
+
+
+def open_files(root: str | Path) -> Files:
+    """The files of a folder; or of the zip archives that it holds, if it has no sub-folders; or of
+    the archives whose paths `root` lists, separated by commas.
+
+    Raises DataError: no such folder, an archive is missing or damaged.
+    """
+    path = Path(root)
+    if path.is_dir():
+        folder = FolderFiles(path)
+        archives = [name for name in folder.file_names() if name.lower().endswith(".zip")]
+        if archives and not folder.folders():
+            return ZipFiles([path / name for name in archives])
+        return folder
+    parts = [path] if path.exists() else [Path(part) for part in str(root).split(",") if part]
+    if parts and all(part.suffix.lower() == ".zip" for part in parts):
+        return ZipFiles(parts)
+    what = "is no directory" if path.exists() else "no such directory"
+    raise DataError(
+        f"{root}: {what}; give the root of a data set, or its zip archives (images.zip,labels.zip)"
+    )
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: listed as a file, and reading it says so
+        return False
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _entries(folder: Path) -> "list[os.DirEntry[str]]":
+    """What is not hidden in a folder, by name: folders, files, and links that lead nowhere."""
+    try:
+        with os.scandir(folder) as entries:
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be listed: {error.strerror}") from None
+    return sorted(visible, key=lambda entry: entry.name)

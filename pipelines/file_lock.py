@@ -1,0 +1,82 @@
+"""A lock that one process holds at a time, and that dies with its holder."""
+
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fastass.pipelines.errors import DataError
+
+POLL = 0.2  # seconds between two tries of a process that waits
+
+
+@contextmanager
+def locked(
+    path: Path,
+    task: str,
+    *,
+    wait: bool = False,
+    on_wait: Callable[[str], None] | None = None,
+) -> Iterator[None]:
+    """Hold the lock file `path` during a `with` block.
+
+    The lock is the system's (flock), so it ends with a killed holder; the file that remains is
+    simply locked by the next one. Only the holder removes the file, and nobody replaces it: a
+    process that opened it before its removal notices, and opens the new one.
+
+    task: what the holder does, as in "is {task}". If another process holds the lock, raises
+    DataError with that process; with `wait`, waits for it and first calls `on_wait` with one line.
+    Raises OSError if the file cannot be created or locked.
+    """
+    waiting = False
+    while (handle := _lock(path)) is None:
+        line = f"{path.parent}: {_holder(path)} is {task}"
+        if not wait:
+            raise DataError(line)
+        if not waiting and on_wait is not None:
+            on_wait(f"{line}; waiting for it to finish")
+        waiting = True
+        time.sleep(POLL)
+    try:
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _lock(path: Path) -> int | None:
+    """The handle of the locked file; None if another process holds it."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_named(handle, path):
+                return handle
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        except OSError:
+            os.close(handle)
+            raise
+        os.close(handle)  # its holder has removed it since we opened it
+
+
+def _is_named(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _holder(path: Path) -> str:
+    """Who holds the lock, as far as it can be read."""
+    try:
+        text = path.read_bytes()[:200].decode()
+    except (OSError, UnicodeDecodeError):
+        text = ""
+    return text or "another process"
