@@ -12,26 +12,20 @@ from typing import Any, NamedTuple, Protocol
 from fastass.bench.model.rates import CLASSES, convolution_kind
 
 
-class Described(Protocol):
-    """A tensor's shape, strides and element size, as the recorder keeps them."""
-
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int: ...
-
-
 class Recorded(Protocol):
-    """An operation, as the recorder keeps it."""
+    """An operation, as the recorder keeps it; a tensor is its `shape`, `stride` and `nbytes`."""
 
     name: str
-    inputs: Sequence[Any]
-    outputs: Sequence[Any]
     arguments: Any
-    inner: Sequence[Any]
     launches: bool
     multiplies: bool
+
+    @property
+    def inputs(self) -> Sequence[Any]: ...
+    @property
+    def outputs(self) -> Sequence[Any]: ...
+    @property
+    def inner(self) -> Sequence[Any]: ...
 
 
 class Cost(NamedTuple):
@@ -79,7 +73,8 @@ def cost(op: Recorded) -> Iterator[Cost]:
 
 
 def _touched(op: Recorded) -> int:
-    return sum(t.nbytes for t in op.inputs) + sum(t.nbytes for t in op.outputs)
+    touched: int = sum(t.nbytes for t in (*op.inputs, *op.outputs))
+    return touched
 
 
 def _part(op: Recorded, what: str) -> str:

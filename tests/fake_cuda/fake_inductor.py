@@ -15,18 +15,24 @@ os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
 import torch
 import torch._inductor.compile_fx as compile_fx
 import torch._inductor.config
+from functorch.compile import (  # type: ignore[import-untyped]
+    make_boxed_func,
+    min_cut_rematerialization_partition,
+)
 from recorder import PRODUCTS, Meta, Op
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.device_interface import CudaInterface
 from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.graph import GraphLowering
+from torch.utils._pytree import tree_leaves
 
 
 class Properties:
     """Those of an H100 that inductor asks for."""
 
     name = "NVIDIA H100 80GB HBM3"
-    major, minor, gcnArchName, uuid = 9, 0, "", "fake"
+    major, minor, uuid = 9, 0, "fake"
+    gcnArchName = ""  # noqa: N815
     total_memory = 80 << 30
     multi_processor_count = 132
     regs_per_multiprocessor = regs_per_block = 65536
@@ -62,7 +68,6 @@ def install() -> None:
             return GPUTarget("cuda", 90, 32)
 
     triton.runtime.driver.set_active(Driver())
-    fake_tensor.init_gpu_context = lambda device: None
     properties, state = Properties(), torch.zeros(16, dtype=torch.uint8)
     answers: dict[str, Any] = {
         "is_available": lambda: True,
@@ -80,8 +85,6 @@ def install() -> None:
         "_exchange_device": lambda index: 0,
         "_maybe_exchange_device": lambda index: 0,
     }
-    for name, answer in answers.items():
-        setattr(torch.cuda, name, answer)
     asked: dict[str, Any] = {
         "is_available": lambda: True,
         "current_device": lambda: 0,
@@ -89,16 +92,31 @@ def install() -> None:
         "get_compute_capability": lambda device=None: "90",
         "is_bf16_supported": lambda including_emulation=False: True,
     }
-    for name, answer in asked.items():
-        setattr(CudaInterface, name, staticmethod(answer))
-    CudaInterface.Worker.get_device_properties = staticmethod(lambda *device: properties)  # type: ignore[method-assign]
-    CudaInterface.Worker.current_device = staticmethod(lambda: 0)  # type: ignore[method-assign]
-    torch.utils._triton.has_triton = lambda *device: True
-    # These passes run small examples on the device when they are set up.
-    attention._sfdp_init = lambda *device: None
-    patterns._misc_patterns_init = lambda *device: None
-    pad._pad_mm_init = lambda *device: None
+    of_worker: dict[str, Any] = {
+        "get_device_properties": lambda *device: properties,
+        "current_device": lambda: 0,
+    }
+
+    def nothing(*device: object) -> None:
+        """For passes that run small examples on the device when they are set up."""
+
+    replace(torch.cuda, answers)
+    replace(CudaInterface, {name: staticmethod(answer) for name, answer in asked.items()})
+    replace(
+        CudaInterface.Worker, {name: staticmethod(answer) for name, answer in of_worker.items()}
+    )
+    replace(torch.utils._triton, {"has_triton": lambda *device: True})
+    replace(fake_tensor, {"init_gpu_context": nothing})
+    replace(attention, {"_sfdp_init": nothing})
+    replace(patterns, {"_misc_patterns_init": nothing})
+    replace(pad, {"_pad_mm_init": nothing})
     torch._inductor.config.joint_graph_constant_folding = False
+
+
+def replace(where: object, values: dict[str, Any]) -> None:
+    """Set attributes of a module or a class."""
+    for name, value in values.items():
+        setattr(where, name, value)
 
 
 class Generated:
@@ -109,8 +127,6 @@ class Generated:
         self.code: list[str] = []
 
     def __call__(self, module: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
-        from functorch.compile import min_cut_rematerialization_partition
-
         def partition(joint: Any, given: Any, **options: Any) -> Any:
             options["compiler"] = "inductor"
             return min_cut_rematerialization_partition(joint, given, **options)
@@ -127,7 +143,7 @@ class Generated:
         original = GraphLowering.compile_to_module
 
         def stop(lowering: GraphLowering) -> None:
-            code = lowering.codegen()[0]
+            code: Any = lowering.codegen()[0]
             self.code.append(getattr(code, "value", code))
             self.graphs.append((phase, operations(lowering)))
             raise _Done
@@ -143,14 +159,14 @@ class Generated:
                 raise
         finally:
             GraphLowering.compile_to_module = original  # type: ignore[method-assign]
-        return graph
+        return make_boxed_func(graph)
 
 
 def operations(lowering: GraphLowering) -> list[Op]:
     """What a lowered graph launches: fused kernels, and torch's operators with their shapes."""
     found = []
     for node in lowering.scheduler.nodes:
-        inner = node.node
+        inner: Any = node.node
         if "Nop" in type(node).__name__ or type(inner).__name__ == "MultiOutput":
             continue  # starts no kernel
         if not node.is_extern():
@@ -163,7 +179,10 @@ def operations(lowering: GraphLowering) -> list[Op]:
         else:
             name = overload.name()
         made = list(getattr(inner, "outputs", None) or [inner])
-        operator = Op(name, described(inner.inputs), described(made), list(inner.constant_args))
+        constants = tree_leaves(inner.constant_args)
+        if "convolution_backward" in name:
+            constants[-3:] = [constants[-3:]]  # which gradients are wanted
+        operator = Op(name, described(inner.inputs), described(made), constants)
         operator.multiplies = name.partition("::")[2].split(".")[0] in PRODUCTS
         found.append(operator)
     return found

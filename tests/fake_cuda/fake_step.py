@@ -92,7 +92,7 @@ def fake_step(config: Config, amp: torch.dtype | None = torch.bfloat16) -> Itera
     with FakeTensorMode(allow_non_fake_inputs=False):
         _move(module)
         # Everything is in place: `Module.to` can't exchange tensors that have no data.
-        module.to = lambda *args, **kwargs: module  # type: ignore[assignment,method-assign]
+        module.to = lambda *args, **kwargs: module  # type: ignore[method-assign]
         yield TrainStep(module, config, runtime)
 
 

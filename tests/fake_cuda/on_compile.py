@@ -5,8 +5,8 @@ Part of `make fake-cuda`, not of `make test`: it takes minutes. No machine code 
 
 import pytest
 import torch
+from compiled_step import compiled_ops
 from fake_step import configured
-from tracing import compiled_ops
 
 OWN = {
     "ga": "upsample_softmax",
@@ -31,7 +31,7 @@ def test_forward_and_backward_are_one_graph_each(method: str, norm: str) -> None
     for op in ops:
         if op.name.startswith("aten::convolution"):
             for given in op.inputs[:2]:
-                B, N, h, w = given.shape
+                _, N, h, w = given.shape
                 if N > 1 and h * w >= 256:
                     assert given.stride[1] == 1, (op.name, given)
 

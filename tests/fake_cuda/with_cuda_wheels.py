@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = []
     for version in arguments.torch:
         python = environment_of(version, arguments.python)
-        about = "import sys, torch, triton; print(sys.version.split()[0], torch.__version__, triton.__version__)"
+        about = "import sys, torch, triton; print(sys.version.split()[0], "
+        about += "torch.__version__, triton.__version__)"
         said = subprocess.run([python, "-c", about], capture_output=True, text=True, check=True)
         print(f"Python, torch, Triton: {said.stdout.strip()}", flush=True)
         for checks in arguments.checks:

@@ -39,9 +39,11 @@ def every() -> list[trace.Trace]:
 def test_the_traces_belong_to_the_code() -> None:
     now = trace.sources_hash(ROOT)
     stale = [
-        p.stem for p in trace.FOLDER.glob("*.json") if json.loads(p.read_text())["sources"] != now
+        p.stem
+        for p in trace.FOLDER.glob("*-eager.json")
+        if json.loads(p.read_text())["sources"] != now
     ]
-    assert not stale, trace.REMEDY
+    assert not stale, f"of other code: {', '.join(stale)}; {trace.REMEDY}"
     assert {(t.method, t.norm) for t in every()} == {(m, n) for m in METHODS for n in NORMS}
 
 
@@ -55,8 +57,8 @@ def test_launches_and_gigabytes_stay_below_their_bounds(method: str, norm: str) 
 
 def test_the_hash_sees_code_and_nothing_else(tmp_path: Path) -> None:
     def hashed(source: str) -> str:
-        file = tmp_path / "kernels" / "op.py"
-        file.parent.mkdir(exist_ok=True)
+        file = tmp_path / "kernels" / "class_mean" / "op.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(source)
         return trace.sources_hash(tmp_path)
 
@@ -67,6 +69,9 @@ def test_the_hash_sees_code_and_nothing_else(tmp_path: Path) -> None:
     assert hashed(said) == plain
     assert hashed("x = 2\n\n\ndef f():\n    return '# no comment'\n") != plain
     assert hashed("x = 1\n\n\ndef f():\n    return '# comment'\n") != plain
+    assert hashed("x = 1\n\n\ndef f():\n    return '# no comment'\n") == plain
+    (tmp_path / "kernels" / "class_mean" / "cpu.py").write_text("y = 1\n")
+    assert trace.sources_hash(tmp_path) == plain  # no kernel of a GPU
 
 
 def small() -> trace.Trace:
