@@ -5,9 +5,10 @@
 Each module with Triton kernels lists its launches as `AOT` (see `launch_spec.Launch`). Every launch
 is compiled for every architecture, each in a process of its own (a compiler crash must not take the
 gate along), with a stub driver that stands in for the GPU. Reported from the machine code:
-registers a thread, spills, shared memory, matrix instructions, 16-byte global loads. Exit status 1
-when a launch does not compile, spills registers, has a dot without matrix instructions, or has no
-16-byte loads where they are asked for.
+registers per thread, spills, shared memory, CTAs per multiprocessor, matrix instructions, 16-byte
+global loads, and warp instructions per pixel for the launches that declare their pixels. Exit
+status 1 when a launch does not compile, spills registers, has a dot without matrix instructions,
+has no 16-byte loads where they are asked for, or exceeds its bounds.
 """
 
 import argparse
@@ -15,7 +16,6 @@ import importlib
 import json
 import multiprocessing
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -25,6 +25,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 
+from fastass.kernels.aot import machine_code
+from fastass.kernels.aot.launch_spec import Launch
+
 MODULES = (
     "class_mean.gpu",
     "convolution.epilogue_gpu",
@@ -33,24 +36,30 @@ MODULES = (
     "upsample.confusion_gpu",
 )
 ARCHITECTURES = (80, 90, 100)
-COLUMNS = ("kernel", "sm", "registers", "spills", "shared", "matrix", "loads16", "verdict")
-
-_MATRIX = re.compile(r"\b(HMMA|HGMMA|IMMA|IGMMA|QGMMA|UTCHMMA|UTCQMMA|UTCIMMA|OMMA|QMMA)\b")
-_LOAD16 = re.compile(r"\b(?:LDG|LDGSTS)\.\S*\b128\b|\bUTMALDG\b")
-_SPILL = re.compile(r"\b(?:STL|LDL)\b")
+COLUMNS = (
+    "kernel", "sm", "registers", "spills", "shared", "ctas", "matrix", "loads16", "per_pixel",
+    "verdict",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Report:
-    """One launch on one architecture; shared memory in bytes, the rest in instructions."""
+    """One launch on one architecture.
+
+    Registers are per thread, shared memory is in bytes per CTA, ctas are what a multiprocessor
+    holds at once; spills, matrix and loads16 are instructions in the code; per_pixel is the number
+    of warp instructions per pixel, 0 where the launch declares no pixels.
+    """
 
     kernel: str
     sm: int
     registers: int = 0
     spills: int = 0
     shared: int = 0
+    ctas: int = 0
     matrix: int = 0
     loads16: int = 0
+    per_pixel: float = 0.0
     verdict: str = "ok"
 
 
@@ -103,32 +112,32 @@ def compile_one(module: str, position: int, arch: int) -> Report:
     except Exception as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         return Report(name, arch, verdict=f"does not compile: {type(error).__name__}: {first_line}")
-    code = _disassemble(compiled.asm["cubin"])
-    spills, matrix, loads16, words = verdict(dot=launch.dot, wide=launch.wide, code=code)
-    registers = int(re.search(r"REG:(\d+)", code)[1])  # type: ignore[index]
-    return Report(
-        name,
-        arch,
-        registers,
-        spills,
-        compiled.metadata.shared,
-        matrix,
-        loads16,
-        words,
-    )
+    return judge(name, arch, launch, _disassemble(compiled.asm["cubin"]), compiled.metadata.shared)
 
 
-def verdict(*, dot: bool, wide: bool, code: str) -> tuple[int, int, int, str]:
-    """Spill instructions, matrix instructions, 16-byte loads of machine code, and what is wrong."""
-    spills, matrix, loads16 = (len(p.findall(code)) for p in (_SPILL, _MATRIX, _LOAD16))
+def judge(name: str, arch: int, launch: Launch, code: str, shared: int) -> Report:
+    """What the machine code of a launch costs, and whether that is too much."""
+    bounds = launch.bounds
+    registers = machine_code.registers(code)
+    spills, matrix, loads16 = machine_code.counts(code)
+    ctas = machine_code.ctas(arch, registers, shared, launch.num_warps)
+    per_pixel = 0.0
+    if bounds.pixels:
+        executed = machine_code.executed(code, bounds.trips) * launch.num_warps
+        per_pixel = round(executed / bounds.pixels, 2)
     problems = []
     if spills:
         problems.append("spills")
-    if dot and not matrix:
+    if launch.dot and not matrix:
         problems.append("dot without matrix instructions")
-    if wide and not loads16:
+    if launch.wide and not loads16:
         problems.append("no 16-byte loads")
-    return spills, matrix, loads16, ", ".join(problems) or "ok"
+    if ctas < bounds.ctas:
+        problems.append(f"fewer than {bounds.ctas} CTAs per multiprocessor")
+    if bounds.instructions and per_pixel > bounds.instructions:
+        problems.append(f"more than {bounds.instructions} instructions per pixel")
+    words = ", ".join(problems) or "ok"
+    return Report(name, arch, registers, spills, shared, ctas, matrix, loads16, per_pixel, words)
 
 
 def run(

@@ -1,93 +1,159 @@
-"""What the upsampling kernels share: a tile is a block of neighbouring cells of the scores' grid.
+"""What the upsampling kernels share: the cells of the scores' grid, and how gradients are added up.
 
-A program takes the pixels between two rows of S, for a block of cells: the corner scores stay in
-registers, and the gradient comes out as four sums for each cell, one for each corner, which
-`gather_kernel` adds up. No atomics, so every run gives the same bits.
+A cell is what lies between two neighbouring scores of an axis: every output position of the axis
+is in one cell, and reads the scores at its two ends. Half-pixel grids have outputs beyond the first
+and the last score too: cells of their own, in which one end has all the weight.
+
+The gradient of a score is a sum over the (up to four) cells that touch it. Kernels store sums over
+parts of a cell, and `gather_kernel` adds them up. No atomics, so every run gives the same bits.
 """
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
+from fastass.kernels.launch import cdiv
+from fastass.kernels.upsample.grid import empty_gradient
+
+LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
+GATHER = 512  # scores of a row that a program of the gather kernel adds up
+
+
+def cell_count(inputs: int, align_corners: bool) -> int:
+    """Cells of an axis with `inputs` scores."""
+    return max(inputs - 1, 1) if align_corners else inputs + 1
+
+
+def largest_cell(inputs: int, outputs: int, align_corners: bool) -> int:
+    """An upper bound of the number of output positions in a cell of an axis, at least 1."""
+    if align_corners:
+        # The last cell has the last score's position too.
+        return min(outputs, (outputs - 1) // max(inputs - 1, 1) + 1) if inputs > 1 else outputs
+    return cdiv(outputs, inputs)
+
+
+@triton.jit
+def finite(score):
+    """A score in float32. Minus infinity is made finite: the difference of two must be 0."""
+    return tl.maximum(score.to(tl.float32), -1e30, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def cells(inputs, ALIGN: tl.constexpr):
+    """`cell_count` in a kernel."""
+    return tl.maximum(inputs - 1, 1) if ALIGN else inputs + 1
+
+
+@triton.jit
+def cell_at(position, inputs, outputs, ALIGN: tl.constexpr):
+    """The cell of output positions."""
+    if ALIGN:
+        cell = position * (inputs - 1) // tl.maximum(outputs - 1, 1)
+    else:
+        cell = ((2 * position + 1) * inputs + outputs) // (2 * outputs)
+    return tl.minimum(cell, cells(inputs, ALIGN) - 1)
+
+
+@triton.jit
+def lower_end(cell, inputs, ALIGN: tl.constexpr):
+    """The score at the lower end of a cell; of a cell behind the last, the last score."""
+    first = cell if ALIGN else tl.maximum(cell - 1, 0)
+    return tl.minimum(first, inputs - 1)
+
+
+@triton.jit
+def upper_end(cell, inputs, ALIGN: tl.constexpr):
+    """The score at the upper end of a cell."""
+    return tl.minimum(cell + 1, inputs - 1) if ALIGN else tl.minimum(cell, inputs - 1)
 
 
 @triton.jit
 def first_output(cell, inputs, outputs, ALIGN: tl.constexpr):
-    """The first output position of a cell: those before lie left of input `cell`."""
+    """The first output position of a cell, or of the cells behind it where it has none."""
     if ALIGN:
         first = (cell * (outputs - 1) + inputs - 2) // tl.maximum(inputs - 1, 1)
-        first = tl.where(outputs > 1, first, outputs)
+        last = (cell >= tl.maximum(inputs - 1, 1)) | (outputs == 1)
+        first = tl.where(cell <= 0, 0, tl.where(last, outputs, first))
     else:
-        first = (outputs * (2 * cell + 1) + inputs - 1) // (2 * inputs)
-    cells = tl.maximum(inputs - 1, 1)
-    first = tl.where(cell >= cells, outputs, tl.minimum(first, outputs))
-    return tl.where(cell <= 0, 0, first)
+        first = (outputs * (2 * cell - 1) + inputs - 1) // (2 * inputs)
+    return tl.minimum(tl.maximum(first, 0), outputs)
 
 
 @triton.jit
 def weight_in_cell(position, cell, inputs, outputs, ALIGN: tl.constexpr):
-    """t in [0, 1] of an output position in its cell; exact but for the division."""
+    """Weight of a cell's upper end at output positions, in [0, 1]; exact but for the last two
+    operations."""
     if ALIGN:
         numerator = position * (inputs - 1) - cell * (outputs - 1)
-        denominator = tl.maximum(outputs - 1, 1)
+        weight = numerator.to(tl.float32) * (1.0 / tl.maximum(outputs - 1, 1).to(tl.float32))
     else:
-        numerator = (2 * position + 1) * inputs - outputs - 2 * outputs * cell
-        denominator = 2 * outputs
-    weight = numerator.to(tl.float32) / denominator
-    weight = tl.minimum(tl.maximum(weight, 0.0), 1.0)
-    return weight * (inputs > 1)
+        numerator = (2 * position + 1) * inputs - outputs - 2 * outputs * (cell - 1)
+        weight = numerator.to(tl.float32) * (1.0 / (2 * outputs).to(tl.float32))
+        weight = tl.where(cell <= 0, 1.0, tl.where(cell >= inputs, 0.0, weight))
+    return tl.minimum(tl.maximum(weight, 0.0), 1.0)
+
+
+def empty_sums(scores: Tensor, align_corners: bool, rows: int, phases: int = 1) -> Tensor:
+    """What `gather_kernel` adds up: gradients of both ends of the cells of an axis.
+
+    float32 [B, strips, rows + 1, cell columns · phases, 2, C]: a strip is `rows` rows of cells,
+    bounded by rows + 1 lines of scores; a phase is a part of a cell's columns; 2 is left and right.
+    """
+    batch, classes, height, width = scores.shape
+    strips = cdiv(cell_count(height, align_corners), rows)
+    columns = cell_count(width, align_corners) * phases
+    shape = (batch, strips, rows + 1, columns, 2, classes)
+    return torch.empty(shape, dtype=torch.float32, device=scores.device)
 
 
 @triton.jit
-def corners(
-    scores, row, column, c, stride_c, stride_h, stride_w, height, width, CLASSES: tl.constexpr
+def gather_kernel(
+    sums, gradient, height, width, ROWS: tl.constexpr, PHASES: tl.constexpr,
+    CLASSES: tl.constexpr, ALIGN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """value(tx, ty) = p0 + tx p1 + ty (p2 + tx p3), each [cells, classes]. Minus infinity is made
-    finite: the difference of two must be 0. So are the scores of the classes that pad."""
-    top = scores + row * stride_h + c[None, :] * stride_c
-    bottom = scores + tl.minimum(row + 1, height - 1) * stride_h + c[None, :] * stride_c
-    left = tl.minimum(column, width - 1)[:, None] * stride_w
-    right = tl.minimum(column + 1, width - 1)[:, None] * stride_w
-    known = (c < CLASSES)[None, :] & (column < width)[:, None]
-    s00 = tl.load(top + left, mask=known, other=float("-inf")).to(tl.float32)
-    s01 = tl.load(top + right, mask=known, other=float("-inf")).to(tl.float32)
-    s10 = tl.load(bottom + left, mask=known, other=float("-inf")).to(tl.float32)
-    s11 = tl.load(bottom + right, mask=known, other=float("-inf")).to(tl.float32)
-    s00 = tl.where(s00 < -1e30, -1e30, s00)
-    s01 = tl.where(s01 < -1e30, -1e30, s01)
-    s10 = tl.where(s10 < -1e30, -1e30, s10)
-    s11 = tl.where(s11 < -1e30, -1e30, s11)
-    return s00, s01 - s00, s10 - s00, (s11 - s10) - (s01 - s00)
-
-
-@triton.jit
-def store_sums(
-    sums, image, row, column, c, cell_rows, cell_columns, g, gx, gy, gxy, CLASSES: tl.constexpr
-):  # fmt: skip
-    """The gradients of a cell's four corners, [B, cell rows, cell columns, 4, C]."""
-    cell = (image * cell_rows + row) * cell_columns + column
-    to = sums + cell[:, None].to(tl.int64) * (4 * CLASSES) + c[None, :]
-    known = (c < CLASSES)[None, :] & (column < cell_columns)[:, None]
-    tl.store(to, g - gx - gy + gxy, mask=known)
-    tl.store(to + CLASSES, gx - gxy, mask=known)
-    tl.store(to + 2 * CLASSES, gy - gxy, mask=known)
-    tl.store(to + 3 * CLASSES, gxy, mask=known)
-
-
-@triton.jit
-def gather_kernel(sums, gradient, total, height, width, CLASSES: tl.constexpr, BLOCK: tl.constexpr):
-    """Adds, for every score, what its four cells hold for it. gradient: [B, h, w, C]."""
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    c = at % CLASSES
-    x = at // CLASSES % width
-    y = at // CLASSES // width % height
-    image = at // CLASSES // width // height
-    cell_rows, cell_columns = tl.maximum(height - 1, 1), tl.maximum(width - 1, 1)
+    """Adds, for the scores of a row, what the cells around them hold. gradient: [B, h, w, C]."""
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    y, image = tl.program_id(1), tl.program_id(2)
+    c, x = at % CLASSES, at // CLASSES
+    # The cells that begin at the score; those before end at it.
+    row, column = (y, x) if ALIGN else (y + 1, x + 1)
+    columns = cells(width, ALIGN)
+    strips = tl.cdiv(cells(height, ALIGN), ROWS)
     value = tl.zeros((BLOCK,), tl.float32)
-    for corner in tl.static_range(4):
-        row, column = y - corner // 2, x - corner % 2
-        known = (row >= 0) & (row < cell_rows) & (column >= 0) & (column < cell_columns)
-        cell = (image * cell_rows + row) * cell_columns + column
-        from_ = sums + (cell * 4 + corner) * CLASSES + c
-        value += tl.load(from_, mask=known & (at < total), other=0.0)
-    tl.store(gradient + at, value, mask=at < total)
+    for above in tl.static_range(2):
+        # The line between two strips is in both: the last of one, the first of the next.
+        strip = row // ROWS - above
+        line = row % ROWS + above * ROWS
+        known_line = (strip >= 0) & (strip < strips) & (line <= ROWS)
+        place = ((image * strips + strip) * (ROWS + 1) + line).to(tl.int64) * columns
+        for side in tl.static_range(2):
+            cell = column - side
+            known = known_line & (cell >= 0) & (cell < columns) & (x < width)
+            for phase in tl.static_range(PHASES):
+                segment = ((place + cell) * PHASES + phase) * 2 + side
+                value += tl.load(sums + segment * CLASSES + c, mask=known, other=0.0)
+    to = gradient + (image * height + y).to(tl.int64) * width * CLASSES
+    tl.store(to + at, value, mask=x < width)
+
+
+def gather(sums: Tensor, scores: Tensor, align_corners: bool, rows: int, phases: int = 1) -> Tensor:
+    """Sums of the cells to the gradient [B, C, h, w], float32, channels last."""
+    batch, classes, height, width = scores.shape
+    gradient = empty_gradient(scores)
+    gather_kernel[(cdiv(width * classes, GATHER), height, batch)](
+        sums,
+        gradient,
+        height,
+        width,
+        ROWS=rows,
+        PHASES=phases,
+        CLASSES=classes,
+        ALIGN=int(align_corners),
+        BLOCK=GATHER,
+        num_warps=4,
+    )
+    return gradient

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from fastass.kernels.aot import compile_check
+from fastass.kernels.aot.launch_spec import Bounds, Launch
 
 triton = pytest.importorskip("triton")
 
@@ -29,15 +30,29 @@ def test_every_launch_passes() -> None:
     assert not failed, "\n" + compile_check.table(failed)
 
 
+def _verdict(code: str, **asked: object) -> str:
+    launch = Launch("x", None, {}, {}, **asked)  # type: ignore[arg-type]
+    return compile_check.judge("x", 90, launch, f"REG:168 {code}", shared=0).verdict
+
+
 def test_verdicts() -> None:
     code = "LDG.E.128 R4, [R2.64] ; HMMA.16816.F32 R4 ; STL [R1], R2 ; LDL R3, [R1] ; LDG.E R1"
-    assert compile_check.verdict(dot=True, wide=True, code=code) == (2, 1, 1, "spills")
+    assert _verdict(code, dot=True, wide=True) == "spills"
     clean = "LDGSTS.E.BYPASS.128 [R1] ; HGMMA.64x64x16.F32.BF16 R24 ; LDGDEPBAR"
-    assert compile_check.verdict(dot=True, wide=True, code=clean) == (0, 1, 1, "ok")
-    assert compile_check.verdict(dot=True, wide=True, code="FFMA R1 ; LDG.E.64 R1")[3] == (
+    assert _verdict(clean, dot=True, wide=True) == "ok"
+    assert _verdict("FFMA R1 ; LDG.E.64 R1", dot=True, wide=True) == (
         "dot without matrix instructions, no 16-byte loads"
     )
-    assert compile_check.verdict(dot=False, wide=False, code="FFMA R1")[3] == "ok"
+    assert _verdict("FFMA R1") == "ok"
+    # 168 registers: 12 warps per multiprocessor.
+    assert _verdict("FFMA R1", num_warps=4, bounds=Bounds(ctas=3)) == "ok"
+    assert _verdict("FFMA R1", num_warps=4, bounds=Bounds(ctas=4)) == (
+        "fewer than 4 CTAs per multiprocessor"
+    )
+    loop = "/*0000*/ FFMA R1 ; /*0010*/ @P0 BRA 0x0 ;"
+    bounds = Bounds(instructions=2, pixels=32, trips=(32,))
+    assert _verdict(loop, num_warps=1, bounds=bounds) == "ok"
+    assert _verdict(loop, num_warps=2, bounds=bounds) == "more than 2 instructions per pixel"
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

@@ -308,7 +308,14 @@ from fastass.kernels.upsample import softmax_gpu as softmax
 from fastass.kernels.upsample import cross_entropy as entropy
 from fastass.kernels.upsample import softmax as alone
 
-for shape in ((2, 5, 3, 7, 9, 22), (1, 3, 1, 1, 3, 4), (1, 19, 4, 2, 3, 9), (1, 2, 3, 20, 1, 41)):
+# Several images; one score; cells of many columns (two phases of 32); fewer outputs than scores;
+# strips that end at a line, before and behind it; more classes than a thread takes.
+SHAPES = (
+    (2, 5, 3, 7, 9, 22), (1, 3, 1, 1, 3, 4), (1, 19, 4, 2, 3, 9), (1, 2, 3, 20, 1, 41),
+    (1, 4, 2, 2, 3, 70), (1, 3, 9, 40, 5, 13), (1, 3, 5, 2, 6, 4), (1, 3, 6, 2, 11, 4),
+    (2, 33, 3, 4, 5, 9), (1, 40, 2, 3, 3, 35),
+)
+for shape in SHAPES:
     for align in (False, True):
         for dtype in (torch.float32, torch.bfloat16):
             torch.manual_seed(0)
