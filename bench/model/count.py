@@ -9,6 +9,7 @@ The recorder is tests/fake_cuda/recorder.py; this module needs no torch to be im
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from fastass.bench.model.flops import semantic_backward, semantic_forward
 from fastass.bench.model.rates import CLASSES, convolution_kind
 
 
@@ -172,17 +173,15 @@ def _own(op: Recorded, what: str) -> Cost:
 def _semantic_forward(op: Recorded) -> tuple[int, int]:
     """F twice (the products, the weight's gradient), the hidden map in bf16 in and out and back."""
     features, weight1, weight2 = op.inputs[0], op.inputs[2], op.inputs[4]
-    B, N, h, w = features.shape
-    pixels, hidden, outputs = B * h * w, weight1.shape[0], weight2.shape[0]
-    products = 2 if op.outputs[4].shape[0] else 1  # with the gradient of the weights
-    flops = 2 * pixels * hidden * N * products + 2 * pixels * hidden * outputs * 3
-    return 2 * features.nbytes + pixels * hidden * 2 * 6, flops
+    B, _, h, w = features.shape
+    trained = bool(op.outputs[4].shape[0])
+    flops = semantic_forward(features.shape, weight1.shape, weight2.shape, trained)
+    return 2 * features.nbytes + B * h * w * weight1.shape[0] * 2 * 6, flops
 
 
 def _semantic_backward(op: Recorded) -> tuple[int, int]:
     hidden, features = op.inputs[2], op.outputs[0]
-    pixels, width = hidden.shape
-    return hidden.nbytes + features.nbytes, 2 * pixels * width * features.shape[1]
+    return hidden.nbytes + features.nbytes, semantic_backward(hidden.shape, features.shape)
 
 
 def _touched_only(op: Recorded) -> tuple[int, int]:

@@ -29,6 +29,7 @@ SOURCES = (
     "fastass/training/step.py",
     "fastass/training/optimizers/*.py",
     "bench/model/count.py",
+    "bench/model/flops.py",
     "tests/fake_cuda/recorder.py",
     "tests/fake_cuda/fake_step.py",
 )

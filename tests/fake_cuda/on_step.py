@@ -1,11 +1,22 @@
 """The forward of every method and norm, and whole steps, on the fake CUDA device."""
 
 import pytest
-from fake_step import METHODS, NORMS, configured, record_forward, record_step
-from recorder import Recorder
+from fake_step import (
+    METHODS,
+    NORMS,
+    configured,
+    fake_batch,
+    fake_step,
+    record_forward,
+    record_step,
+)
+from recorder import Recorder, launches_to
+from torch.utils.flop_counter import FlopCounterMode
 from tracing import traced
 
 from fastass.bench.model import trace
+from fastass.bench.model.count import costs
+from fastass.bench.model.flops import of_operators
 
 LOSSES = {"upsample_cross_entropy": "L_seg", "pixel_discriminator_loss": "D_s", "class_mean": "D_s"}
 
@@ -46,6 +57,19 @@ def test_step_of_other_networks_and_switches(values: dict) -> None:
     values = dict(values)
     options = {"amp": values.pop("amp")} if "amp" in values else {}
     without_fault(record_step(configured(**values), **options))
+
+
+def test_flops_are_those_of_the_trace() -> None:
+    """PyTorch's counter, as the benchmarks use it, and the model's own rules."""
+    config = configured(backbone="resnet18")
+    counter = FlopCounterMode(display=False, custom_mapping=of_operators())
+    with fake_step(config) as step, launches_to(), counter:
+        step.step([fake_batch(config)], adapt=True)
+    modelled = sum(cost.flops for cost in costs(record_step(config).ops))
+    assert counter.get_total_flops() == modelled
+    assert {"fastass.pixel_discriminator_loss", "fastass.pixel_discriminator_loss_backward"} <= {
+        str(operator) for operator in counter.get_flop_counts()["Global"]
+    }
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -25,9 +25,9 @@ BOUNDS = {
     ("joint", "frozen"): (3610, 298),
     ("ga", "batch"): (2840, 500),
     ("ga", "frozen"): (4730, 352),
-    ("ga+fcsa", "batch"): (2970, 503),
+    ("ga+fcsa", "batch"): (2972, 503),
     ("ga+fcsa", "frozen"): (4860, 355),
-    ("ga+csa", "batch"): (2920, 507),
+    ("ga+csa", "batch"): (2921, 507),
     ("ga+csa", "frozen"): (4810, 358),
 }
 
