@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastass.checkpoint.files import CLASSES, CONFIG, find_checkpoint
+from fastass.checkpoint.files import find_checkpoint
+from fastass.checkpoint.pointers import CLASSES, CONFIG
 from fastass.config.schema import Config
 from fastass.config.text import flag_of, from_yaml, value_at
 from fastass.config.values import written

@@ -4,18 +4,14 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from fastass.cli.command import Command
+from fastass.cli.network_flags import network_flags, weight_file
 from fastass.inference.export import FORMATS, export
 from fastass.inference.load import load
 
 
 def flags(parser: ArgumentParser) -> None:
+    network_flags(parser)
     add = parser.add_argument
-    add(
-        "checkpoint",
-        type=Path,
-        metavar="CKPT",
-        help="a run, a checkpoint in it, or an exported folder",
-    )
     add(
         "--format",
         required=True,
@@ -34,7 +30,7 @@ def flags(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    segmenter = load(args.checkpoint, device="cpu")
+    segmenter = load(args.checkpoint, device="cpu", owner=weight_file(args))
     line = export(segmenter, args.out, args.format, overwrite=args.overwrite)
     width, height = segmenter.prepare.size
     print(f"{args.out}: {len(segmenter.classes)} classes, trained at {width}x{height}")

@@ -1,6 +1,7 @@
 """The command line: a thin layer over the package."""
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 
@@ -22,7 +23,7 @@ from fastass.cli import (
 from fastass.cli.bench.main import COMMAND as BENCH
 from fastass.cli.parser import Parser
 from fastass.config.text import neighbours
-from fastass.errors import USER_ERRORS, ExportFailure, TrainingFailure, UserError
+from fastass.errors import USER_ERRORS, ExportFailure, Incomplete, TrainingFailure, UserError
 from fastass.runtime.signals import Interrupted
 
 COMMANDS = {
@@ -104,7 +105,10 @@ def flags_of(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command → exit code: 0 done, 1 training failed, 2 bad input, 130/143 interrupted."""
+    """Run a command → exit code: 0 done, 1 failed or incomplete, 2 bad input, 130/143 killed."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal of few characters gets a ? for others
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     parser = build_parser()
     try:
         args = parse(parser, sys.argv[1:] if arguments is None else arguments)
@@ -115,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except USER_ERRORS as error:
         print(f"fastass: {_one_line(error)}", file=sys.stderr)
         return 2
-    except (TrainingFailure, ExportFailure) as error:
+    except (TrainingFailure, ExportFailure, Incomplete) as error:
         print(f"fastass: {_one_line(error)}", file=sys.stderr)
         return 1
     except Interrupted as error:

@@ -1,23 +1,61 @@
 """The flags of the commands that use a trained network."""
 
 from argparse import ArgumentParser, Namespace
+from dataclasses import fields
 from pathlib import Path
+from typing import Literal, get_args
 
 from fastass.cli.parser import typed
-from fastass.config.schema import ScaleFactor
+from fastass.config.schema import ScaleFactor, Size
+from fastass.inference.from_weights import WeightFile
 from fastass.inference.load import load
 from fastass.inference.segmenter import Segmenter
 from fastass.inference.views import Views
+from fastass.models.config import Backbone, Heads
+from fastass.pipelines.loaders.spec import NORMALIZATIONS
 
 
-def execution_flags(parser: ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
+def network_flags(parser: ArgumentParser) -> None:
+    """The network, and what is to be said of a weight file."""
+    parser.add_argument(
         "checkpoint",
         type=Path,
         metavar="CKPT",
-        help="a run, a checkpoint in it, or an exported folder",
+        help="a run, a checkpoint in it, an exported folder, or a weight file (.pth, .safetensors) "
+        "with --backbone",
     )
+    add = parser.add_argument_group("for a weight file").add_argument
+    add("--backbone", choices=get_args(Backbone), help="its backbone")
+    add("--heads", choices=get_args(Heads), help="its classifiers (those that are in the file)")
+    add(
+        "--aspp-branches",
+        type=typed(Literal[2, 4]),
+        metavar="N",
+        help="branches of each classifier, 2 or 4 (2 for AdaptSegNet's files)",
+    )
+    add(
+        "--normalize",
+        choices=tuple(NORMALIZATIONS),
+        help="how its images are normalised (bgr for AdaptSegNet's files)",
+    )
+    add(
+        "--target-size",
+        type=typed(Size),
+        metavar="WxH",
+        help="size at which it was trained (1024x512)",
+    )
+    add(
+        "--classes",
+        type=typed(tuple[str, ...]),
+        default=(),
+        metavar="NAME,NAME",
+        help="its classes in order (those of Cityscapes for 19, of SYNTHIA for 16 or 13)",
+    )
+
+
+def execution_flags(parser: ArgumentParser) -> None:
+    network_flags(parser)
+    add = parser.add_argument
     add(
         "--device", default="auto", help="cpu, cuda, cuda:N, or auto: CUDA if there is a GPU (auto)"
     )
@@ -53,7 +91,13 @@ def load_segmenter(args: Namespace) -> Segmenter:
         amp=args.amp,
         kernels=args.kernels,
         tune_allocator=True,
+        owner=weight_file(args),
     )
+
+
+def weight_file(args: Namespace) -> WeightFile:
+    """What the flags say of a weight file."""
+    return WeightFile(**{field.name: getattr(args, field.name) for field in fields(WeightFile)})
 
 
 def views_of(args: Namespace) -> Views:

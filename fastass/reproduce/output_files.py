@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fastass.checkpoint.run_directory import CLASS_MEANS
+from fastass.checkpoint.json_file import read_result
+from fastass.checkpoint.own_files import CLASS_MEANS
 from fastass.pipelines.datasets.classes import CITYSCAPES, SYNTHIA_13
 from fastass.reproduce import claims
 from fastass.reproduce.centroid_plot import centroid_plot
@@ -58,7 +59,7 @@ def _networks(table2: Grid, out: Path) -> list[tuple[str, dict[str, Any]]]:
     }
     paths = {title: out / name / CLASS_MEANS for title, name in runs.items()}
     return [
-        (title, json.loads(path.read_text(encoding="utf-8"))["last"])
+        (title, read_result(path, ("last",))["last"])
         for title, path in paths.items()
         if path.exists()
     ]

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from fastass.checkpoint.run_directory import SUMMARY
+from fastass.checkpoint.own_files import SUMMARY
+from fastass.pipelines.file_lock import locked
 from fastass.tracking.progress import Reporter
 
 
@@ -61,7 +62,13 @@ def _complete(run: CellRun, out: Path) -> bool:
 
 
 def _run(run: CellRun, out: Path, jobs: int, devices: "queue.Queue[str | None]") -> int:
-    """→ exit code."""
+    """→ exit code. If another process runs the cell, waits for it and takes its result."""
+    lock = out / f".{run.name}.lock"
+    with locked(lock, f"running {run.name}", wait=True, on_wait=_print_line):
+        return 0 if _complete(run, out) else _train(run, out, jobs, devices)
+
+
+def _train(run: CellRun, out: Path, jobs: int, devices: "queue.Queue[str | None]") -> int:
     (out / f"{run.name}.words").write_text("".join(f"{w}\n" for w in run.words), encoding="utf-8")
     threads = max(1, len(os.sched_getaffinity(0)) // jobs)
     with _device(devices) as device, open(out / f"{run.name}.log", "a", encoding="utf-8") as log:
@@ -73,6 +80,10 @@ def _run(run: CellRun, out: Path, jobs: int, devices: "queue.Queue[str | None]")
         return subprocess.run(
             command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False
         ).returncode
+
+
+def _print_line(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager

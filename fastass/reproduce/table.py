@@ -1,6 +1,5 @@
 """The results of a grid of runs: statistics over seeds, and tables in the paper's shape."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -8,7 +7,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from fastass.checkpoint.run_directory import SUMMARY
+from fastass.checkpoint.json_file import read_result
+from fastass.checkpoint.own_files import SUMMARY
 from fastass.config import paper
 from fastass.evaluation.model_selection import LAST_FEW
 from fastass.reproduce.grids import HEADS, Cell, Grid
@@ -29,6 +29,9 @@ PER_CLASS: dict[str, Mapping[str, tuple[float, ...]]] = {
 }
 
 
+_USED = ("selection", "per_class_iou", "training_seconds", "device", "versions")
+
+
 def results(grid: Grid, out: Path, seeds: Sequence[int]) -> list[Record]:
     """One record per cell: mIoU under each rule and per-class IoU (percent) of its complete runs.
 
@@ -39,11 +42,7 @@ def results(grid: Grid, out: Path, seeds: Sequence[int]) -> list[Record]:
 
 def _record(grid: Grid, cell: Cell, out: Path, seeds: Sequence[int]) -> Record:
     paths = {seed: out / cell.name(seed) / SUMMARY for seed in seeds}
-    runs = {
-        seed: json.loads(path.read_text(encoding="utf-8"))
-        for seed, path in paths.items()
-        if path.exists()
-    }
+    runs = {seed: read_result(path, _USED) for seed, path in paths.items() if path.exists()}
     return {
         "table": grid.table,
         "part": cell.part,

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
-from fastass.checkpoint.run_directory import SUMMARY, RunDirectory
+from fastass.checkpoint.own_files import SUMMARY
+from fastass.checkpoint.pointers import BEST, START
+from fastass.checkpoint.run_directory import RunDirectory
 from fastass.config.schema import Config
-from fastass.errors import TrainingFailure
+from fastass.errors import USER_ERRORS, TrainingFailure
 from fastass.evaluation.evaluate import Scores, evaluate
 from fastass.evaluation.model_selection import selection
 from fastass.method.adaptation import MethodSpec
@@ -50,7 +52,7 @@ class Trainer:
         self.interruption = Interruption()
         self.stop = AsyncMax(world, lambda: self.interruption.caught or 0)
         self._skipped = 0  # by this rank, since the last log
-        self._averaged_at = -1  # step
+        self._averaged_at = self._saved_at = -1  # steps
 
     @property
     def progress(self) -> Progress:
@@ -58,7 +60,16 @@ class Trainer:
         return self.state.progress
 
     def fit(self, stop_at: int | None = None) -> dict[str, Any]:
-        """Train to the end, or to `stop_at`. Raises Interrupted after saving on a signal."""
+        """Train to the end, or to `stop_at`. Raises Interrupted after saving on a signal.
+
+        When it returns or raises, nothing is being written any more.
+        """
+        try:
+            return self._fit(stop_at)
+        finally:
+            self.state.finish()
+
+    def _fit(self, stop_at: int | None) -> dict[str, Any]:
         with self.interruption:
             for end in (self.config.start_steps, self.config.total_steps):
                 self._train_until(end if stop_at is None else min(end, stop_at))
@@ -77,6 +88,8 @@ class Trainer:
         if step >= end:
             return
         adapt = step >= self.config.start_steps
+        if step > self.config.start_steps:  # resumed from a checkpoint saved before its evaluation
+            self._evaluate_if_due()
         self.reporter.phase("train" if adapt else "start", self.config.total_steps, step)
         batches = self._batches(step, adapt)
         self.meters.start_clock()
@@ -153,17 +166,21 @@ class Trainer:
         self.progress.last = scores.record()
         best = scores.miou > self.progress.best
         self.progress.best = max(self.progress.best, scores.miou)
-        self._save(*["best"] if best else [])
+        self._saved_at = -1
+        self._save(*[BEST] if best else [])
 
     def _finish_start(self) -> None:
         """Evaluate the complete start and keep it, to compare the method with it."""
         if self.progress.start is not None:
             return
         self.progress.start = self._evaluate().record()
-        self._save("start")
+        self._saved_at = -1
+        self._save(START)
 
     def _evaluate(self) -> Scores:
-        self._synchronise()
+        """Save, then evaluate: a damaged validation image costs no training."""
+        self._save()
+        self.state.wait()
         step = self.progress.step
         self.reporter.phase(f"evaluate at {step}", len(self.data.val))
         done = 0
@@ -179,15 +196,18 @@ class Trainer:
                     self._save()
                     self._interrupted(stop)
 
-        scores = evaluate(
-            self.train_step.evaluated,
-            self.data.val_batches(),
-            self.runtime,
-            self.data.classes,
-            self.config.data.report,
-            advance,
-            world=self.world,
-        )
+        try:
+            scores = evaluate(
+                self.train_step.evaluated,
+                self.data.val_batches(),
+                self.runtime,
+                self.data.classes,
+                self.config.data.report,
+                advance,
+                world=self.world,
+            )
+        except USER_ERRORS as error:
+            raise type(error)(f"{error}; {self.state.kept()}") from None
         self.run.log({"step": step, "eval": scores.record()})
         self.reporter.scored(step, scores.miou)
         self.reporter.phase("train", self.config.total_steps, step)
@@ -196,7 +216,9 @@ class Trainer:
 
     def _save(self, *links: str) -> None:
         self._synchronise()
-        self.state.save(*links)
+        if self._saved_at != self.progress.step:
+            self.state.save(*links)
+            self._saved_at = self.progress.step
 
     def _interrupted(self, number: int) -> None:
         self.state.wait()
@@ -221,7 +243,9 @@ class Trainer:
             start=progress.start,
             last=progress.last,
             best_miou=progress.best,
-            selection=selection(self.run.path, self.config.start_steps),
+            selection=selection(
+                self.run.path, self.config.start_steps, (progress.evaluated_at, progress.last)
+            ),
             images_per_second=self.meters.images_per_second,
             seconds=self.meters.seconds,
             skipped=progress.skipped,

@@ -1,33 +1,37 @@
 """A whole run: check the configuration, open the data, build, train, summarise."""
 
-import json
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fastass.checkpoint.run_directory import (
-    CONFIG,
-    SUMMARY,
-    RunDirectory,
+from fastass.checkpoint.json_file import read_json
+from fastass.checkpoint.own_files import CONFIG, SUMMARY
+from fastass.checkpoint.resume import (
+    adopt_roots,
     check_same,
+    fingerprint,
     fit_ranks,
-    has_checkpoint,
-    inspect_run,
-    make_run,
+    weights_fingerprint,
+    with_absolute_paths,
 )
+from fastass.checkpoint.run_directory import RunDirectory, adopt_run, inspect_run, make_run
+from fastass.checkpoint.run_lock import PATIENCE, locked_run
 from fastass.checkpoint.starting_weights import check_init, start_from
 from fastass.config.schema import Config
 from fastass.config.text import as_text, check
 from fastass.errors import UserError
-from fastass.method.adaptation import method_spec
+from fastass.method.adaptation import MethodSpec, method_spec
+from fastass.pipelines.loaders.sample_reader import open_reader
 from fastass.runtime.ddp import check_parallel
 from fastass.runtime.device import Runtime, choose_device, setup_runtime
 from fastass.runtime.openmp import threads_spin
 from fastass.runtime.process_group import World, join
 from fastass.tracking.progress import Reporter, Silent
 from fastass.tracking.services import Loggers, check_services
+from fastass.training.data import TrainingData
 from fastass.training.loop import Trainer
 from fastass.training.open_data import open_training_data
 from fastass.training.optimizers.build import describe_optimizers, describe_rates
@@ -46,7 +50,9 @@ def train(
 ) -> dict[str, Any]:
     """Run a configuration in the directory `out` (None: runs/PRESET) and return its summary.
 
-    Everything the user gave is checked before anything in `out` is touched. Seeds PyTorch's global
+    Everything that can be checked is checked before anything is written into `out`: the values, the
+    data's lists, the first images and labels of every stream, the weights to start from. The lock
+    of `out` is taken before anything in it is read, and held to the end. Seeds PyTorch's global
     random numbers with `config.seed` and sets this process up for `config.runtime`. Raises
     UserError or DataError for bad input, TrainingFailure when training can't go on, Interrupted on
     a signal.
@@ -71,10 +77,16 @@ def train(
         config = replace(config, distributed=replace(config.distributed, world=world.size))
         runtime = setup_runtime(replace(config.runtime, device=str(device)))
         check_parallel(config.model.norm, runtime.device, world)
-        resuming = world.broadcast_from_main(
-            lambda: inspect_run(run, resume=resume, overwrite=overwrite)
-        )
-        with reporter if world.main else Silent() as progress:
+
+        def inspect() -> bool:
+            return inspect_run(run, resume=resume, overwrite=overwrite)
+
+        world.broadcast_from_main(inspect)  # a directory of others is not touched by the lock
+        with reporter if world.main else Silent() as progress, ExitStack() as held:
+            if world.main:
+                patience = PATIENCE if resume else 0.0
+                held.enter_context(locked_run(run, progress.line, patience=patience))
+            resuming = world.broadcast_from_main(inspect)
             return _train(config, run, progress, runtime, world, resuming, stop_at)
 
 
@@ -94,16 +106,17 @@ def _train(
     stop_at: int | None,
 ) -> dict[str, Any]:
     if resuming:
-        config = fit_ranks(out, config)
-    fresh = not (resuming and has_checkpoint(out))
-    if fresh:
+        config = adopt_roots(out, fit_ranks(out, config))
+    else:
         check_init(config)
     data, config = world.main_first(lambda: open_training_data(config, progress))
+    config = with_absolute_paths(config)
     data = replace(data, rank=world.rank, world=world.size)
     spec = method_spec(config.method, len(data.labelled_names))
+    inputs = _inputs(data)
     if resuming:
-        check_same(out, config, data.labelled_names, progress.line)
-        if (summary := _finished(out)) is not None:
+        check_same(out, config, data.labelled_names, inputs, progress.line)
+        if (summary := _finished(out, progress)) is not None:
             progress.line(f"{out} is complete")
             progress.line(table(summary))
             return summary
@@ -111,17 +124,22 @@ def _train(
     step = TrainStep(build(config, spec), config, runtime, world)
     progress.line(_heading(step, optimizers))
     progress.line(data.describe(config.method, spec))
-    if fresh:
+    if not resuming:
         loaded = world.main_first(lambda: start_from(step.generator, config, data.classes.names))
         if loaded is not None:
             progress.line(str(loaded))
+    _read_first(data, spec, config, runtime)
+    world.barrier()  # every rank has checked what it reads
     if world.main and not resuming:
-        make_run(out, config, data.labelled_names)
+        inputs["init"] = weights_fingerprint(config.init)
+        make_run(out, config, data.labelled_names, inputs)
     with Loggers(out, config.log, as_text(config), progress.line) as loggers:
         run = RunDirectory(out, writes=world.main, also=loggers.log)
         trainer = Trainer(step, config, data, spec, runtime, run, progress, world)
         if resuming:
             trainer.state.restore()
+            if world.main:
+                adopt_run(out, inputs)
         return trainer.fit(stop_at)
 
 
@@ -138,12 +156,33 @@ def _heading(step: TrainStep, optimizers: str) -> str:
     return f"{' · '.join(parts)}{step.world.describe()}{rates}"
 
 
-def _finished(out: Path) -> dict[str, Any] | None:
-    """The summary of a run that has ended."""
-    path = out / SUMMARY
-    if not path.exists():
+def _inputs(data: TrainingData) -> dict[str, Any]:
+    """The fingerprints of the images, for RUN/inputs.json."""
+    sets = {"source": data.source, "target": data.target, "val": data.val}
+    return {n: fingerprint(open_reader(s).names) for n, s in sets.items() if s is not None}
+
+
+def _read_first(data: TrainingData, spec: MethodSpec, config: Config, runtime: Runtime) -> None:
+    """Open every loader of the run and read its first batch; raises for what is wrong with it."""
+    for each in (*([spec.start()] if config.start_steps else []), spec):
+        with closing(data.batches(0, each, runtime.device)) as batches:  # type: ignore[type-var]
+            next(batches)
+    next(data.val_batches())
+
+
+def _finished(out: Path, progress: Reporter) -> dict[str, Any] | None:
+    """The summary of a run that has ended; a damaged one is written again."""
+    if not (out / SUMMARY).exists():
         return None
-    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        summary = read_json(out / SUMMARY)
+        table(summary)
+    except UserError as error:
+        progress.line(f"{error}; it is written again")
+        return None
+    except (KeyError, TypeError, ValueError, AttributeError):
+        progress.line(f"{out / SUMMARY}: damaged: values are missing; it is written again")
+        return None
     return summary
 
 

@@ -1,5 +1,6 @@
 """What a run writes at its end: summary, table of IoU, contact sheet, examples, class means."""
 
+import contextlib
 import json
 import resource
 from collections.abc import Iterable, Sequence
@@ -9,7 +10,9 @@ from typing import Any
 import torch
 
 from fastass.checkpoint.files import find_checkpoint, load_generator
-from fastass.checkpoint.run_directory import CLASS_MEANS, EXAMPLES, SHEET, RunDirectory, versions
+from fastass.checkpoint.own_files import CLASS_MEANS, EXAMPLES, SHEET
+from fastass.checkpoint.pointers import START, target
+from fastass.checkpoint.run_directory import RunDirectory, versions
 from fastass.config.schema import Config
 from fastass.errors import UserError
 from fastass.evaluation import class_centroids
@@ -111,7 +114,8 @@ def before_and_after(
     """
     networks = {"adapted": generator}
     if (before := _before(run, init)) is not None:
-        networks = {"source only": _generator_of(before, generator, runtime), **networks}
+        with contextlib.suppress(UserError):  # a run of days must not fail because of a picture
+            networks = {"source only": _generator_of(before, generator, runtime), **networks}
     path = _examples(run, networks, data, runtime)
     if data.source is not None:
         means = {_FILE[t]: _class_means(n, data, runtime) for t, n in networks.items()}
@@ -157,11 +161,11 @@ def _class_means(generator: DeepLab, data: TrainingData, runtime: Runtime) -> di
 def _before(run: Path, init: str | None) -> Path | None:
     """The checkpoint the method started from: this run's start, or `init`.
 
-    None where there is none, or no longer: a run of days must not fail because of a picture.
+    None where there is none, or no longer.
     """
-    if (run / "start").exists():
-        return run / "start"
-    if init is None or not Path(init).is_dir():
+    if (start := target(run, START)) is not None:
+        return start
+    if init is None or Path(init).suffix:  # a weight file
         return None
     try:
         return find_checkpoint(init)

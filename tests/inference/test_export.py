@@ -202,7 +202,12 @@ def test_bad_words(
 
 def test_overwrite(folder: Path, network: fastass.Segmenter, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "old").touch()
+    (tmp_path / "model" / "thesis.txt").touch()
+    with pytest.raises(UserError, match=r"holds thesis\.txt, which no export writes"):
+        export(network, tmp_path / "model", "safetensors", overwrite=True)
+    with pytest.raises(UserError, match="is a folder, and onnx writes a file"):
+        export(network, tmp_path / "model", "onnx", overwrite=True)
+    (tmp_path / "model" / "thesis.txt").rename(tmp_path / "model" / "README.md")
     with pytest.raises(UserError, match="exists already"):
         export(network, tmp_path / "model", "safetensors")
     export(network, tmp_path / "model", "safetensors", overwrite=True)

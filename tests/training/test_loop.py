@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from fastass.checkpoint import files
-from fastass.checkpoint.files import MODEL, STATE, find_checkpoint, read_state, read_weights
+from fastass.checkpoint.files import find_checkpoint, read_state, read_weights
+from fastass.checkpoint.pointers import MODEL, STATE
 from fastass.cli.main import main
 from fastass.config.presets import preset
 from fastass.config.text import override

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from fastass import kernels
 from fastass.bench.step.memory import SavedTensors
-from fastass.checkpoint.files import MODEL, load_generator
+from fastass.checkpoint.files import load_generator
+from fastass.checkpoint.pointers import MODEL
 from fastass.config.schema import Config, DiscriminatorConfig, OptimConfig, RuntimeConfig
 from fastass.errors import UserError
 from fastass.method.adaptation import method_spec

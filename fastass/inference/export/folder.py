@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save as safetensors_save
 from torch import Tensor, nn
 
-from fastass.checkpoint.files import MODEL
+from fastass.checkpoint.pointers import MODEL
 from fastass.errors import ExportFailure
 from fastass.inference.export.graph import compare, graph_of
 from fastass.inference.load import FOLDER, description, load
@@ -22,6 +22,7 @@ from fastass.inference.segmenter import Segmenter
 from fastass.models.deeplab import DeepLab
 
 GRAPH, README = "graph.json", "README.md"
+FILES = (FOLDER, MODEL, GRAPH, README)
 
 PLAIN = """\
 import json, numpy as np, torch
