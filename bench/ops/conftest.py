@@ -209,6 +209,7 @@ def contest(
             limit_seconds=limit,
             sides={name: {"median": median[name], "peak": peak[name]} for name in sides},
         )
+        request.node.user_properties.append(("operator", dict(benchmark.extra_info)))
 
     return run
 
