@@ -48,9 +48,16 @@ from fastass.checkpoint.pointers import (
     target,
 )
 from fastass.errors import UserError
+from fastass.models.domain_statistics import TargetStatistics
 from fastass.models.weights.files import check_storage, check_zip
 from fastass.pipelines.durable import sync_directory, write_synced
 from fastass.runtime.atomic_write import writing
+
+# A network's prefix → that of its running statistics of the target's streams.
+_TARGET_STATISTICS = {
+    "generator.": "target_statistics.",
+    "average.": "average_target_statistics.",
+}
 
 
 class Checkpoint(NamedTuple):
@@ -255,15 +262,55 @@ def check_fit(module: nn.Module, weights: dict[str, torch.Tensor], where: Path) 
             )
 
 
-def load_generator(generator: nn.Module, path: Path) -> None:
-    """Load only the generator from a checkpoint directory: its EMA weights, if there are any."""
-    load_into(generator, generator_weights(path), path)
+def add_target_statistics(weights: dict[str, torch.Tensor], module: nn.Module) -> bool:
+    """Give an older checkpoint the target's running statistics: the mixed ones; → if it had none.
+
+    weights: of a training module; changed in place. They are those that `module` lacks nothing of.
+    """
+    missing = [name for name in module.state_dict() if name not in weights]
+    copies = {
+        name: f"{network}{name.removeprefix(statistics)}"
+        for name in missing
+        for network, statistics in _TARGET_STATISTICS.items()
+        if name.startswith(statistics)
+    }
+    weights |= {name: weights[own].clone() for name, own in copies.items() if own in weights}
+    return bool(copies)
 
 
-def generator_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The generator's weights in a checkpoint directory: the EMA weights, if there are any."""
+def load_generator(generator: nn.Module, path: Path) -> TargetStatistics | None:
+    """Load only the generator from a checkpoint directory: its EMA weights, if there are any.
+
+    Its norms then hold the running statistics of all streams. → those of the target's streams;
+    None if the checkpoint has none.
+    """
+    weights, statistics = generator_weights(path)
+    load_into(generator, weights, path)
+    return load_target_statistics(generator, statistics, path)
+
+
+def load_target_statistics(
+    generator: nn.Module, statistics: dict[str, torch.Tensor], where: Path
+) -> TargetStatistics | None:
+    """The running statistics of the target's streams for `generator`; None if there are none."""
+    if not statistics:
+        return None
+    target = TargetStatistics(generator)
+    load_into(target, statistics, where)
+    return target
+
+
+def generator_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The generator's weights in a checkpoint directory: the EMA weights, if there are any.
+
+    And its running statistics of the target's streams, empty if the checkpoint has none.
+    """
     saved = read_weights(path)
     prefix = "average." if any(name.startswith("average.") for name in saved) else "generator."
+    return _below(prefix, saved), _below(_TARGET_STATISTICS[prefix], saved)
+
+
+def _below(prefix: str, saved: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
 
 

@@ -8,7 +8,7 @@ from fastass.cli.command import Command
 from fastass.cli.network_flags import execution_flags, load_segmenter, view_flags, views_of
 from fastass.errors import UserError
 from fastass.evaluation.adabn import reestimate
-from fastass.evaluation.evaluate import evaluate
+from fastass.evaluation.evaluate import Scores, evaluate, evaluate_both
 from fastass.inference.segmenter import Segmenter
 from fastass.pipelines.loaders.evaluation import EvalLoader
 from fastass.runtime.atomic_write import write_whole
@@ -57,26 +57,36 @@ def run(args: Namespace) -> None:
         )
     size = views.read_at(network.prepare.size)
     loader = EvalLoader(data, size, network.prepare.normalize)
+    other = network.other_statistics
     if args.norm_from is not None:
+        if args.norm_statistics is not None:
+            raise UserError("--norm-statistics has no effect with --norm-from; give one of them")
         _reestimate(args, network, size)
+        other = None
+    elif network.norm_statistics == "mixed" and other is None and args.norm_statistics is None:
+        print(f"{args.checkpoint}: without statistics of the target; the mixed are used")
     with reporter() as progress:
-        progress.phase("evaluate", len(data))
-        done = 0
 
-        def advance(images: int) -> None:
-            nonlocal done
-            done += images
-            progress.advance(done)
+        def once() -> Scores:
+            done = 0
 
-        scores = evaluate(
-            network.generator,
-            loader,
-            network.runtime,
-            data.classes,
-            network.report,
-            advance,
-            views,
-        )
+            def advance(images: int) -> None:
+                nonlocal done
+                done += images
+                progress.advance(done)
+
+            progress.phase("evaluate", len(data))
+            return evaluate(
+                network.generator,
+                loader,
+                network.runtime,
+                data.classes,
+                network.report,
+                advance,
+                views,
+            )
+
+        scores = evaluate_both(once, other, own=network.norm_statistics or "mixed")
     print(iou_table([(data.split, scores.record())]))
     if args.json is not None:
         write_whole(args.json, json.dumps(scores.record(), indent=2) + "\n")

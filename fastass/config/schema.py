@@ -25,6 +25,8 @@ Size = tuple[Side, Side]
 
 Method = Literal["oracle", "source_only", "joint", "ga", "ga+fcsa", "ga+csa"]
 
+NormStatistics = Literal["mixed", "domain"]
+
 # The λ_sadv that the paper chose in Table 2.
 LAMBDA_SADV = {"ga+fcsa": 0.04, "ga+csa": 0.01}
 
@@ -251,6 +253,10 @@ class Config:
     """How the backward passes run. `fused`: one for all streams. `streamed`: one per stream, so
     only one stream's activations are in memory. `concurrent`: source and target at the same time,
     for small networks on a CPU; elsewhere as `fused`."""
+    norm_statistics: NormStatistics = "mixed"
+    """Running statistics of batch norm with which the network is evaluated, predicts and is
+    exported. `mixed`: those of all streams, as in AdaptSegNet. `domain`: those of the target's
+    streams alone. Training keeps both, and every evaluation reports both."""
     eval_every: Steps = 2000
     """Steps between evaluations on the target's validation images (0: only at the end)."""
     save_every: Count = 1000

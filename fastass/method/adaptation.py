@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fastass import kernels
 from fastass.config.schema import LossConfig, Method
+from fastass.kernels.convolution.running_statistics import BatchStatistics, stream
 from fastass.method import losses
 from fastass.method.losses import SOURCE, TARGET
 from fastass.method.terms import TERMS, LossTerms, sum_terms
@@ -26,7 +27,10 @@ from fastass.models.discriminators import (
     GlobalDiscriminator,
     PixelDiscriminator,
 )
+from fastass.models.domain_statistics import TargetStatistics, feed, running_norms
 from fastass.pipelines.loaders.batch import Batch, StepBatch
+
+TARGET_STREAMS = ("labelled", "unlabelled")  # fields of StepBatch
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,11 @@ class MethodSpec:
     labelled: bool  # L_seg(I_tl)
     global_: bool  # GA: D_g, L_gadv, L_gd
     semantic: str  # SA: "", "fcsa" or "csa": D_s, L_sadv, L_sd
+
+    @property
+    def sees_target(self) -> bool:
+        """Whether it forwards images of the target."""
+        return self.labelled or self.global_
 
     def start(self) -> "MethodSpec":
         """The supervised start before the method: L_seg alone, of the source if it is used."""
@@ -82,6 +91,12 @@ class Adaptation(nn.Module):
         self.global_discriminators = nn.ModuleList(global_discriminators)
         self.semantic_discriminator = semantic_discriminator
         self.average: DeepLab | None = None  # of the generator's weights: see fastass.models.ema
+        # Of the target's streams; the generator's own running statistics are those of all streams.
+        self.target_statistics: TargetStatistics | None = None
+        self.average_target_statistics: TargetStatistics | None = None
+        if running_norms(generator):
+            self.target_statistics = TargetStatistics(generator)
+        self.target_streams = TARGET_STREAMS
         self.weights = weights
         self.align_corners = generator.config.align_corners
 
@@ -99,11 +114,36 @@ class Adaptation(nn.Module):
             parts.append(self._unlabelled(batch.unlabelled))
         return sum_terms(parts)
 
+    def feed(self, seen: Sequence[BatchStatistics]) -> None:
+        """Add what the forwards of a step saw to the running statistics, in this order.
+
+        Every stream feeds the generator's own. The target's are fed by the streams that are
+        `target_streams`; in a step without one, by all of them, so both stay the same.
+        """
+        some = any(s.stream in self.target_streams for s in seen)
+        feed(
+            seen,
+            self.target_statistics,
+            lambda stream: not some or stream in self.target_streams,
+        )
+
+    def restart_target_statistics(self) -> None:
+        """Make the target's running statistics equal to the generator's own, and the averages'."""
+        for statistics in (self.target_statistics, self.average_target_statistics):
+            if statistics is not None:
+                statistics.copy_from_network()
+
+    def _generate(self, images: Tensor, name: str) -> Output:
+        """G's output for the stream of this name."""
+        with stream(name):
+            output: Output = self.generator(images)
+        return output
+
     def _source(self, batch: Batch, adapt: bool) -> LossTerms:
         """L_seg, L_gadv, L_sadv of G and the source halves of L_gd and L_sd."""
         images, labels = batch.images, batch.labels
         assert labels is not None
-        output = self.generator(images)
+        output = self._generate(images, "source")
         gadv = gd = sadv = sd = None
         if adapt and self.semantic_discriminator is not None:
             sadv, sd = self._semantic(output.features, labels, SOURCE)
@@ -137,7 +177,7 @@ class Adaptation(nn.Module):
         """L_seg of the labelled target images and their half of L_sd."""
         images, labels = batch.images, batch.labels
         assert labels is not None
-        output = self.generator(images)
+        output = self._generate(images, "labelled")
         seg, sd = self._segmentation(output, labels), None
         if adapt and self.semantic_discriminator is not None:
             _, sd = self._semantic(output.features.detach(), labels, TARGET)
@@ -150,7 +190,7 @@ class Adaptation(nn.Module):
         with torch.no_grad():
             maps = [
                 kernels.upsample_softmax(scores, size, align_corners=self.align_corners)
-                for scores in self.generator(images).levels
+                for scores in self._generate(images, "unlabelled").levels
             ]
         gd = [
             losses.domain_loss(d_g(P), TARGET, self.weights.gan)

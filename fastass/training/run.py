@@ -124,10 +124,13 @@ def _train(
     step = TrainStep(build(config, spec), config, runtime, world)
     progress.line(_heading(step, optimizers))
     progress.line(data.describe(config.method, spec))
+    if config.norm_statistics == "domain" and not spec.sees_target:
+        progress.line(f"norm statistics: {config.method} forwards no target image; both are equal")
     if not resuming:
         loaded = world.main_first(lambda: start_from(step.generator, config, data.classes.names))
         if loaded is not None:
             progress.line(str(loaded))
+        step.module.restart_target_statistics()
     _read_first(data, spec, config, runtime)
     world.barrier()  # every rank has checked what it reads
     if world.main and not resuming:
@@ -192,6 +195,13 @@ def check_values(config: Config) -> None:
     d = config.data
     if config.method == "oracle" and config.labelled == 0 and config.labelled_list is None:
         raise UserError("method oracle trains on labelled target images; give --labelled N")
+    model = config.model
+    if config.norm_statistics == "domain" and not model.has_running_statistics:
+        what = "vgg16 has no norms" if model.backbone == "vgg16" else "norm frozen keeps constants"
+        raise UserError(
+            f"--norm-statistics domain has no effect: {what}, so there are no running statistics; "
+            "leave it out"
+        )
     if d.scale is not None and d.scale[0] > d.scale[1]:
         raise UserError(f"--data-scale: expected low,high, got {d.scale[0]:g},{d.scale[1]:g}")
     if d.scale is None and (d.source_resize or d.target_resize):

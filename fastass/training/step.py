@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from fastass.config.schema import Config
+from fastass.kernels.convolution.running_statistics import BatchStatistics, collected
 from fastass.method.adaptation import Adaptation, MethodSpec, objective
 from fastass.method.item_weights import item_weights
 from fastass.method.terms import LossTerms, sum_terms
@@ -20,6 +21,7 @@ from fastass.models.discriminators import (
     GlobalDiscriminator,
     PixelDiscriminator,
 )
+from fastass.models.domain_statistics import TargetStatistics
 from fastass.pipelines.loaders.batch import StepBatch
 from fastass.runtime.ddp import wrap
 from fastass.runtime.device import Runtime
@@ -50,6 +52,8 @@ def build(config: Config, spec: MethodSpec) -> Adaptation:
     module = Adaptation(generator, d_g, d_s, config.loss)
     if config.ema:
         module.average = ema.average_of(generator)
+        if module.target_statistics is not None:
+            module.average_target_statistics = TargetStatistics(module.average)
     return module
 
 
@@ -59,6 +63,20 @@ class _Part(NamedTuple):
     batch: StepBatch
     number: int  # which of the step's batches it belongs to
     last: bool  # of the step: its backward exchanges the gradients
+
+
+class _Result(NamedTuple):
+    """What one forward and one backward gave."""
+
+    part: _Part
+    terms: LossTerms
+    seen: list[BatchStatistics]
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Its place in the fused step: that of its first stream."""
+        first = next(i for i, stream in enumerate(self.part.batch) if stream is not None)
+        return self.part.number, first
 
 
 class TrainStep:
@@ -118,6 +136,22 @@ class TrainStep:
         average = self.module.average
         return self.generator if average is None else average
 
+    @property
+    def evaluated_target_statistics(self) -> TargetStatistics | None:
+        """The target's running statistics of `evaluated`; None where its norms keep none."""
+        module = self.module
+        return (
+            module.target_statistics if module.average is None else module.average_target_statistics
+        )
+
+    @contextlib.contextmanager
+    def judged(self) -> Iterator[DeepLab]:
+        """`evaluated` with the running statistics that `norm_statistics` chooses."""
+        target = self.evaluated_target_statistics
+        swap = target is not None and self.config.norm_statistics == "domain"
+        with target.exchanged() if swap and target is not None else contextlib.nullcontext():
+            yield self.evaluated
+
     def step(self, batches: Sequence[StepBatch], *, adapt: bool) -> LossTerms:
         """One optimizer step over `accumulate` batches → this rank's part of each term, detached.
 
@@ -128,25 +162,38 @@ class TrainStep:
         """
         self.module.train()
         self._enter(adapt)
-        terms = sum_terms(self._gradients(batches, adapt))
+        results = self._gradients(batches, adapt)
+        terms = sum_terms([result.terms for result in results])
+        in_order = sorted(results, key=lambda result: result.order)
+        self.module.feed([s for result in in_order for s in result.seen])
         for optimizer in self.optimizers.values():
             if any(p.grad is not None for g in optimizer.param_groups for p in g["params"]):
                 self.scaler.step(optimizer)
         self.module.zero_grad(set_to_none=not self._keeps_gradients)
         self.scaler.update()
         if self.module.average is not None:
-            ema.update(self.module.average, self.generator, self.config.ema, self.ema_updates)
-            self.ema_updates += 1
+            self._update_average()
         self._allocator.stepped()
         return terms
 
-    def _gradients(self, batches: Sequence[StepBatch], adapt: bool) -> list[LossTerms]:
-        """All forwards and backwards of a step → the terms of its parts."""
+    def _update_average(self) -> None:
+        """Move the averages of the weights and of the target's statistics towards them."""
+        module, decay = self.module, self.config.ema
+        assert module.average is not None
+        ema.update(module.average, module.generator, decay, self.ema_updates)
+        if module.average_target_statistics is not None:
+            assert module.target_statistics is not None
+            ours, theirs = module.average_target_statistics, module.target_statistics
+            ema.update(ours, theirs, decay, self.ema_updates)
+        self.ema_updates += 1
+
+    def _gradients(self, batches: Sequence[StepBatch], adapt: bool) -> list[_Result]:
+        """All forwards and backwards of a step → the results of its parts."""
         weights: Sequence[Sequence[float]] | Tensor = [[1.0] * len(LossTerms._fields)]
         if len(batches) > 1 or self.world.grouped:
             weights = item_weights(self.module, batches, self.world)
 
-        def run(part: _Part) -> LossTerms:
+        def run(part: _Part) -> _Result:
             return self._forward_and_backward(part, weights[part.number], adapt)
 
         if self.concurrent_backward is not None and len(batches) == 1:
@@ -170,10 +217,10 @@ class TrainStep:
 
     def _forward_and_backward(
         self, part: _Part, weights: Sequence[float] | Tensor, adapt: bool
-    ) -> LossTerms:
+    ) -> _Result:
         """Add the gradients of one part to those that are there → its weighted terms."""
         with self._exchange(part.last):
-            with self.runtime.autocast():
+            with self.runtime.autocast(), collected() as seen:
                 if self.config.runtime.compile:
                     # CUDA graphs may reuse what the last forward returned.
                     torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call, unused-ignore]
@@ -183,7 +230,8 @@ class TrainStep:
                 # The exchange averages over the ranks, and the weights already do.
                 total = objective(terms, self.config.loss) * self.world.size
             self.scaler.scale(total).backward()  # type: ignore[no-untyped-call, unused-ignore]
-        return LossTerms(*(None if t is None else t.detach() for t in terms))
+        terms = LossTerms(*(None if t is None else t.detach() for t in terms))
+        return _Result(part, terms, seen)
 
     def _enter(self, adapt: bool) -> None:
         """Prepare the forward of a phase: the start trains G alone, the method all networks."""
