@@ -4,10 +4,10 @@ import argparse
 import io
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 
 import torch
 
+from fastass.checkpoint.run_directory import versions
 from fastass.cli import (
     completion,
     evaluate,
@@ -63,7 +63,7 @@ def build_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"fastass {version('fastass')}")
+    parser.add_argument("--version", action="version", version=f"fastass {_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for command in COMMANDS.values():
         sub = commands.add_parser(
@@ -76,6 +76,11 @@ def build_parser() -> Parser:
         command.flags(sub)
         sub.set_defaults(root=parser)
     return parser
+
+
+def _version() -> str:
+    """The installed version; a checkout that was never installed has none."""
+    return versions().get("fastass", "from a checkout, not installed")
 
 
 def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:

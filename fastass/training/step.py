@@ -30,6 +30,7 @@ from fastass.runtime.malloc import Allocator
 from fastass.runtime.process_group import SINGLE_PROCESS, World
 from fastass.self_training.mixer import SelfTraining
 from fastass.training.concurrent_backward import ConcurrentBackward, choose_backward
+from fastass.training.cuda_graph import check_cuda_graphs
 from fastass.training.optimizers.build import (
     batch_factor,
     discriminator_optimizer,
@@ -97,7 +98,9 @@ class TrainStep:
         runtime: Runtime,
         world: World = SINGLE_PROCESS,
     ) -> None:
-        """Moves `module` to the device. UserError for an optimizer that is not available."""
+        """Moves `module` to the device. UserError for an optimizer that is not available, or for
+        CUDA graphs of a step that can't be one."""
+        check_cuda_graphs(config, runtime.device)
         self.config, self.runtime, self.world = config, runtime, world
         self.module = module.to(runtime.device)
         self.ema_updates = 0
