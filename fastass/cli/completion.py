@@ -14,7 +14,7 @@ def flags(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    print(script(args.root, args.shell))
+    print(script(args.whole, args.shell))
 
 
 def script(parser: ArgumentParser, shell: str) -> str:

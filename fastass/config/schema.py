@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from fastass.models.config import ModelConfig
 from fastass.models.number_range import Range
+from fastass.pipelines.datasets.layouts import LayoutName
 
 Count = Annotated[int, Range(1)]
 Images = Annotated[int, Range(1, 1000000)]
@@ -22,10 +23,14 @@ Seed = Annotated[int, Range(0, 2**32 - 1)]
 # The global discriminator halves a map five times, and the kernels' positions end at 2^14.
 Side = Annotated[int, Range(32, 16384)]
 Size = tuple[Side, Side]
+Layout = Annotated[str, LayoutName()]
 
+Normalize = Literal["bgr", "imagenet"]
 Method = Literal["oracle", "source_only", "joint", "ga", "ga+fcsa", "ga+csa"]
 
 NormStatistics = Literal["mixed", "domain"]
+# Values of `init` that are no file and no run.
+NAMED_WEIGHTS = ("none", "imagenet", "pretrained")
 
 # The λ_sadv that the paper chose in Table 2.
 LAMBDA_SADV = {"ga+fcsa": 0.04, "ga+csa": 0.01}
@@ -56,15 +61,15 @@ class DataConfig:
 
     source: str | None = None
     """Source data set: a directory, packed by `fastass pack` or as its owners ship it."""
-    source_layout: str = "auto"
-    """Layout of the source: gta5, synthia, cityscapes or folder; auto recognises it."""
+    source_layout: Layout = "auto"
+    """Layout of the source; auto recognises it."""
     target: str | None = None
     """Target data set, with a train and a val split; packed or as its owners ship it."""
     val: str | None = None
     """Validation set, not packed, because labels are read at full size. Unset: the val split of
     the target. Give it if the target is packed."""
-    target_layout: str = "auto"
-    """Layout of the target: gta5, synthia, cityscapes or folder; auto recognises it."""
+    target_layout: Layout = "auto"
+    """Layout of the target; auto recognises it."""
     source_size: Size = (1280, 720)
     """Size at which source images are trained, WxH. Lower it to save memory and time."""
     target_size: Size = (1024, 512)
@@ -75,7 +80,7 @@ class DataConfig:
     sets."""
     report: tuple[str, ...] = ()
     """Also report the mIoU over these classes, e.g. the 13 that SYNTHIA results are compared on."""
-    normalize: Literal["bgr", "imagenet"] = "bgr"
+    normalize: Normalize = "bgr"
     """Normalisation of the images; it must match the weights of --init. `bgr`: subtract the mean,
     for weights of the AdaptSegNet baseline. `imagenet`: RGB mean and standard deviation, for
     torchvision's weights."""
@@ -185,6 +190,9 @@ class OptimConfig:
     head_lr: Factor = 10.0
     """Factor on the learning rate for the classifier. Use 1 for vgg16, as the AdaptSegNet baseline
     does."""
+    layer_decay: Annotated[float, Range(0, 1, open_low=True)] = 1.0
+    """Factor on the learning rate from each layer of the backbone to the one before it, e.g. 0.9.
+    Use it to fine-tune a pretrained transformer (1: one rate for the whole backbone)."""
     momentum: Below1 = 0.9
     """Momentum of SGD."""
     nesterov: bool = True
@@ -252,7 +260,7 @@ class RuntimeConfig:
     memory is short."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Config:
     """One training run."""
 
@@ -281,9 +289,10 @@ class Config:
     more memory."""
     seed: Seed = 0
     """Seed of initial weights, order of the images and augmentation."""
-    init: Literal["none", "imagenet"] | str | None = None
+    init: Literal["none", "imagenet", "pretrained"] | str | None = None
     """Weights to start from: a .pth or .safetensors file, a run or a checkpoint; `imagenet`:
-    torchvision's, downloaded once; `none`: random weights. Unset is refused for a backbone that has
+    torchvision's, downloaded once; `pretrained`: those of an `hf:` backbone; `none`: random
+    weights. Unset is refused for a backbone that has
     pretrained weights (all but tiny)."""
     allow_mismatch: tuple[str, ...] = ()
     """Modules that --init may leave at their random weights, e.g. classifier."""
@@ -317,6 +326,10 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
+
+    def __repr__(self) -> str:
+        name = self.preset or "without preset"
+        return f"<Config {name}: {self.method}, {self.model.backbone}, {self.total_steps} steps>"
 
     def resolved(self) -> "Config":
         """With unset values that depend on others filled in: λ_sadv by the method; recomputed sums,

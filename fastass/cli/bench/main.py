@@ -1,6 +1,5 @@
 """`fastass bench`: one module per part, each with its own flags."""
 
-import argparse
 from argparse import ArgumentParser, Namespace
 
 from fastass.cli.bench import data, model, scale, step, train
@@ -19,8 +18,6 @@ def flags(parser: ArgumentParser) -> None:
             part.name,
             help=part.help,
             description=f"example: {part.example}\n\n{part.help}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
         )
         part.flags(sub)
 
