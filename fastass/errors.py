@@ -11,6 +11,10 @@ class TrainingFailure(Exception):
     """Training can't go on (a non-finite loss); the message names what is kept."""
 
 
+class Incomplete(Exception):
+    """A command has done what it could, and left out what it could not read."""
+
+
 class ExportFailure(Exception):
     """An exported network does not compute what it was exported from."""
 
@@ -18,4 +22,11 @@ class ExportFailure(Exception):
 # fastass.models raises UserError and its subclass WeightsError.
 USER_ERRORS = (UserError, DataError)
 
-__all__ = ["USER_ERRORS", "DataError", "ExportFailure", "TrainingFailure", "UserError"]
+__all__ = [
+    "USER_ERRORS",
+    "DataError",
+    "ExportFailure",
+    "Incomplete",
+    "TrainingFailure",
+    "UserError",
+]

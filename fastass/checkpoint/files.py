@@ -1,22 +1,21 @@
 """Checkpoints that survive a crash at any moment.
 
 RUN/checkpoints/step-00000500/
-    model.safetensors   weights of G (`generator.…`), D_g and D_s
+    model.safetensors   weights of G (`generator.…`), D_g, D_s, and the average and the teacher
     state.pt            step, optimizers, scaler, random state (loads with weights_only=True)
     config.yaml         the configuration
     classes.json        names and colours of the classes
     checksums.json      CRC-32 of each of these files
-RUN/last, RUN/best, RUN/start   relative symlinks to such directories
+RUN/last, RUN/best, RUN/start   small files that name such a directory (`pointers`)
 
-A checkpoint is written under a temporary name, synced and renamed; the links are replaced
-atomically; only then are older checkpoints removed. Whatever fails, `last` stays loadable. If the
-disk damages it later, `newest_checkpoint` falls back to the one before.
+A checkpoint is written under a temporary name, synced and renamed; the pointers are replaced
+atomically; only then are older checkpoints removed. Whatever fails, `last` stays loadable; should
+the disk damage it later, `newest_checkpoint` finds the one before.
 """
 
 import contextlib
 import io
 import json
-import os
 import shutil
 import zlib
 from collections.abc import Callable, Sequence
@@ -29,12 +28,37 @@ from safetensors.torch import load as safetensors_load
 from safetensors.torch import save as safetensors_save
 from torch import nn
 
+from fastass.checkpoint.json_file import read_json
+from fastass.checkpoint.pointers import (
+    BEST,
+    CHECKSUMS,
+    LAST,
+    MODEL,
+    POINTERS,
+    START,
+    STATE,
+    checkpoint_path,
+    drop,
+    follow,
+    leftovers,
+    list_checkpoints,
+    point,
+    remove_leftover,
+    replaced,
+    target,
+)
 from fastass.errors import UserError
+from fastass.models.domain_statistics import TargetStatistics
+from fastass.models.weights.files import check_storage, check_zip
 from fastass.pipelines.durable import sync_directory, write_synced
 from fastass.runtime.atomic_write import writing
 
-MODEL, STATE, CONFIG, CLASSES = "model.safetensors", "state.pt", "config.yaml", "classes.json"
-CHECKSUMS = "checksums.json"
+TEACHER = "teacher."  # begins the names of the weights of self-training's teacher
+# A network's prefix → that of its running statistics of the target's streams.
+_TARGET_STATISTICS = {
+    "generator.": "target_statistics.",
+    "average.": "average_target_statistics.",
+}
 
 
 class Checkpoint(NamedTuple):
@@ -59,10 +83,12 @@ def save_checkpoint(
 
     Raises UserError when the disk refuses; the previous checkpoint then stays unchanged.
     """
-    final = run / "checkpoints" / f"step-{step:08d}"
+    final = checkpoint_path(run, step)
     temporary = final.with_name(f".{final.name}.tmp")
+    kept_links = [name for name in POINTERS if target(run, name) == final]
+    named = list(dict.fromkeys([*links, *kept_links]))
     buffer = io.BytesIO()
-    torch.save({"step": step, "links": list(links), **state}, buffer)
+    torch.save({"step": step, "links": named, **state}, buffer)
     contiguous = {name: value.contiguous() for name, value in weights.items()}
     files = {
         MODEL: safetensors_save(contiguous, metadata={"format": "fastass"}),
@@ -71,7 +97,8 @@ def save_checkpoint(
     }
     sums = {name: zlib.crc32(data) for name, data in files.items()}
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary.exists():
+            remove_leftover(temporary)
         temporary.mkdir(parents=True)
         for name, data in {**files, CHECKSUMS: json.dumps(sums).encode()}.items():
             write_synced(temporary / name, data)
@@ -81,11 +108,11 @@ def save_checkpoint(
         temporary.rename(final)
         sync_directory(final.parent)
         for name in links:
-            _point(run / name, final)
+            point(run, name, final)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         _put_back(run)
-        kept = _target(run / "last")
+        kept = target(run, LAST)
         raise UserError(
             f"{final}: can't save at step {step}: {error.strerror or error}; "
             + (f"kept: {kept}" if kept else "no earlier checkpoint exists")
@@ -94,77 +121,84 @@ def save_checkpoint(
     return final
 
 
-def _point(link: Path, target: Path) -> None:
-    temporary = link.with_name(f".{link.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(os.path.relpath(target, link.parent))
-    temporary.replace(link)
-    sync_directory(link.parent)
-
-
-def _target(link: Path) -> Path | None:
-    return link.resolve() if link.exists() else None
-
-
 def _retain(run: Path, recent: int = 2) -> None:
-    """Keep the `recent` newest checkpoints and those that a link points to."""
-    for replaced in (run / "checkpoints").glob("step-*~"):
-        _drop(replaced)
-    linked = {_target(link) for link in run.iterdir() if link.is_symlink()}
+    """Keep the `recent` newest checkpoints and those that are pointed to."""
+    for path in replaced(run):
+        drop(path)
+    named = {target(run, name) for name in POINTERS}
     for path in list_checkpoints(run)[recent:]:
-        if path.resolve() not in linked:
-            _drop(path)
-    for leftover in (run / "checkpoints").glob(".step-*.tmp"):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _drop(path: Path) -> None:
-    """Remove a checkpoint; it is never half there under its name."""
-    with contextlib.suppress(OSError):
-        shutil.rmtree(path.rename(path.with_name(f".{path.name}.tmp")), ignore_errors=True)
+        if path not in named:
+            drop(path)
+    for path in leftovers(run):
+        remove_leftover(path)
 
 
 def _aside(path: Path) -> Path:
-    """The name of a checkpoint while another one of the same step replaces it."""
+    """Where a checkpoint is while another of its step takes its place."""
     return path.with_name(f"{path.name}~")
 
 
 def _put_back(run: Path) -> None:
-    """Undo a replacement that a kill or a disk error interrupted."""
-    for path in (run / "checkpoints").glob("step-*~"):
+    """Undo a replacement that a kill or the disk stopped half-way."""
+    for path in replaced(run):
         final = path.with_name(path.name.removesuffix("~"))
         if final.exists():
-            _drop(path)
+            drop(path)
         else:
             with contextlib.suppress(OSError):
                 path.rename(final)
 
 
-def list_checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run, newest first."""
-    return sorted((run / "checkpoints").glob("step-*"), reverse=True)
+def newest_checkpoint(
+    run: Path, warn: Callable[[str], None], use: Callable[[Checkpoint], None] | None = None
+) -> Checkpoint:
+    """The newest checkpoint of a run that can be used; `warn` gets a line for each that can't be.
 
+    use: takes what the checkpoint holds, and raises UserError if that is incomplete. Finishes what
+    a kill interrupted in `save_checkpoint`: the pointers, and the removal of old ones.
 
-def newest_checkpoint(run: Path, warn: Callable[[str], None]) -> Checkpoint:
-    """The newest readable checkpoint of a run; `warn` gets a line for each unreadable one.
-
-    Finishes what a kill interrupted in `save_checkpoint`: the links, and the removal of old ones.
-
-    Raises UserError when none can be read.
+    Raises UserError when none can be used.
     """
     _put_back(run)
     for path in list_checkpoints(run):
         try:
             saved = read_checkpoint(path)
+            if use is not None:
+                use(saved)
         except UserError as error:
             warn(f"{error}; falling back to the checkpoint before it")
             continue
         with writing(run):
-            for name in ("last", *saved.state.get("links", ())):
-                _point(run / name, path)
+            for name in dict.fromkeys((LAST, *links_of(saved.state))):
+                point(run, name, path)
+            _find_lost_pointers(run, path)
         _retain(run)
         return saved
     raise UserError(f"{run}: no checkpoint can be read; start anew with --overwrite")
+
+
+def links_of(state: dict[str, Any]) -> list[str]:
+    """The pointers that a checkpoint was saved for; a name that is none is left out."""
+    links = state.get("links", ())
+    return [n for n in links if n in POINTERS] if isinstance(links, (list, tuple)) else []
+
+
+def _find_lost_pointers(run: Path, newest: Path) -> None:
+    """Point RUN/best and RUN/start again, where a copy of the run has lost them; links and copied
+    directories become small files."""
+    for name in POINTERS:
+        path, checkpoint = run / name, target(run, name)
+        odd = path.is_symlink() or path.is_dir()
+        if odd and checkpoint is not None and checkpoint != path:
+            point(run, name, checkpoint)
+    lost = [name for name in (BEST, START) if target(run, name) is None]
+    for path in list_checkpoints(run):
+        if lost and path != newest:
+            with contextlib.suppress(UserError):
+                found = [name for name in links_of(read_state(path)) if name in lost]
+                for name in found:
+                    point(run, name, path)
+                    lost.remove(name)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -175,10 +209,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def read_state(path: Path) -> dict[str, Any]:
     """Read the saved state, tensors on the CPU. UserError if it is missing or damaged."""
     data = _read(path, STATE)
+    check_zip(io.BytesIO(data), path / STATE)
     try:
-        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        state: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{path / STATE}: damaged or not safe: {_first_line(error)}") from None
+    if not isinstance(state, dict):
+        raise UserError(f"{path / STATE}: damaged: it holds a {type(state).__name__}, no state")
+    check_storage(state, path / STATE)
     return state
 
 
@@ -195,14 +233,11 @@ def _read(path: Path, name: str) -> bytes:
     """Read a file and verify its checksum; the earliest checkpoints had none."""
     try:
         data = (path / name).read_bytes()
-        sums = (path / CHECKSUMS).read_bytes() if (path / CHECKSUMS).exists() else b"{}"
-        wanted = json.loads(sums).get(name)
     except FileNotFoundError:
         raise UserError(f"{path}: not a checkpoint: {name} is missing") from None
     except OSError as error:
         raise UserError(f"{path / name}: can't be read: {error.strerror or error}") from None
-    except (ValueError, AttributeError):
-        raise UserError(f"{path / CHECKSUMS}: damaged") from None
+    wanted = read_json(path / CHECKSUMS).get(name) if (path / CHECKSUMS).exists() else None
     if wanted is not None and wanted != zlib.crc32(data):
         raise UserError(f"{path / name}: damaged: its checksum differs from {CHECKSUMS}")
     return data
@@ -210,7 +245,21 @@ def _read(path: Path, name: str) -> bytes:
 
 def load_into(module: nn.Module, weights: dict[str, torch.Tensor], where: Path) -> None:
     """Load weights that must fit exactly. UserError names the first key that does not fit."""
+    check_fit(module, weights, where)
+    module.load_state_dict(weights)
+
+
+def check_fit(module: nn.Module, weights: dict[str, torch.Tensor], where: Path) -> None:
+    """UserError unless weights have exactly the module's names and shapes; it may be on `meta`."""
     own = module.state_dict()
+    saved, needed = (any(k.startswith(TEACHER) for k in keys) for keys in (weights, own))
+    if saved and not needed:
+        raise UserError(f"{where}: the checkpoint has a teacher, and this run has none; give --mix")
+    if needed and not saved:
+        raise UserError(
+            f"{where}: the checkpoint has no teacher, which --mix needs; leave out --mix, or start "
+            f"a new run from these weights with --init {where}"
+        )
     for key in [*own, *weights]:
         if key not in weights or key not in own:
             side = "lacks" if key not in weights else "has an unknown"
@@ -220,25 +269,74 @@ def load_into(module: nn.Module, weights: dict[str, torch.Tensor], where: Path) 
                 f"{where}: checkpoint of another architecture: {key} is "
                 f"{tuple(weights[key].shape)}, the model has {tuple(own[key].shape)}"
             )
-    module.load_state_dict(weights)
 
 
-def load_generator(generator: nn.Module, path: Path) -> None:
-    """Load only the generator from a checkpoint directory: its EMA weights, if there are any."""
+def add_target_statistics(weights: dict[str, torch.Tensor], module: nn.Module) -> bool:
+    """Give an older checkpoint the target's running statistics: the mixed ones; → if it had none.
+
+    weights: of a training module; changed in place.
+    """
+    copies = {
+        name: f"{network}{name.removeprefix(statistics)}"
+        for name in module.state_dict()
+        for network, statistics in _TARGET_STATISTICS.items()
+        if name.startswith(statistics)
+    }
+    if any(name in weights for name in copies):
+        return False
+    weights |= {name: weights[own].clone() for name, own in copies.items() if own in weights}
+    return bool(copies)
+
+
+def load_generator(generator: nn.Module, path: Path) -> TargetStatistics | None:
+    """Load only the generator from a checkpoint directory: its EMA weights, if there are any.
+
+    Its norms then hold the running statistics of all streams. → those of the target's streams;
+    None if the checkpoint has none.
+    """
+    weights, statistics = generator_weights(path)
+    load_into(generator, weights, path)
+    return target_statistics(generator, statistics, path)
+
+
+def target_statistics(
+    generator: nn.Module, weights: dict[str, torch.Tensor], where: Path
+) -> TargetStatistics | None:
+    """The target's running statistics of a generator; None for no `weights`."""
+    if not weights:
+        return None
+    statistics = TargetStatistics(generator)
+    load_into(statistics, weights, where)
+    return statistics
+
+
+def generator_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The generator's weights in a checkpoint directory: the EMA weights, if there are any.
+
+    Beside them the target's running statistics, empty if the checkpoint has none.
+    """
     saved = read_weights(path)
     prefix = "average." if any(name.startswith("average.") for name in saved) else "generator."
-    weights = {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
-    load_into(generator, weights, path)
+    return _below(prefix, saved), _below(_TARGET_STATISTICS[prefix], saved)
+
+
+def _below(prefix: str, saved: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
 
 
 def find_checkpoint(path: Path | str) -> Path:
-    """The checkpoint directory of a path: RUN, RUN/best or RUN/checkpoints/step-…"""
+    """A checkpoint directory from its path or its run's: RUN, RUN/best, RUN/checkpoints/step-…
+
+    A run gives its best checkpoint, its last, or the newest where a copy has lost both pointers.
+    """
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint or run")
-    for candidate in (path, path / "best", path / "last"):
-        if (candidate / MODEL).exists():
+    for candidate in (follow(path), target(path, BEST), target(path, LAST)):
+        if candidate is not None and (candidate / MODEL).is_file():
             return candidate
+    for candidate in list_checkpoints(path)[:1]:
+        return candidate
     raise UserError(f"{path}: neither a checkpoint ({MODEL}) nor a run (best, last) is there")
 
 

@@ -1,60 +1,42 @@
 """The run directory.
 
-RUN/config.yaml      the configuration
+RUN/fastass.json     the mark: this directory is a run of fastass
+RUN/config.yaml      the configuration, its paths absolute
 RUN/labelled.txt     names of the labelled target images
-RUN/metrics.jsonl    one line every `log_every` steps, and one per evaluation
+RUN/inputs.json      fingerprints of the images' names and of the weights it started from
+RUN/metrics.jsonl    one line every `log_every` steps, one an evaluation
 RUN/summary.json     the result
-RUN/contact_sheet.png, RUN/examples, RUN/class_means.json: for looking at it (`fastass report`)
-RUN/checkpoints, RUN/last, RUN/best: see `fastass.checkpoint.files`
+RUN/contact_sheet.png, RUN/examples, RUN/class_means.json: what shows it (`fastass report`)
+RUN/checkpoints, RUN/last, RUN/best, RUN/start: see `fastass.checkpoint.files`
+RUN/.lock            held by the process that trains there (`fastass.checkpoint.run_lock`)
 """
 
 import json
-import os
 import platform
-import shutil
-from collections.abc import Callable, Container, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Container, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from fastass.checkpoint.files import list_checkpoints
+from fastass.checkpoint.json_file import DAMAGE
+from fastass.checkpoint.own_files import (
+    CONFIG,
+    INPUTS,
+    LABELLED,
+    MARK,
+    METRICS,
+    is_begun,
+    is_earlier_run,
+    is_empty,
+    is_marked,
+    mark_text,
+    remove_run,
+)
+from fastass.checkpoint.pointers import list_checkpoints
 from fastass.config.schema import Config
-from fastass.config.text import from_yaml, leaves, to_yaml, value_at
+from fastass.config.text import to_yaml
 from fastass.errors import UserError
 from fastass.runtime.atomic_write import write_whole, writing
-
-CONFIG, LABELLED, METRICS, SUMMARY = "config.yaml", "labelled.txt", "metrics.jsonl", "summary.json"
-SHEET, EXAMPLES, CLASS_MEANS = "contact_sheet.png", "examples", "class_means.json"
-LOGGERS, TENSORBOARD = "loggers.json", "tensorboard"
-_SHOWN = (SHEET, EXAMPLES, CLASS_MEANS, LOGGERS, TENSORBOARD)
-_LINKS = ("checkpoints", "last", "best", "start")
-# In the order of removal: as long as the configuration is there, the directory is a run.
-_OURS = (LABELLED, METRICS, SUMMARY, *_SHOWN, *_LINKS, CONFIG)
-_BEGUN = {LABELLED, *(f".{name}.tmp" for name in (LABELLED, CONFIG))}
-
-# What may differ when a run is resumed: where and how fast it runs, not what it computes.
-# The global batch may be split differently; its size may not change.
-FREE = {
-    "runtime.device",
-    "runtime.kernels",
-    "runtime.compile",
-    "runtime.compile_mode",
-    "runtime.tune_allocator",
-    "backward",
-    "model.checkpoint_activations",
-    "model.recompute_sums",
-    "eval_every",
-    "save_every",
-    "log_every",
-    "log",
-    "save_in_background",
-    "data.workers",
-    "batch",
-    "accumulate",
-    "distributed.world",
-    "distributed.timeout",
-}
 
 
 class RunDirectory:
@@ -98,119 +80,87 @@ class RunDirectory:
         if not path.exists():
             return
         kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
+        with writing(path):
+            data = path.read_bytes()
+        for line in data.splitlines():
             try:
-                record = json.loads(line)
+                text = line.decode()
+                record = json.loads(text)
                 at = record["step"]
                 if at < step or (at == step and ("eval" not in record or at in evaluated)):
-                    kept.append(line + "\n")
-            except (ValueError, KeyError, TypeError):
-                continue  # the torn last line of a killed run
+                    kept.append(text + "\n")
+            except (*DAMAGE, KeyError, TypeError):
+                continue  # the torn last line of a killed run, or a damaged one
         self.write(METRICS, "".join(kept))
 
 
 def inspect_run(path: Path, *, resume: bool, overwrite: bool) -> bool:
-    """Whether `path` holds a run to resume; changes nothing.
+    """Whether `path` holds a run to be resumed; touches nothing.
 
-    Raises UserError for an existing run without `resume` or `overwrite`, and for a directory that
-    is no run.
+    Nothing there, or a run that has nothing to lose, is begun again. Raises UserError for an
+    existing run without `resume` or `overwrite`, for a directory of others, and for overwriting a
+    run without fastass's mark.
     """
-    if not path.exists() or (path.is_dir() and {entry.name for entry in path.iterdir()} <= _BEGUN):
-        return False  # nothing, or what a kill left before the configuration was written
-    if not (path / CONFIG).is_file():
+    if not path.exists() and not path.is_symlink():
+        return False
+    if not path.is_dir():
+        raise UserError(f"{path}: exists and is not a directory; choose another --out")
+    if is_begun(path):
+        return False
+    marked = is_marked(path)
+    if not marked and not is_earlier_run(path):
         raise UserError(f"{path}: exists and is not a run of fastass; choose another --out")
+    if marked and is_empty(path):
+        return False
     if not resume and not overwrite:
         raise UserError(
             f"{path}: a run is there already; use --resume, --overwrite or another --out"
         )
+    if overwrite and not marked:
+        raise UserError(
+            f"{path}: a run of an earlier version, without the mark {MARK}; it can be resumed and "
+            "evaluated, not overwritten; choose another --out, or remove it by hand: rm -r {path}"
+        )
     return resume
 
 
-def make_run(path: Path, config: Config, labelled: Sequence[str]) -> RunDirectory:
-    """Make a new run directory; files of an earlier run in it are removed."""
-    _make(path)
-    _clear(path)
+def make_run(
+    path: Path,
+    config: Config,
+    labelled: Sequence[str],
+    inputs: Mapping[str, Any],
+) -> RunDirectory:
+    """A fresh run directory; an earlier run's files in it are removed.
+
+    inputs: what RUN/inputs.json keeps. The caller holds the lock. Raises UserError if it can't be
+    written.
+    """
     run = RunDirectory(path)
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+        if is_marked(path):
+            remove_run(path)
+        elif not is_begun(path):
+            raise UserError(f"{path}: exists and is not a run of fastass; choose another --out")
+    run.write(MARK, mark_text())
     run.write(LABELLED, "".join(f"{name}\n" for name in labelled))
+    run.write(INPUTS, json.dumps(inputs, indent=2) + "\n")
     run.write(CONFIG, to_yaml(config))
     return run
 
 
-def _make(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path}: can't make the run directory: {error.strerror}") from None
-    if not os.access(path, os.W_OK):
-        raise UserError(f"{path}: no permission to write the run there")
-
-
-def _clear(path: Path) -> None:
-    for name in _OURS:
-        entry = path / name
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink(missing_ok=True)
+def adopt_run(path: Path, inputs: Mapping[str, Any]) -> None:
+    """Mark a run of an earlier version that has been checked and goes on."""
+    run = RunDirectory(path)
+    if not (path / INPUTS).exists():
+        run.write(INPUTS, json.dumps(inputs, indent=2) + "\n")
+    if not is_marked(path):
+        run.write(MARK, mark_text())
 
 
 def has_checkpoint(path: Path) -> bool:
     """Whether the run was saved at least once."""
     return bool(list_checkpoints(path))
-
-
-def fit_ranks(path: Path, config: Config) -> Config:
-    """`config` with the batch size that keeps the run's global batch on another number of ranks.
-
-    If batch or accumulation differ from the run's, they stay as given.
-    """
-    saved = from_yaml(path / CONFIG)
-    if (config.batch, config.accumulate) != (saved.batch, saved.accumulate):
-        return config
-    batch, rest = divmod(saved.global_batch, config.accumulate * config.distributed.world)
-    if rest or not batch:
-        raise UserError(
-            f"{path}: can't resume on {config.distributed.world} ranks: the run's global batch of "
-            f"{saved.global_batch} does not divide; give --batch and --accumulate, or other ranks"
-        )
-    return replace(config, batch=batch)
-
-
-def check_same(
-    path: Path, config: Config, labelled: Sequence[str], note: Callable[[str], None]
-) -> None:
-    """UserError if a run can't be resumed with this configuration and these labelled images.
-
-    note: gets a line if the saved configuration has names of an earlier version.
-    """
-    try:
-        chosen = (path / LABELLED).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"{path / LABELLED}: can't be read: {error.strerror}") from None
-    if chosen != list(labelled):
-        raise UserError(
-            f"{path}: can't resume: the labelled images are not those of {LABELLED}; "
-            "the target data has changed"
-        )
-    saved = from_yaml(path / CONFIG, note)
-    if saved.global_batch != config.global_batch:
-        d = config.distributed
-        raise UserError(
-            f"{path}: can't resume with a global batch of {config.global_batch} = --batch "
-            f"{config.batch} × --accumulate {config.accumulate} × {d.world} ranks; the run has "
-            f"{saved.global_batch}"
-        )
-    for leaf in leaves():
-        if leaf.path in FREE:
-            continue
-        if leaf.path == "optim.base_batch" and config.optim.scale_lr == "none":
-            continue  # nothing depends on it
-        old, new = value_at(saved, leaf.path), value_at(config, leaf.path)
-        if old != new:
-            raise UserError(
-                f"{path}: can't resume with {leaf.path} = {new!r}, the run has {old!r}; "
-                f"drop {leaf.flag} or choose another --out"
-            )
 
 
 def versions() -> dict[str, str]:

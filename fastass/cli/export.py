@@ -4,22 +4,22 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from fastass.cli.command import Command
-from fastass.inference.export import FORMATS, export
-from fastass.inference.load import load
+from fastass.cli.network_flags import (
+    network_flags,
+    note_missing_statistics,
+    statistics_flag,
+    weight_file,
+)
+from fastass.inference.formats import EXPORT_FORMATS
 
 
 def flags(parser: ArgumentParser) -> None:
+    network_flags(parser)
     add = parser.add_argument
-    add(
-        "checkpoint",
-        type=Path,
-        metavar="CKPT",
-        help="a run, a checkpoint in it, or an exported folder",
-    )
     add(
         "--format",
         required=True,
-        choices=FORMATS,
+        choices=EXPORT_FORMATS,
         help="onnx: one file for ONNX Runtime; torch-export: one .pt2 file for PyTorch; "
         "safetensors: a folder with weights, configuration and example code",
     )
@@ -30,11 +30,21 @@ def flags(parser: ArgumentParser) -> None:
         metavar="PATH",
         help="file to write; for safetensors a folder",
     )
+    statistics_flag(parser)
     add("--overwrite", action="store_true", help="replace an existing file or folder")
 
 
 def run(args: Namespace) -> None:
-    segmenter = load(args.checkpoint, device="cpu")
+    from fastass.inference.export import export
+    from fastass.inference.load import load
+
+    segmenter = load(
+        args.checkpoint,
+        device="cpu",
+        owner=weight_file(args),
+        norm_statistics=args.norm_statistics,
+    )
+    note_missing_statistics(args, segmenter)
     line = export(segmenter, args.out, args.format, overwrite=args.overwrite)
     width, height = segmenter.prepare.size
     print(f"{args.out}: {len(segmenter.classes)} classes, trained at {width}x{height}")

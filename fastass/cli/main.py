@@ -1,11 +1,10 @@
 """The command line: a thin layer over the package."""
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
-
-import torch
+from importlib.metadata import PackageNotFoundError, version
 
 from fastass.cli import (
     completion,
@@ -22,7 +21,7 @@ from fastass.cli import (
 from fastass.cli.bench.main import COMMAND as BENCH
 from fastass.cli.parser import Parser
 from fastass.config.text import neighbours
-from fastass.errors import USER_ERRORS, ExportFailure, TrainingFailure, UserError
+from fastass.errors import USER_ERRORS, ExportFailure, Incomplete, TrainingFailure, UserError
 from fastass.runtime.signals import Interrupted
 
 COMMANDS = {
@@ -39,6 +38,7 @@ COMMANDS = {
         reproduce.COMMAND,
         information.DOCTOR,
         information.PRESETS_COMMAND,
+        information.INFO,
         completion.COMMAND,
     )
 }
@@ -58,22 +58,26 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="fastass",
         description="example: fastass train toycity\n\n" + DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"fastass {version('fastass')}")
+    parser.add_argument("--version", action="version", version=f"fastass {_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for command in COMMANDS.values():
         sub = commands.add_parser(
             command.name,
             help=command.help,
             description=f"example: {command.example}\n\n{command.help}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
         )
         command.flags(sub)
-        sub.set_defaults(root=parser)
+        sub.set_defaults(whole=parser)
     return parser
+
+
+def _version() -> str:
+    """The installed version; a checkout that was never installed has none."""
+    try:
+        return version("fastass")
+    except PackageNotFoundError:
+        return "from a checkout, not installed"
 
 
 def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
@@ -99,7 +103,10 @@ def flags_of(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command → exit code: 0 done, 1 training failed, 2 bad input, 130/143 interrupted."""
+    """Run a command → exit code: 0 done, 1 failed or incomplete, 2 bad input, 130/143 killed."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal of few characters gets a ? for others
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     parser = build_parser()
     try:
         args = parse(parser, sys.argv[1:] if arguments is None else arguments)
@@ -110,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except USER_ERRORS as error:
         print(f"fastass: {_one_line(error)}", file=sys.stderr)
         return 2
-    except (TrainingFailure, ExportFailure) as error:
+    except (TrainingFailure, ExportFailure, Incomplete) as error:
         print(f"fastass: {_one_line(error)}", file=sys.stderr)
         return 1
     except Interrupted as error:
@@ -135,6 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _out_of_memory(error: Exception) -> bool:
     """PyTorch has an error class for GPU memory only; on a CPU it raises plain RuntimeErrors."""
+    import torch
+
     signs = (
         "can't allocate memory",
         "could not create a primitive",

@@ -1,32 +1,78 @@
 """The flags of the commands that use a trained network."""
 
 from argparse import ArgumentParser, Namespace
+from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
 
 from fastass.cli.parser import typed
-from fastass.config.schema import ScaleFactor
-from fastass.inference.load import load
-from fastass.inference.segmenter import Segmenter
-from fastass.inference.views import Views
+from fastass.config.schema import Normalize, NormStatistics, ScaleFactor, Size
+from fastass.models.config import Backbone, Heads
+
+if TYPE_CHECKING:
+    from fastass.inference.from_weights import WeightFile
+    from fastass.inference.segmenter import Segmenter
+    from fastass.inference.views import Views
 
 
-def execution_flags(parser: ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
+def network_flags(parser: ArgumentParser) -> None:
+    """The network, and what is to be said of a weight file."""
+    parser.add_argument(
         "checkpoint",
         type=Path,
         metavar="CKPT",
-        help="a run, a checkpoint in it, or an exported folder",
+        help="a run, a checkpoint in it, an exported folder, or a weight file (.pth, .safetensors) "
+        "with --backbone",
+    )
+    add = parser.add_argument_group("for a weight file").add_argument
+    add("--backbone", choices=get_args(Backbone), help="its backbone")
+    add("--heads", choices=get_args(Heads), help="its classifiers (those that are in the file)")
+    add(
+        "--aspp-branches",
+        type=typed(Literal[2, 4]),
+        metavar="N",
+        help="branches of each classifier, 2 or 4 (2 for AdaptSegNet's files)",
     )
     add(
-        "--device", default="auto", help="cpu, cuda, cuda:N, or auto: CUDA if there is a GPU (auto)"
+        "--normalize",
+        choices=get_args(Normalize),
+        help="how its images are normalised (bgr for AdaptSegNet's files)",
     )
+    add(
+        "--target-size",
+        type=typed(Size),
+        metavar="WxH",
+        help="size at which it was trained [default 1024x512]",
+    )
+    add(
+        "--classes",
+        type=typed(tuple[str, ...]),
+        default=(),
+        metavar="NAME,NAME",
+        help="its classes in order (those of Cityscapes for 19, of SYNTHIA for 16 or 13)",
+    )
+
+
+def execution_flags(parser: ArgumentParser) -> None:
+    network_flags(parser)
+    add = parser.add_argument
+    add("--device", default="auto", help="cpu, cuda, cuda:N, or auto: CUDA if there is a GPU")
     add(
         "--kernels",
         default="auto",
-        help="implementation of the operators: auto, reference, native or triton (auto)",
+        help="implementation of the operators: auto, reference, native or triton",
     )
     add("--amp", action="store_true", help="mixed precision; faster on a GPU")
+    statistics_flag(parser)
+
+
+def statistics_flag(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--norm-statistics",
+        choices=get_args(NormStatistics),
+        help="running statistics of batch norm: mixed, of all streams; domain, of the target's "
+        "streams [default: as the run was configured]",
+    )
 
 
 def view_flags(parser: ArgumentParser) -> None:
@@ -36,7 +82,7 @@ def view_flags(parser: ArgumentParser) -> None:
         type=typed(tuple[ScaleFactor, ...]),
         default=(1.0,),
         metavar="S,S",
-        help="average predictions over these scales, e.g. 0.75,1,1.25; slower, often better (1)",
+        help="average predictions over these scales, e.g. 0.75,1,1.25; slower, often better",
     )
     add(
         "--flip",
@@ -45,17 +91,38 @@ def view_flags(parser: ArgumentParser) -> None:
     )
 
 
-def load_segmenter(args: Namespace) -> Segmenter:
+def load_segmenter(args: Namespace) -> "Segmenter":
     """The network of `args.checkpoint` on the device that the flags name."""
-    return load(
+    from fastass.inference.load import load
+
+    segmenter = load(
         args.checkpoint,
         device=args.device,
         amp=args.amp,
         kernels=args.kernels,
         tune_allocator=True,
+        owner=weight_file(args),
+        norm_statistics=args.norm_statistics,
     )
+    note_missing_statistics(args, segmenter)
+    return segmenter
 
 
-def views_of(args: Namespace) -> Views:
+def note_missing_statistics(args: Namespace, segmenter: "Segmenter") -> None:
+    """Say so where the target's running statistics are asked for, and the checkpoint has none."""
+    if args.norm_statistics == "domain" != segmenter.norm_statistics:
+        print(f"{args.checkpoint}: without statistics of the target; the mixed are used")
+
+
+def weight_file(args: Namespace) -> "WeightFile":
+    """What the flags say of a weight file."""
+    from fastass.inference.from_weights import WeightFile
+
+    return WeightFile(**{field.name: getattr(args, field.name) for field in fields(WeightFile)})
+
+
+def views_of(args: Namespace) -> "Views":
     """The views that the flags ask for; tiles only for commands with `--tile`."""
+    from fastass.inference.views import Views
+
     return Views(args.scales, args.flip, getattr(args, "tile", None), getattr(args, "overlap", 0))

@@ -4,33 +4,62 @@ The best on val is chosen on the images on which it is reported, so it flatters 
 fluctuates. All three side by side show by how much.
 """
 
+import contextlib
 import json
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from fastass.checkpoint.run_directory import METRICS
+from fastass.checkpoint.own_files import METRICS
 
 LAST_FEW = 5
 
 
 def evaluations(run: Path) -> list[tuple[int, dict[str, Any]]]:
     """(step, scores) of each evaluation in the run's metrics.jsonl, in order."""
-    pairs = []
-    for line in (run / METRICS).read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
-        if "eval" in record:
-            pairs.append((record["step"], record["eval"]))
+    pairs: list[tuple[int, dict[str, Any]]] = []
+    try:
+        lines = (run / METRICS).read_bytes().splitlines()
+    except OSError:
+        return pairs
+    for line in lines:
+        with contextlib.suppress(ValueError, RecursionError, KeyError, TypeError):  # damaged
+            record = json.loads(line)
+            if "eval" in record:
+                pairs.append((int(record["step"]), dict(record["eval"])))
     return pairs
 
 
-def selection(run: Path, start_steps: int) -> dict[str, Any]:
+def selection(
+    run: Path, start_steps: int, last: tuple[int, dict[str, Any]] | None = None
+) -> dict[str, Any]:
     """mIoU of the reported classes, percent, under each rule, for a run with an evaluation.
 
+    last: the last evaluation, which counts where the metrics were lost.
+
     The best on val is the evaluation with the highest mIoU over all classes, which RUN/best keeps.
-    Evaluations of the supervised start (up to `start_steps`) do not count.
+    Evaluations of the supervised start (up to `start_steps`) do not count. `by_statistics` has the
+    same rules for each kind of running statistics, where there are two.
     """
     method = [(step, scores) for step, scores in evaluations(run) if step > start_steps]
+    if last is not None and last[0] not in dict(method):
+        method.append(last)
+    kinds = method[-1][1].get("by_statistics") or {}
+    by_statistics = {
+        kind: _rules(
+            [
+                (step, s["by_statistics"][kind])
+                for step, s in method
+                if kind in s.get("by_statistics", {})
+            ]
+        )
+        for kind in kinds
+    }
+    return {**_rules(method), "by_statistics": by_statistics}
+
+
+def _rules(method: list[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
+    """Each rule's mIoU. method: (step, miou and reported_miou) of every evaluation, in order."""
     values = [scores["reported_miou"] for _, scores in method]
     few = values[-LAST_FEW:]
     best_step, best = max(method, key=lambda pair: pair[1]["miou"])

@@ -1,6 +1,7 @@
-"""Images to predict: an image file, a folder of images, or the frames of a video."""
+"""Images to predict: image files, folders of images, the frames of videos."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,7 +9,8 @@ import numpy as np
 
 from fastass.errors import DataError, UserError
 from fastass.pipelines.datasets.decode import read_image
-from fastass.pipelines.datasets.layouts import open_images
+from fastass.pipelines.datasets.files import File
+from fastass.pipelines.datasets.layouts import Sample, open_images
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 
@@ -20,21 +22,82 @@ class Frame(NamedTuple):
     pixels: np.ndarray
 
 
-def count(path: Path) -> int:
+class Item(NamedTuple):
+    """An image to be read. name: of its results. file: where it is. read: decodes it, or raises
+    DataError."""
+
+    name: str
+    file: File
+    read: Callable[[], np.ndarray]
+
+
+def count(paths: Sequence[Path]) -> int:
     """The number of frames; 0 if a video does not say. Raises DataError or UserError."""
-    if not _is_video(path):
-        return len(open_images(path))
-    with _open_video(path) as container:
-        return container.streams.video[0].frames if container.streams.video else 0
+    total = 0
+    for path in paths:
+        if not _is_video(path):
+            total += len(_samples(path))
+            continue
+        with _open_video(path) as container:
+            streams = container.streams.video
+            if not streams or not streams[0].frames:
+                return 0
+            total += streams[0].frames
+    return total
 
 
-def frames(path: Path) -> Iterator[Frame]:
-    """Every image under a path, or every frame of a video. Raises DataError or UserError."""
+def files(paths: Sequence[Path]) -> set[str]:
+    """The real paths of all image files, which no result may replace."""
+    images = (path for path in paths if not _is_video(path))
+    return {os.path.realpath(str(s.image)) for path in images for s in _samples(path)}
+
+
+def frames(paths: Sequence[Path], failed: Callable[[DataError], None]) -> Iterator[Item]:
+    """Every image of the paths, in order.
+
+    A single path gives the names below it; of several, names are relative to the folder that they
+    share. failed: takes the error of a video that breaks off, or that is none; it may raise it.
+    Raises DataError or UserError for a path that is not there, and for two results of one name.
+    """
+    base = None
+    if len(paths) > 1:
+        base = os.path.commonpath([os.path.abspath(path.parent) for path in paths])
+    seen: dict[str, str] = {}
+    for path in paths:
+        try:
+            for item in _items(path, base):
+                name = item.name.removesuffix("_leftImg8bit")  # which results leave out
+                if name in seen:
+                    raise UserError(
+                        f"{item.file}: its result would have the name of {seen[name]}'s; predict "
+                        "them into two folders"
+                    )
+                seen[name] = str(item.file)
+                yield item
+        except DataError as error:
+            if not _is_video(path):
+                raise
+            failed(error)
+
+
+def _items(path: Path, base: str | None) -> Iterator[Item]:
+    prefix = ""
+    if base is not None:
+        folder = path if path.is_dir() else path.parent
+        prefix = os.path.relpath(os.path.abspath(folder), base) + "/"
+        prefix = "" if prefix == "./" else prefix
     if _is_video(path):
-        yield from _video_frames(path)
+        for name, pixels in _video_frames(path):
+            yield Item(prefix + name, path, lambda pixels=pixels: pixels)  # type: ignore[misc]
         return
-    for sample in open_images(path).samples:
-        yield Frame(sample.name, read_image(sample))
+    for sample in _samples(path):
+        yield Item(prefix + sample.name, sample.image, lambda sample=sample: read_image(sample))  # type: ignore[misc]
+
+
+def _samples(path: Path) -> Sequence[Sample]:
+    if path.is_file():  # whatever its name says, the content decides
+        return (Sample(path.stem, path, None),)
+    return open_images(path).samples
 
 
 def _is_video(path: Path) -> bool:
@@ -55,7 +118,7 @@ def _open_video(path: Path) -> Any:
         raise DataError(f"{path}: can't be read as a video: {error.strerror}") from None
 
 
-def _video_frames(path: Path) -> Iterator[Frame]:
+def _video_frames(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     with _open_video(path) as container:
         import av
 
@@ -63,6 +126,6 @@ def _video_frames(path: Path) -> Iterator[Frame]:
             raise DataError(f"{path}: a file without a video stream")
         try:
             for i, frame in enumerate(container.decode(video=0)):
-                yield Frame(f"{path.stem}/{i:06d}", frame.to_ndarray(format="rgb24"))
+                yield f"{path.stem}/{i:06d}", frame.to_ndarray(format="rgb24")
         except av.FFmpegError as error:
             raise DataError(f"{path}: damaged video: {error.strerror}") from None

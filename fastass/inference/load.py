@@ -4,28 +4,33 @@ An exported folder holds config.json (the `description` of the network, its clas
 images are prepared) and model.safetensors (the generator alone).
 """
 
-import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from fastass.checkpoint.files import (
-    CLASSES,
-    CONFIG,
+    check_fit,
     find_checkpoint,
-    load_generator,
+    generator_weights,
     load_into,
     read_weights,
+    target_statistics,
 )
-from fastass.config.schema import Config
+from fastass.checkpoint.json_file import read_json, read_result
+from fastass.checkpoint.pointers import CLASSES, CONFIG, MODEL
+from fastass.config.schema import Config, NormStatistics
 from fastass.config.text import from_yaml, override
 from fastass.errors import UserError
+from fastass.inference.from_weights import WeightFile, is_weight_file, network_of
 from fastass.inference.segmenter import Preparation, Segmenter
-from fastass.models.config import ModelConfig
-from fastass.models.deeplab import build_deeplab
+from fastass.models.deeplab import DeepLab, build_deeplab
+from fastass.models.weights.init import init_weights
 from fastass.pipelines.datasets.classes import ClassTable
 from fastass.pipelines.loaders.spec import NORMALIZATIONS
-from fastass.runtime.device import Runtime, setup_runtime
+from fastass.runtime.device import setup_runtime
 
 FOLDER = "config.json"
 
@@ -37,33 +42,80 @@ def load(
     amp: bool = False,
     kernels: str = "auto",
     tune_allocator: bool = False,
+    norm_statistics: NormStatistics | None = None,
+    owner: WeightFile | None = None,
+    **weight_file: Any,
 ) -> Segmenter:
-    """The trained network of a run, of a checkpoint in it, or of an exported folder.
+    """The trained network of a run, of a checkpoint in it, of an exported folder or a weight file.
 
     Of a run, the best checkpoint is loaded, or the last one if none was evaluated. tune_allocator:
-    change malloc's settings in this process, which makes predictions on a CPU faster. Raises
-    UserError for a path without a network, a damaged file, or a missing device.
+    change malloc's settings in this process, which makes predictions on a CPU faster.
+    norm_statistics: the running statistics of batch norm to use, `mixed` or `domain` (default: as
+    the run was configured); a checkpoint without the target's uses the mixed ones. weight_file: for
+    a .pth or .safetensors file, the fields of `WeightFile`, such as backbone="resnet101"; or owner
+    with all of them. Raises UserError for a path without a network, a damaged file, a missing
+    device, and for facts about a weight file that are missing or wrong.
     """
+    path = Path(path)
     asked = {
         "runtime.device": device,
         "runtime.amp": amp,
         "runtime.kernels": kernels,
         "runtime.tune_allocator": tune_allocator,
     }
-    if (Path(path) / FOLDER).is_file():
-        return _from_folder(Path(path), setup_runtime(override(Config(), asked).runtime))
-    checkpoint = find_checkpoint(path)
-    config = from_yaml(checkpoint / CONFIG)
-    runtime = setup_runtime(override(config, asked).runtime)
+    owner = WeightFile(**weight_file) if owner is None else owner
+    if is_weight_file(path) and not (path.name == MODEL and (path.parent / CONFIG).is_file()):
+        _check_one_kind(path, norm_statistics, "a weight file")
+        config, classes, tensors = network_of(path, owner)
+        runtime = setup_runtime(override(config, asked).runtime)
+        generator = build_deeplab(config.model)
+        init_weights(generator, path, tensors=tensors)
+        prepare = Preparation(config.data.target_size, config.data.normalize)
+        return Segmenter(generator.to(runtime.device), classes, prepare, runtime)
+    if given := owner.given():
+        raise UserError(f"{path}: {given[0]} is for weight files; this network says it itself")
+    if (path / FOLDER).is_file():
+        _check_one_kind(path, norm_statistics, "an exported folder")
+        return _from_folder(path, asked)
+    checkpoint = path.parent if is_weight_file(path) else find_checkpoint(path)
+    config = override(from_yaml(checkpoint / CONFIG), asked)
+    if norm_statistics is not None and not config.model.has_running_statistics:
+        raise UserError(
+            f"{path}: --norm-statistics {norm_statistics} has no effect: its network has no "
+            "running statistics"
+        )
+    classes = _classes(checkpoint / CLASSES, config.model.num_classes)
+    weights, statistics = generator_weights(checkpoint)
+    segmenter = _segmenter(config, weights, checkpoint, classes)
+    if not config.model.has_running_statistics:
+        return segmenter
+    target = target_statistics(segmenter.generator, statistics, checkpoint)
+    chosen: NormStatistics = "mixed"
+    if target is not None and (norm_statistics or config.norm_statistics) == "domain":
+        target.exchange()
+        chosen = "domain"
+    return replace(segmenter, norm_statistics=chosen, other_statistics=target)
+
+
+def _check_one_kind(path: Path, asked: NormStatistics | None, what: str) -> None:
+    if asked is not None:
+        raise UserError(
+            f"{path}: {what} has one kind of running statistics; leave out "
+            f"--norm-statistics {asked}"
+        )
+
+
+def _segmenter(
+    config: Config, weights: dict[str, Tensor], where: Path, classes: ClassTable
+) -> Segmenter:
+    """The network, built once it is known that the weights fit."""
+    with torch.device("meta"):
+        check_fit(DeepLab(config.model), weights, where)
+    runtime = setup_runtime(config.runtime)
     generator = build_deeplab(config.model)
-    load_generator(generator, checkpoint)
-    return Segmenter(
-        generator.to(runtime.device),
-        _classes(checkpoint / CLASSES),
-        Preparation(config.data.target_size, config.data.normalize),
-        runtime,
-        config.data.report,
-    )
+    load_into(generator, weights, where)
+    prepare = Preparation(config.data.target_size, config.data.normalize)
+    return Segmenter(generator.to(runtime.device), classes, prepare, runtime, config.data.report)
 
 
 def description(segmenter: Segmenter) -> dict[str, Any]:
@@ -77,6 +129,7 @@ def description(segmenter: Segmenter) -> dict[str, Any]:
             for name, color in zip(segmenter.classes.names, segmenter.classes.colors, strict=True)
         ],
         "report": list(segmenter.report),
+        "norm_statistics": segmenter.norm_statistics,
         "preprocessing": {
             "size": list(segmenter.prepare.size),
             "resize": "bicubic with antialiasing, to size (width, height); any size works",
@@ -90,36 +143,38 @@ def description(segmenter: Segmenter) -> dict[str, Any]:
     }
 
 
-def _from_folder(path: Path, runtime: Runtime) -> Segmenter:
+def _from_folder(path: Path, asked: dict[str, Any]) -> Segmenter:
     file = path / FOLDER
+    saved = read_json(file)
     try:
-        saved = json.loads(file.read_text(encoding="utf-8"))
-        model = ModelConfig(**saved["model"])
-        width, height = saved["preprocessing"]["size"]
-        normalize, report = saved["preprocessing"]["normalize"], tuple(saved["report"])
-        names = tuple(entry["name"] for entry in saved["classes"])
-        colors = tuple(tuple(entry["color"]) for entry in saved["classes"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        values = {f"model.{name}": value for name, value in saved["model"].items()}
+        values["data.target_size"] = saved["preprocessing"]["size"]
+        values["data.normalize"] = saved["preprocessing"]["normalize"]
+        values["data.report"] = saved["report"]
+        config = override(Config(), {**values, **asked}, f"{file}: ")
+        names = [entry["name"] for entry in saved["classes"]]
+        colors = [entry["color"] for entry in saved["classes"]]
+    except (KeyError, TypeError, AttributeError):
         raise UserError(f"{file}: not the config.json of an exported folder, or damaged") from None
-    if len(names) != model.num_classes or normalize not in NORMALIZATIONS:
-        raise UserError(f"{file}: its classes or its normalisation do not fit the model")
-    generator = build_deeplab(model)
-    load_into(generator, read_weights(path), path)
-    return Segmenter(
-        generator.to(runtime.device),
-        ClassTable("checkpoint", names, colors, {}),
-        Preparation((width, height), normalize),
-        runtime,
-        report,
-    )
+    classes = _table(file, names, colors, config.model.num_classes)
+    return _segmenter(config, read_weights(path), path, classes)
 
 
-def _classes(file: Path) -> ClassTable:
+def _classes(file: Path, count: int) -> ClassTable:
     """Names and colours of the classes that the checkpoint was trained with."""
+    saved = read_result(file, ("names", "colors"))
+    return _table(file, saved["names"], saved["colors"], count)
+
+
+def _table(file: Path, names: Any, colors: Any, count: int) -> ClassTable:
+    """A table of `count` classes. UserError for anything that is none."""
     try:
-        saved = json.loads(file.read_text(encoding="utf-8"))
-        return ClassTable(
-            "checkpoint", tuple(saved["names"]), tuple(tuple(c) for c in saved["colors"]), {}
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{file}: missing or damaged; the checkpoint is not complete") from None
+        right = len(names) == len(colors) == count and all(isinstance(n, str) for n in names)
+        for color in colors:
+            right = right and len(color) == 3 and all(v in range(256) for v in color)
+    except TypeError:
+        right = False
+    if not right:
+        raise UserError(f"{file}: damaged: it needs the names and colours of {count} classes")
+    table = tuple((int(r), int(g), int(b)) for r, g, b in colors)
+    return ClassTable("checkpoint", tuple(names), table, {})

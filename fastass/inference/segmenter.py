@@ -9,10 +9,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fastass.config.schema import NormStatistics
 from fastass.errors import UserError
+from fastass.inference.tiled_labels import tiled_labels
 from fastass.inference.views import Views, labels, probabilities
 from fastass.inference.visualize import colorize
 from fastass.models.deeplab import DeepLab
+from fastass.models.domain_statistics import TargetStatistics
 from fastass.pipelines.datasets.classes import ClassTable
 from fastass.pipelines.datasets.decode import open_image, read_file
 from fastass.pipelines.loaders.augment import AugmentParams
@@ -40,11 +43,13 @@ class Preparation:
         return torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Segmenter:
     """A trained generator with its classes and the way its images are prepared.
 
     classes: names and colours by train id. report: names over which a second mean is given.
+    norm_statistics: the kind of running statistics that the generator's norms hold, None if there
+    is one kind. other_statistics: the other kind, if the checkpoint has it.
     """
 
     generator: DeepLab
@@ -52,6 +57,15 @@ class Segmenter:
     prepare: Preparation
     runtime: Runtime
     report: tuple[str, ...] = ()
+    norm_statistics: NormStatistics | None = None
+    other_statistics: TargetStatistics | None = None
+
+    def __repr__(self) -> str:
+        model, (width, height) = self.generator.config, self.prepare.size
+        return (
+            f"<Segmenter {model.backbone}, {len(self.classes)} classes, {width}x{height}, "
+            f"{self.runtime.device}>"
+        )
 
     def predict(
         self,
@@ -107,11 +121,29 @@ class Segmenter:
         size = size or (own if views.tile is not None else self.prepare.size)
         return self.prepare(pixels, views.read_at(size))
 
-    def labels(self, pixels: np.ndarray, views: Views, size: Size | None = None) -> np.ndarray:
-        """Train ids uint8 [H,W] of RGB uint8 [H,W,3]."""
+    def in_tiles(self, pixels: np.ndarray, views: Views, size: Size | None = None) -> bool:
+        """Whether an image is read tile by tile, never whole: at its own size and one scale."""
+        own = (pixels.shape[1], pixels.shape[0])
+        one = views.tile is not None and len(views.scales) == 1
+        return one and views.read_at(size or own) == own
+
+    def labels(
+        self,
+        pixels: np.ndarray,
+        views: Views,
+        size: Size | None = None,
+        batch: Tensor | None = None,
+    ) -> np.ndarray:
+        """Train ids uint8 [H,W] of RGB uint8 [H,W,3]. batch: what `read` gave, if it was called."""
+        if self.in_tiles(pixels, views, size):
+            return tiled_labels(self.generator, pixels, self._tile, views, self.runtime)
         out = (pixels.shape[0], pixels.shape[1])
-        batch = self.read(pixels, views, size)
+        if batch is None:
+            batch = self.read(pixels, views, size)
         return labels(self.generator, batch, out, views, self.runtime)[0].cpu().numpy()
+
+    def _tile(self, pixels: np.ndarray) -> Tensor:
+        return self.prepare(pixels, (pixels.shape[1], pixels.shape[0]))
 
 
 def rgb(image: AnyImage) -> np.ndarray:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from fastass import kernels
 from fastass.errors import UserError
+from fastass.inference.upsampled_labels import upsampled_labels
 from fastass.models.deeplab import DeepLab
 from fastass.runtime.device import Runtime
 
@@ -101,9 +102,7 @@ def labels(
         return probabilities(generator, images, size, views, runtime).argmax(1).to(torch.uint8)
     with evaluating(generator):
         scores = forward(generator, images, runtime)
-    corners = generator.config.align_corners
-    full = F.interpolate(scores, size=size, mode="bilinear", align_corners=corners)
-    return full.argmax(1).to(torch.uint8)
+    return upsampled_labels(scores, size, generator.config.align_corners)
 
 
 def forward(generator: DeepLab, images: Tensor, runtime: Runtime) -> Tensor:
@@ -151,11 +150,12 @@ def tiles(
 
     Neighbours share at least `overlap` pixels; an image smaller than the tile is one tile.
     """
-    rows = _spans(size[0], tile[1], overlap)
-    yield from product(rows, _spans(size[1], tile[0], overlap))
+    rows = spans(size[0], tile[1], overlap)
+    yield from product(rows, spans(size[1], tile[0], overlap))
 
 
-def _spans(length: int, tile: int, overlap: int) -> list[slice]:
+def spans(length: int, tile: int, overlap: int) -> list[slice]:
+    """The tiles along one axis."""
     tile = min(tile, length)
     reach = max(1, tile - overlap)
     count = 1 + -(-(length - tile) // reach)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -19,17 +20,20 @@ def colorize(labels: np.ndarray, classes: ClassTable) -> np.ndarray:
 
 def overlay(image: np.ndarray, labels: np.ndarray, classes: ClassTable) -> np.ndarray:
     """The image [H,W,3] uint8 under half-transparent class colours."""
-    mixed = image.astype(np.uint16) + colorize(labels, classes).astype(np.uint16)
-    return (mixed // 2).astype(np.uint8)
+    picture = np.empty_like(image)
+    for rows in (slice(top, top + 256) for top in range(0, image.shape[0], 256)):  # of a few MB
+        mixed = image[rows].astype(np.uint16) + colorize(labels[rows], classes)
+        picture[rows] = mixed // 2
+    return picture
 
 
-def save_train_ids(labels: np.ndarray, classes: ClassTable, path: Path) -> None:
+def save_train_ids(labels: np.ndarray, classes: ClassTable, to: Path | IO[bytes]) -> None:
     """Train ids as a PNG whose palette shows their colours; pixel values are the ids."""
     picture = Image.fromarray(labels)
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(classes)] = classes.colors
     picture.putpalette(palette.tobytes())
-    picture.save(path)
+    picture.save(to, "PNG")
 
 
 def contact_sheet(

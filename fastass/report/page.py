@@ -1,5 +1,6 @@
 """Renders runs as one HTML file that refers to nothing outside of itself."""
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -132,7 +133,8 @@ def _facts(record: RunRecord) -> list[tuple[str, str]]:
     words = ("throughput", "training time", "peak memory", "device", "precision", "kernels")
     for (key, text), word in zip(units.items(), words, strict=True):
         if isinstance(summary.get(key), (int, float, str)):
-            facts.append((word, text(summary[key])))
+            with contextlib.suppress(ValueError, OverflowError):  # damaged
+                facts.append((word, text(summary[key])))
     return facts + _selection(summary.get("selection"))
 
 

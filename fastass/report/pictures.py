@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from fastass.checkpoint.run_directory import EXAMPLES, SHEET
+from fastass.checkpoint.own_files import EXAMPLES, SHEET
 from fastass.pipelines.datasets.classes import IGNORE
+from fastass.pipelines.datasets.image_file import open_header
 from fastass.report.run_record import RunRecord
 
 WRONG = (193, 39, 0)  # darker than the faint photograph, also when printed in grey
@@ -43,14 +44,14 @@ def examples(run: RunRecord) -> list[Example]:
     for path in sorted((run.path / EXAMPLES).glob("*.jpg"), key=lambda p: (len(p.name), p.name)):
         try:
             readable.append(_example(path, len(readable) + 1))
-        except (OSError, ValueError, UnidentifiedImageError) as error:
+        except (OSError, ValueError, SyntaxError, EOFError, IndexError) as error:
             reason = " ".join(str(error).split())
             run.notes.append(f"{path}: example left out: {reason}")
     return readable
 
 
 def _example(path: Path, number: int) -> Example:
-    photo = np.asarray(Image.open(path).convert("RGB"))
+    photo = np.asarray(_open(path).convert("RGB"))
     truth = path.with_name(f"{path.stem}-truth.png")
     predictions = []
     for name, words in NETWORKS.items():
@@ -62,8 +63,13 @@ def _example(path: Path, number: int) -> Example:
     return Example(number, size, uri(path), uri(truth), predictions)
 
 
+def _open(path: Path) -> Image.Image:
+    """An image that is no larger than fastass permits. Raises OSError or ValueError."""
+    return open_header(path.read_bytes(), str(path))
+
+
 def _train_ids(path: Path) -> np.ndarray:
-    picture = Image.open(path)
+    picture = _open(path)
     if picture.mode != "P":
         raise ValueError(f"{path.name} is not a palette image of train ids")
     return np.asarray(picture)
@@ -90,8 +96,8 @@ def palette(run: RunRecord, names: list[str]) -> dict[str, str]:
     """Class → its colour as #rrggbb, as the examples show it; {} where there are none."""
     for path in sorted((run.path / EXAMPLES).glob("*-truth.png")):
         try:
-            colors = Image.open(path).getpalette() or []
-        except (OSError, UnidentifiedImageError):
+            colors = _open(path).getpalette() or []
+        except (OSError, ValueError):
             continue  # `examples` has left a note
         triples = [colors[i : i + 3] for i in range(0, 3 * len(names), 3)]
         if all(len(triple) == 3 for triple in triples):

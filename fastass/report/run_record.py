@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import yaml
 
 from fastass.checkpoint.files import find_checkpoint
-from fastass.checkpoint.run_directory import CLASS_MEANS, CONFIG, METRICS, SUMMARY
+from fastass.checkpoint.own_files import CLASS_MEANS, CONFIG, METRICS, SUMMARY
 from fastass.config.schema import Config
+from fastass.config.text import flatten, leaves, parse, read_keys
 from fastass.errors import UserError
 
 T = TypeVar("T")
-_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, IndexError)
+_DAMAGE = (
+    ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError,
+)  # fmt: skip
+_MOST_STEPS, _LARGEST = 10**12, 1e15
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,13 @@ class Evaluation:
         confusion = None if counts is None else np.asarray(counts, dtype=np.int64)
         if confusion is not None and confusion.shape != (len(classes),) * 2:
             raise ValueError(f"confusion has shape {confusion.shape}")
+        miou, reported = float(record["miou"]), float(record["reported_miou"])
+        every = (miou, reported, *(v for v in classes.values() if v is not None))
+        if not all(0 <= value <= 100 for value in every):
+            raise ValueError("an IoU that is no percentage")
         return cls(
-            float(record["miou"]),
-            float(record["reported_miou"]),
+            miou,
+            reported,
             int(record["reported_classes"]),
             classes,
             confusion,
@@ -88,7 +95,8 @@ class RunRecord:
 
 def read_run(path: Path) -> RunRecord:
     """Read a run directory. Raises UserError if it is none."""
-    run = RunRecord(path, _settings(path / CONFIG))
+    notes: list[str] = []
+    run = RunRecord(path, _settings(path / CONFIG, notes), notes=notes)
     _read_metrics(run)
     start_steps = int(run.settings.get("start_steps") or 0)
     at_start = [score for step, score in run.evaluations if step == start_steps > 0]
@@ -106,7 +114,7 @@ def read_run(path: Path) -> RunRecord:
 def _start_elsewhere(run: RunRecord) -> Evaluation | None:
     """The evaluation of the checkpoint that this run started from (`init`)."""
     init = run.settings.get("init")
-    if not isinstance(init, str) or not Path(init).is_dir():
+    if not isinstance(init, str) or Path(init).suffix:  # a weight file
         return None
     try:
         checkpoint = find_checkpoint(init).resolve()
@@ -118,35 +126,29 @@ def _start_elsewhere(run: RunRecord) -> Evaluation | None:
     return at[-1] if at else None
 
 
-def _settings(path: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+def _settings(path: Path, notes: list[str]) -> dict[str, Any]:
+    """The values of config.yaml; one that does not fit its field is left out with a note."""
+    if not path.exists():
         inside = [config.parent.name for config in sorted(path.parent.glob(f"*/{CONFIG}"))]
         hint = f"; runs in it: {', '.join(inside[:8])}" if inside else ""
-        raise UserError(f"{path.parent}: not a run: it has no {path.name}{hint}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: expected keys and values, got {type(tree).__name__}")
-    return {**flat(asdict(Config())), **flat(tree)}
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted path → value of a tree of mappings."""
-    values: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            values |= flat(value, f"{prefix}{key}.")
-        else:
-            values[f"{prefix}{key}"] = value
+        raise UserError(f"{path.parent}: not a run: it has no {path.name}{hint}")
+    values = {**flat(asdict(Config())), **read_keys(path)}
+    for leaf in leaves():
+        try:
+            parse(values[leaf.path], leaf.type, leaf.path)
+        except UserError as error:
+            notes.append(f"{path}: left out: {error}")
+            values[leaf.path] = leaf.default
     return values
+
+
+flat = flatten
 
 
 def _read_metrics(run: RunRecord) -> None:
     try:
-        lines = (run.path / METRICS).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = (run.path / METRICS).read_bytes().splitlines()
+    except OSError as error:
         run.notes.append(f"{run.path / METRICS}: can't be read: {_reason(error)}")
         return
     for number, line in enumerate(lines, 1):
@@ -159,11 +161,15 @@ def _read_metrics(run: RunRecord) -> None:
 
 def _use_line(run: RunRecord, line: Mapping[str, Any]) -> None:
     step = int(line["step"])
+    if not 0 <= step < _MOST_STEPS:
+        raise ValueError(f"step {step}")
     if "eval" in line:
         run.evaluations.append((step, Evaluation.read(line["eval"])))
     elif "terms" in line:
         terms = {str(k): float(v) for k, v in line["terms"].items()}
         rate, wait = float(line["images_per_second"]), float(line["data_wait"])
+        if not all(abs(value) < _LARGEST for value in (rate, wait, *terms.values())):
+            raise ValueError("a value that is not finite")
         run.logged.append(Logged(step, terms, rate, wait))
 
 

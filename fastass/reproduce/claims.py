@@ -1,7 +1,6 @@
 """What the paper claims about the method, compared with the runs of ToyCity's Tables 1 and 2."""
 
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +8,11 @@ from statistics import mean, stdev
 
 from tabulate import tabulate
 
-from fastass.checkpoint.run_directory import CLASS_MEANS
+from fastass.checkpoint.json_file import read_result
+from fastass.checkpoint.own_files import CLASS_MEANS
 from fastass.config.schema import LAMBDA_SADV
+from fastass.reproduce.comparison import Record, gains
 from fastass.reproduce.grids import HEADS, Grid, start_name
-from fastass.reproduce.table import Record, gains
 
 FLAT = 1.0  # points of mIoU between the best and the worst λ; the paper's own Table 2 spans 0.7
 ADAPTED = ("ga", "ga+fcsa", "ga+csa")
@@ -171,7 +171,7 @@ def class_distances(
 
 def _read(out: Path, directories: Sequence[str]) -> list[float]:
     paths = [out / name / CLASS_MEANS for name in directories]
-    records = [json.loads(p.read_text(encoding="utf-8")) for p in paths if p.exists()]
+    records = [read_result(p, ("last",)) for p in paths if p.exists()]
     return [record["last"]["mean_distance"] for record in records]
 
 

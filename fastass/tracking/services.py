@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from fastass.checkpoint.run_directory import LOGGERS, TENSORBOARD
+from fastass.checkpoint.own_files import LOGGERS, TENSORBOARD
 from fastass.errors import UserError
 
 SECTIONS = {"terms": "loss", "eval": "val"}  # names in metrics.jsonl → names of groups of curves

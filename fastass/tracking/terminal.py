@@ -1,5 +1,6 @@
 """How progress is shown: a live view in a terminal, plain lines elsewhere."""
 
+import io
 import os
 import sys
 
@@ -8,6 +9,8 @@ from fastass.tracking.progress import Plain, Reporter
 
 def reporter(plain: bool = False) -> Reporter:
     """The live view if standard output is a terminal and `plain` is not set, else plain lines."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal of few characters gets a ?
+        sys.stdout.reconfigure(errors="replace")
     if plain or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
         return Plain()
     from fastass.tracking.live_view import LiveView  # here, so that plain output needs no rich

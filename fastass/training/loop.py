@@ -4,14 +4,16 @@ import json
 import signal
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
-from fastass.checkpoint.run_directory import SUMMARY, RunDirectory
-from fastass.config.schema import Config
-from fastass.errors import TrainingFailure
-from fastass.evaluation.evaluate import Scores, evaluate
+from fastass.checkpoint.own_files import SUMMARY
+from fastass.checkpoint.pointers import BEST, START
+from fastass.checkpoint.run_directory import RunDirectory
+from fastass.config.schema import NAMED_WEIGHTS, Config
+from fastass.errors import USER_ERRORS, TrainingFailure
+from fastass.evaluation.evaluate import Scores, evaluate, evaluate_both
 from fastass.evaluation.model_selection import selection
 from fastass.method.adaptation import MethodSpec
 from fastass.pipelines.loaders.batch import StepBatch
@@ -24,8 +26,15 @@ from fastass.training.data import TrainingData
 from fastass.training.meters import Meters
 from fastass.training.optimizers.build import decay, set_rates
 from fastass.training.step import TrainStep
-from fastass.training.summary import before_and_after, summarize, table
+from fastass.training.summary import before_and_after, statistics_note, summarize, table
 from fastass.training.train_state import Progress, TrainState
+
+
+class _Stop(Exception):
+    """A signal arrived during an evaluation."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
 
 
 class Trainer:
@@ -50,7 +59,7 @@ class Trainer:
         self.interruption = Interruption()
         self.stop = AsyncMax(world, lambda: self.interruption.caught or 0)
         self._skipped = 0  # by this rank, since the last log
-        self._averaged_at = -1  # step
+        self._averaged_at = self._saved_at = -1  # steps
 
     @property
     def progress(self) -> Progress:
@@ -58,7 +67,16 @@ class Trainer:
         return self.state.progress
 
     def fit(self, stop_at: int | None = None) -> dict[str, Any]:
-        """Train to the end, or to `stop_at`. Raises Interrupted after saving on a signal."""
+        """Train to the end, or to `stop_at`. Raises Interrupted after saving on a signal.
+
+        When it returns or raises, nothing is being written any more.
+        """
+        try:
+            return self._fit(stop_at)
+        finally:
+            self.state.finish()
+
+    def _fit(self, stop_at: int | None) -> dict[str, Any]:
         with self.interruption:
             for end in (self.config.start_steps, self.config.total_steps):
                 self._train_until(end if stop_at is None else min(end, stop_at))
@@ -77,6 +95,8 @@ class Trainer:
         if step >= end:
             return
         adapt = step >= self.config.start_steps
+        if step > self.config.start_steps:  # resumed from a checkpoint saved before its evaluation
+            self._evaluate_if_due()
         self.reporter.phase("train" if adapt else "start", self.config.total_steps, step)
         batches = self._batches(step, adapt)
         self.meters.start_clock()
@@ -121,6 +141,8 @@ class Trainer:
             raise TrainingFailure(f"{error}; {self.state.kept()}") from None
         if not means:
             return
+        if self.train_step.self_training is not None:
+            means["mixing"] = self.train_step.self_training.flush()
         skipped = self.world.sum(torch.tensor(self._skipped))
         self.progress.skipped += int(skipped)
         self._skipped = 0
@@ -153,19 +175,40 @@ class Trainer:
         self.progress.last = scores.record()
         best = scores.miou > self.progress.best
         self.progress.best = max(self.progress.best, scores.miou)
-        self._save(*["best"] if best else [])
+        self._saved_at = -1
+        self._save(*[BEST] if best else [])
 
     def _finish_start(self) -> None:
         """Evaluate the complete start and keep it, to compare the method with it."""
         if self.progress.start is not None:
             return
         self.progress.start = self._evaluate().record()
-        self._save("start")
+        self._saved_at = -1
+        self._save(START)
 
     def _evaluate(self) -> Scores:
-        self._synchronise()
+        """Save, then evaluate: a damaged validation image costs no training."""
+        self._save()
+        self.state.wait()
         step = self.progress.step
-        self.reporter.phase(f"evaluate at {step}", len(self.data.val))
+        try:
+            scores = evaluate_both(
+                self._evaluate_once,
+                self.train_step.evaluated_target_statistics,
+                judged=self.config.norm_statistics,
+            )
+        except _Stop as stop:  # here, where both statistics are in their places
+            self._save()
+            self._interrupted(stop.number)
+        self.run.log({"step": step, "eval": scores.record()})
+        self.reporter.scored(step, scores.miou, statistics_note(scores.by_statistics))
+        self.reporter.phase("train", self.config.total_steps, step)
+        self.meters.start_clock()
+        return scores
+
+    def _evaluate_once(self) -> Scores:
+        """Evaluate with the running statistics that the norms now hold."""
+        self.reporter.phase(f"evaluate at {self.progress.step}", len(self.data.val))
         done = 0
         on_every_rank = len(self.data.val) // self.world.size  # one more image on some
 
@@ -176,29 +219,28 @@ class Trainer:
             if done <= on_every_rank:
                 self.stop.ask()
                 if stop := self.stop.answer():
-                    self._save()
-                    self._interrupted(stop)
+                    raise _Stop(stop)
 
-        scores = evaluate(
-            self.train_step.evaluated,
-            self.data.val_batches(),
-            self.runtime,
-            self.data.classes,
-            self.config.data.report,
-            advance,
-            world=self.world,
-        )
-        self.run.log({"step": step, "eval": scores.record()})
-        self.reporter.scored(step, scores.miou)
-        self.reporter.phase("train", self.config.total_steps, step)
-        self.meters.start_clock()
-        return scores
+        try:
+            return evaluate(
+                self.train_step.evaluated,
+                self.data.val_batches(),
+                self.runtime,
+                self.data.classes,
+                self.config.data.report,
+                advance,
+                world=self.world,
+            )
+        except USER_ERRORS as error:
+            raise type(error)(f"{error}; {self.state.kept()}") from None
 
     def _save(self, *links: str) -> None:
         self._synchronise()
-        self.state.save(*links)
+        if self._saved_at != self.progress.step:
+            self.state.save(*links)
+            self._saved_at = self.progress.step
 
-    def _interrupted(self, number: int) -> None:
+    def _interrupted(self, number: int) -> NoReturn:
         self.state.wait()
         raise Interrupted(
             f"{signal.Signals(number).name}: saved at step {self.progress.step}; continue with "
@@ -209,7 +251,7 @@ class Trainer:
     def _before(self) -> str | None:
         """The whole network that the run started from, to compare the finished one with."""
         init = self.config.init
-        return None if self.config.allow_mismatch or init in ("none", "imagenet") else init
+        return None if self.config.allow_mismatch or init in NAMED_WEIGHTS else init
 
     def _finish(self) -> dict[str, Any]:
         progress = self.progress
@@ -221,18 +263,22 @@ class Trainer:
             start=progress.start,
             last=progress.last,
             best_miou=progress.best,
-            selection=selection(self.run.path, self.config.start_steps),
+            selection=selection(
+                self.run.path, self.config.start_steps, (progress.evaluated_at, progress.last)
+            ),
             images_per_second=self.meters.images_per_second,
             seconds=self.meters.seconds,
             skipped=progress.skipped,
         )
-        sheet = before_and_after(
-            self.run.path,
-            self.train_step.evaluated,
-            self.data,
-            self.runtime,
-            init=self._before(),
-        )
+        with self.train_step.judged() as generator:
+            sheet = before_and_after(
+                self.run.path,
+                generator,
+                self.data,
+                self.runtime,
+                init=self._before(),
+                statistics=self.config.norm_statistics,
+            )
         self.run.write(SUMMARY, json.dumps(summary, indent=2) + "\n")
         self.reporter.line(table(summary))
         self.reporter.line(f"contact sheet: {sheet}")

@@ -1,36 +1,44 @@
 """A whole run: check the configuration, open the data, build, train, summarise."""
 
-import json
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fastass.checkpoint.run_directory import (
-    CONFIG,
-    SUMMARY,
-    RunDirectory,
+from fastass.checkpoint.json_file import read_json
+from fastass.checkpoint.own_files import CONFIG, SUMMARY
+from fastass.checkpoint.resume import (
+    adopt_roots,
     check_same,
+    fingerprint,
     fit_ranks,
-    has_checkpoint,
-    inspect_run,
-    make_run,
+    weights_fingerprint,
+    with_absolute_paths,
 )
+from fastass.checkpoint.run_directory import RunDirectory, adopt_run, inspect_run, make_run
+from fastass.checkpoint.run_lock import PATIENCE, locked_run
 from fastass.checkpoint.starting_weights import check_init, start_from
 from fastass.config.schema import Config
 from fastass.config.text import as_text, check
 from fastass.errors import UserError
-from fastass.method.adaptation import method_spec
+from fastass.method.adaptation import MethodSpec, method_spec
+from fastass.models.hugging_face import with_configuration
+from fastass.pipelines.loaders.sample_reader import open_reader
 from fastass.runtime.ddp import check_parallel
 from fastass.runtime.device import Runtime, choose_device, setup_runtime
 from fastass.runtime.openmp import threads_spin
 from fastass.runtime.process_group import World, join
+from fastass.self_training.check import check_mixing
 from fastass.tracking.progress import Reporter, Silent
 from fastass.tracking.services import Loggers, check_services
+from fastass.training.data import TrainingData
 from fastass.training.loop import Trainer
 from fastass.training.open_data import open_training_data
 from fastass.training.optimizers.build import describe_optimizers, describe_rates
+from fastass.training.rare_class import rare_class_orders
 from fastass.training.step import TrainStep, build
 from fastass.training.summary import table
 
@@ -43,13 +51,16 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     stop_at: int | None = None,
+    on_record: Callable[[dict[str, Any]], object] | None = None,
 ) -> dict[str, Any]:
     """Run a configuration in the directory `out` (None: runs/PRESET) and return its summary.
 
-    Everything the user gave is checked before anything in `out` is touched. Seeds PyTorch's global
+    Everything that can be checked is checked before anything is written into `out`: the values, the
+    data's lists, the first images and labels of every stream, the weights to start from. The lock
+    of `out` is taken before anything in it is read, and held to the end. Seeds PyTorch's global
     random numbers with `config.seed` and sets this process up for `config.runtime`. Raises
     UserError or DataError for bad input, TrainingFailure when training can't go on, Interrupted on
-    a signal.
+    a signal. on_record: called on the main process with each record of metrics.jsonl.
     """
     if resume and overwrite:
         raise UserError("--resume and --overwrite exclude each other; give one of them")
@@ -71,11 +82,17 @@ def train(
         config = replace(config, distributed=replace(config.distributed, world=world.size))
         runtime = setup_runtime(replace(config.runtime, device=str(device)))
         check_parallel(config.model.norm, runtime.device, world)
-        resuming = world.broadcast_from_main(
-            lambda: inspect_run(run, resume=resume, overwrite=overwrite)
-        )
-        with reporter if world.main else Silent() as progress:
-            return _train(config, run, progress, runtime, world, resuming, stop_at)
+
+        def inspect() -> bool:
+            return inspect_run(run, resume=resume, overwrite=overwrite)
+
+        world.broadcast_from_main(inspect)  # a directory of others is not touched by the lock
+        with reporter if world.main else Silent() as progress, ExitStack() as held:
+            if world.main:
+                patience = PATIENCE if resume else 0.0
+                held.enter_context(locked_run(run, progress.line, patience=patience))
+            resuming = world.broadcast_from_main(inspect)
+            return _train(config, run, progress, runtime, world, resuming, stop_at, on_record)
 
 
 def saved_config(run: Path | None, resume: bool) -> Path | None:
@@ -92,36 +109,55 @@ def _train(
     world: World,
     resuming: bool,
     stop_at: int | None,
+    on_record: Callable[[dict[str, Any]], object] | None,
 ) -> dict[str, Any]:
     if resuming:
-        config = fit_ranks(out, config)
-    fresh = not (resuming and has_checkpoint(out))
-    if fresh:
+        config = adopt_roots(out, fit_ranks(out, config))
+    else:
         check_init(config)
+    config = replace(config, model=world.main_first(lambda: with_configuration(config.model)))
     data, config = world.main_first(lambda: open_training_data(config, progress))
+    config = with_absolute_paths(config)
     data = replace(data, rank=world.rank, world=world.size)
-    spec = method_spec(config.method, len(data.labelled_names))
+    spec = method_spec(config.method, len(data.labelled_names), config.mix)
+    inputs = _inputs(data)
     if resuming:
-        check_same(out, config, data.labelled_names, progress.line)
-        if (summary := _finished(out)) is not None:
+        check_same(out, config, data.labelled_names, inputs, progress.line)
+        if (summary := _finished(out, progress)) is not None:
             progress.line(f"{out} is complete")
             progress.line(table(summary))
             return summary
+    orders = world.broadcast_from_main(lambda: rare_class_orders(data, spec, progress))
+    data = replace(data, rare_class=orders)
     optimizers = describe_optimizers(config.optim.optimizer_backend, runtime.device)
     step = TrainStep(build(config, spec), config, runtime, world)
     progress.line(_heading(step, optimizers))
     progress.line(data.describe(config.method, spec))
-    if fresh:
+    if config.norm_statistics == "domain" and not spec.sees_target:
+        progress.line(f"norm statistics: {config.method} forwards no target image; both are equal")
+    if not resuming:
         loaded = world.main_first(lambda: start_from(step.generator, config, data.classes.names))
         if loaded is not None:
             progress.line(str(loaded))
+        step.module.restart_target_statistics()
+    _read_first(data, spec, config, runtime)
+    world.barrier()  # every rank has checked what it reads
     if world.main and not resuming:
-        make_run(out, config, data.labelled_names)
+        inputs["init"] = weights_fingerprint(config.init)
+        make_run(out, config, data.labelled_names, inputs)
     with Loggers(out, config.log, as_text(config), progress.line) as loggers:
-        run = RunDirectory(out, writes=world.main, also=loggers.log)
+
+        def also(record: dict[str, Any]) -> None:
+            loggers.log(record)
+            if on_record is not None:
+                on_record(record)
+
+        run = RunDirectory(out, writes=world.main, also=also)
         trainer = Trainer(step, config, data, spec, runtime, run, progress, world)
         if resuming:
             trainer.state.restore()
+            if world.main:
+                adopt_run(out, inputs)
         return trainer.fit(stop_at)
 
 
@@ -138,12 +174,33 @@ def _heading(step: TrainStep, optimizers: str) -> str:
     return f"{' · '.join(parts)}{step.world.describe()}{rates}"
 
 
-def _finished(out: Path) -> dict[str, Any] | None:
-    """The summary of a run that has ended."""
-    path = out / SUMMARY
-    if not path.exists():
+def _inputs(data: TrainingData) -> dict[str, Any]:
+    """The fingerprints of the images, for RUN/inputs.json."""
+    sets = {"source": data.source, "target": data.target, "val": data.val}
+    return {n: fingerprint(open_reader(s).names) for n, s in sets.items() if s is not None}
+
+
+def _read_first(data: TrainingData, spec: MethodSpec, config: Config, runtime: Runtime) -> None:
+    """Open every loader of the run and read its first batch; raises for what is wrong with it."""
+    for each in (*([spec.start()] if config.start_steps else []), spec):
+        with closing(data.batches(0, each, runtime.device)) as batches:  # type: ignore[type-var]
+            next(batches)
+    next(data.val_batches())
+
+
+def _finished(out: Path, progress: Reporter) -> dict[str, Any] | None:
+    """The summary of a run that has ended; a damaged one is written again."""
+    if not (out / SUMMARY).exists():
         return None
-    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        summary = read_json(out / SUMMARY)
+        table(summary)
+    except UserError as error:
+        progress.line(f"{error}; it is written again")
+        return None
+    except (KeyError, TypeError, ValueError, AttributeError):
+        progress.line(f"{out / SUMMARY}: damaged: values are missing; it is written again")
+        return None
     return summary
 
 
@@ -153,8 +210,40 @@ def check_values(config: Config) -> None:
     d = config.data
     if config.method == "oracle" and config.labelled == 0 and config.labelled_list is None:
         raise UserError("method oracle trains on labelled target images; give --labelled N")
+    if config.mix:
+        check_mixing(config)
+    model = config.model
+    if config.loss.push != "source" and not config.method.startswith("ga"):
+        raise UserError(
+            f"--loss-push {config.loss.push} has no effect on method {config.method}, which has no "
+            "L_gadv; leave it out"
+        )
+    if config.loss.label_grid == "aligned":
+        if "+" not in config.method:
+            raise UserError(
+                f"--loss-label-grid aligned has no effect on method {config.method}, which has no "
+                "semantic module; leave it out"
+            )
+        if not model.align_corners:
+            raise UserError(
+                "--loss-label-grid aligned is the grid of an upsampling with aligned corners; it "
+                "contradicts --no-model-align-corners"
+            )
+    if config.norm_statistics == "domain" and not model.has_running_statistics:
+        what = "vgg16 has no norms" if model.backbone == "vgg16" else "norm frozen keeps constants"
+        raise UserError(
+            f"--norm-statistics domain has no effect: {what}, so there are no running statistics; "
+            "leave it out"
+        )
     if d.scale is not None and d.scale[0] > d.scale[1]:
         raise UserError(f"--data-scale: expected low,high, got {d.scale[0]:g},{d.scale[1]:g}")
     if d.scale is None and (d.source_resize or d.target_resize):
         name = "source" if d.source_resize else "target"
         raise UserError(f"--data-{name}-resize has no effect without --data-scale; give both")
+    if d.rare_class is None and d.rare_class_on != "source":
+        raise UserError("--rare-class-on has no effect without --rare-class T; give both")
+    if d.rare_class is not None and config.method == "oracle" and d.rare_class_on == "source":
+        raise UserError(
+            "--rare-class draws source images, and method oracle has none; "
+            "add --rare-class-on labelled"
+        )

@@ -2,18 +2,21 @@
 
 import contextlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from fastass.checkpoint.async_writer import AsyncWriter
 from fastass.checkpoint.files import (
-    CLASSES,
-    CONFIG,
     Checkpoint,
+    add_target_statistics,
     load_into,
     newest_checkpoint,
     read_checkpoint,
 )
+from fastass.checkpoint.pointers import CLASSES, CONFIG, LAST, STATE, target
 from fastass.checkpoint.run_directory import RunDirectory, has_checkpoint
 from fastass.config.schema import Config
 from fastass.config.text import to_yaml
@@ -39,6 +42,28 @@ class Progress:
     skipped: int = 0  # bad samples that were replaced
 
 
+_SCORES = ("miou", "per_class_iou", "reported_classes", "reported_miou", "confusion")
+
+
+def read_progress(saved: Any, where: Path) -> Progress:
+    """The progress in a state file. UserError for a value that is missing, unknown or foreign."""
+    kinds = {f.name: type(f.default) for f in fields(Progress)}
+    if not isinstance(saved, dict) or saved.keys() != kinds.keys():
+        odd = kinds.keys() ^ (saved.keys() if isinstance(saved, dict) else set())
+        raise UserError(
+            f"{where}: incomplete or of another kind: {', '.join(sorted(map(str, odd)))}"
+        )
+    for name, kind in kinds.items():
+        value = saved[name]
+        if name in ("start", "last"):
+            right = value is None or (isinstance(value, dict) and value.keys() >= {*_SCORES})
+        else:
+            right = isinstance(value, (int, float) if kind is float else int)
+        if not right:
+            raise UserError(f"{where}: damaged: {name} is {value!r:.80}")
+    return Progress(**saved)
+
+
 class TrainState:
     """The progress of a run, its networks and optimizers, and their checkpoints."""
 
@@ -58,14 +83,12 @@ class TrainState:
         self._writer = AsyncWriter(run.path, background=config.save_in_background)
 
     def restore(self) -> None:
-        """Continue from the last checkpoint, where there is one."""
-        if not has_checkpoint(self.run.path):
-            self.run.forget_after(0)
-            return
-        saved = self._newest()
-        load_into(self.train_step.module, saved.weights, saved.path)
-        self.train_step.load_state(saved.state["engine"])
-        self.progress = progress = Progress(**saved.state["position"])
+        """Continue from the newest checkpoint that can be used. Raises UserError if there is none.
+
+        One that is damaged, or that lacks a value, is reported and the one before it is used.
+        """
+        self._restore_newest()
+        progress = self.progress
         self.meters.images, self.meters.seconds = progress.images, progress.seconds
         evaluated = {progress.evaluated_at}
         if progress.start is not None:
@@ -73,12 +96,35 @@ class TrainState:
         self.run.forget_after(progress.step, evaluated)
         self.reporter.line(f"resuming {self.run.path} at step {progress.step}")
 
-    def _newest(self) -> Checkpoint:
-        """The newest checkpoint that can be read: rank 0 looks for it, the others read that one."""
+    def _restore_newest(self) -> None:
+        """The newest checkpoint that can be used: rank 0 looks for it, the others read that one."""
+        path: Path | None = None
         if self.world.main:
-            saved = newest_checkpoint(self.run.path, self.reporter.line)
-        path = self.world.broadcast_from_main(lambda: saved.path)
-        return saved if self.world.main else read_checkpoint(path)
+            path = newest_checkpoint(self.run.path, self.reporter.line, self._use).path
+        path = self.world.broadcast_from_main(lambda: path)
+        if not self.world.main and path is not None:
+            self._use(read_checkpoint(path))
+
+    def _use(self, saved: Checkpoint) -> None:
+        """Take over what a checkpoint holds. UserError for a state of another kind."""
+        where = saved.path / STATE
+        progress = read_progress(saved.state.get("position"), where)
+        module = self.train_step.module
+        if add_target_statistics(saved.weights, module):
+            note = "without statistics of the target; the mixed are used"
+            self.reporter.line(f"{saved.path}: {note}")
+        load_into(module, saved.weights, saved.path)
+        try:
+            self.train_step.load_state(saved.state["engine"])
+            for optimizer in self.train_step.optimizers.values():
+                for parameter, values in optimizer.state.items():
+                    for value in values.values():
+                        if isinstance(value, Tensor) and value.dim() > 0:
+                            value.view_as(parameter)
+        except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{where}: incomplete or of another kind: {reason}") from None
+        self.progress = progress
 
     def save(self, *links: str) -> None:
         """Save as `last` and as `links`; of several ranks only rank 0 writes."""
@@ -108,10 +154,15 @@ class TrainState:
         """Wait until the last checkpoint is on disk. Raises UserError if it can't be written."""
         self._writer.wait()
 
+    def finish(self) -> None:
+        """Wait for the disk, whatever it says: an error is on its way already."""
+        with contextlib.suppress(UserError):
+            self._writer.wait()
+
     def kept(self) -> str:
         """Which checkpoint the run can be resumed from, in words."""
         with contextlib.suppress(UserError):
             self.wait()
         if not has_checkpoint(self.run.path):
             return "no checkpoint was saved yet"
-        return f"the last good checkpoint is {(self.run.path / 'last').resolve()}"
+        return f"the last good checkpoint is {target(self.run.path, LAST)}"

@@ -23,6 +23,7 @@ PROGRAMS = 512  # about four for each multiprocessor of a large GPU: what a forw
 def _class_map_kernel(
     labels, classes, partial_counts, pixels, width, label_height, label_width, scale_y, scale_x,
     num_classes, ignore_index, MAP_PIXELS: tl.constexpr, BINS: tl.constexpr,
+    ALIGNED: tl.constexpr,
 ):  # fmt: skip
     """The class of every feature pixel, as `nearest_class` gives it, and how often each occurs.
 
@@ -32,7 +33,7 @@ def _class_map_kernel(
     p = part * MAP_PIXELS + tl.arange(0, MAP_PIXELS)
     label = nearest_class(
         labels, image, p, p < pixels, width, label_height, label_width, scale_y, scale_x,
-        num_classes, ignore_index,
+        num_classes, ignore_index, ALIGNED,
     )  # fmt: skip
     tl.store(classes + image.to(tl.int64) * pixels + p, label.to(tl.int16), mask=p < pixels)
     bin_of = tl.where(label == -1, num_classes + 1, tl.where(label == -2, num_classes, label))
@@ -122,7 +123,7 @@ def _reduce_kernel(
 def _backward_kernel(
     gradient, counts, labels, out, channels, pixels, width, label_height, label_width, scale_y,
     scale_x, num_classes, ignore_index, image_stride, channel_stride, pixel_stride,
-    CHANNELS: tl.constexpr, PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr, PIXELS: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
     """Each pixel takes gradient / count of its class; ignored pixels take zero."""
     n = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
@@ -130,7 +131,7 @@ def _backward_kernel(
     image = tl.program_id(2)
     label = nearest_class(
         labels, image, p, p < pixels, width, label_height, label_width, scale_y, scale_x,
-        num_classes, ignore_index,
+        num_classes, ignore_index, ALIGNED,
     )  # fmt: skip
     row = image * num_classes + label
     count = tl.load(counts + row, mask=label >= 0, other=1).to(tl.float32)
@@ -197,7 +198,7 @@ def _parts(batch: int, channels: int, pixels: int, tiles: dict[str, int]) -> tup
 
 
 def forward(
-    features: Tensor, labels: Tensor, num_classes: int, ignore_index: int
+    features: Tensor, labels: Tensor, num_classes: int, ignore_index: int, aligned: bool
 ) -> tuple[Tensor, Tensor]:
     features, channels_last = dense(features)
     labels = labels.contiguous()
@@ -215,7 +216,8 @@ def forward(
         pixels=h * w,
         num_classes=num_classes,
         ignore_index=ignore_index,
-        **nearest_arguments((h, w), (labels.shape[1], labels.shape[2])),
+        **nearest_arguments((h, w), (labels.shape[1], labels.shape[2]), aligned),
+        ALIGNED=aligned,
         **map_tiles,
         num_warps=_WARPS["map"],
     )
@@ -257,6 +259,7 @@ def backward(
     ignore_index: int,
     dtype: torch.dtype,
     channels_last: bool,
+    aligned: bool,
 ) -> Tensor:
     B, C, N = gradient.shape
     h, w = size
@@ -271,7 +274,8 @@ def backward(
         channels=N,
         num_classes=C,
         ignore_index=ignore_index,
-        **nearest_arguments((h, w), (labels.shape[1], labels.shape[2])),
+        **nearest_arguments((h, w), (labels.shape[1], labels.shape[2]), aligned),
+        ALIGNED=aligned,
         **_strides(N, h * w, channels_last),
         **tiles,
         num_warps=_WARPS["backward"],
@@ -303,32 +307,34 @@ def _launches() -> tuple[Launch, ...]:
             _WARPS["reduce"],
         )
     ]
-    for C in (19, 255):
+    for C, aligned in ((19, False), (19, True), (255, False)):
         labelled = {"num_classes": C, "ignore_index": 255}
         pointers = {"labels": torch.uint8, "classes": torch.int16, "partial_counts": torch.int32}
-        sizes = {"pixels": pixels, **nearest_arguments((91, 161), (720, 1280))}
+        sizes = {"pixels": pixels, **nearest_arguments((91, 161), (720, 1280), aligned)}
         found.append(
             Launch(
-                f"class map C={C}",
+                f"class map C={C}{' aligned' if aligned else ''}",
                 _class_map_kernel,
                 {**pointers, **labelled, **sizes},
-                _map_tiles(C),
+                {**_map_tiles(C), "ALIGNED": aligned},
                 _WARPS["map"],
             )
         )
-    for dtype, channels_last, C in (
-        (torch.bfloat16, True, 19),
-        (torch.float16, True, 19),
-        (torch.float32, True, 19),
-        (torch.bfloat16, True, 64),
-        (torch.float32, True, 64),
-        (torch.bfloat16, True, 255),
-        (torch.float32, True, 255),
-        (torch.bfloat16, False, 19),
-        (torch.float32, False, 255),
+    for dtype, channels_last, C, aligned in (
+        (torch.bfloat16, True, 19, False),
+        (torch.bfloat16, True, 19, True),
+        (torch.float16, True, 19, False),
+        (torch.float32, True, 19, False),
+        (torch.bfloat16, True, 64, False),
+        (torch.float32, True, 64, False),
+        (torch.bfloat16, True, 255, False),
+        (torch.float32, True, 255, False),
+        (torch.bfloat16, False, 19, False),
+        (torch.float32, False, 255, False),
     ):
         layout = "channels last" if channels_last else "channels first"
-        name = f"{str(dtype).removeprefix('torch.')} {layout} C={C}"
+        grid = " aligned" if aligned else ""
+        name = f"{str(dtype).removeprefix('torch.')} {layout} C={C}{grid}"
         common = {"channels": N, "num_classes": C, **_strides(N, pixels, channels_last)}
         forward = {
             "features": dtype,
@@ -339,7 +345,7 @@ def _launches() -> tuple[Launch, ...]:
         backward = {
             **{"gradient": torch.float32, "counts": torch.int64, "out": dtype},
             **{"labels": torch.uint8, "ignore_index": 255},
-            **nearest_arguments((91, 161), (720, 1280)),
+            **nearest_arguments((91, 161), (720, 1280), aligned),
         }
         tiles = {**_forward_tiles(dtype, channels_last, C), "INTERPRET": False}
         bounds = Bounds()
@@ -364,7 +370,7 @@ def _launches() -> tuple[Launch, ...]:
                 f"backward {name}",
                 _backward_kernel,
                 {**backward, **common},
-                _backward_tiles(channels_last),
+                {**_backward_tiles(channels_last), "ALIGNED": aligned},
                 _WARPS["backward"],
                 wide=channels_last,
             ),

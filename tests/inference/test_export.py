@@ -14,11 +14,13 @@ from PIL import Image
 import fastass
 from fastass.cli.main import main
 from fastass.errors import ExportFailure, UserError
-from fastass.inference.export import export
+from fastass.inference.export import WRITERS, export
 from fastass.inference.export.folder import CARD, PLAIN
 from fastass.inference.export.graph import compare, graph_of
+from fastass.inference.formats import EXPORT_FORMATS
 from fastass.inference.segmenter import Preparation
-from fastass.models import ModelConfig, build_deeplab
+from fastass.models.config import ModelConfig
+from fastass.models.deeplab import build_deeplab
 from fastass.pipelines.datasets.classes import GTA5
 
 
@@ -202,10 +204,19 @@ def test_bad_words(
 
 def test_overwrite(folder: Path, network: fastass.Segmenter, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "old").touch()
+    (tmp_path / "model" / "thesis.txt").touch()
+    with pytest.raises(UserError, match=r"holds thesis\.txt, which no export writes"):
+        export(network, tmp_path / "model", "safetensors", overwrite=True)
+    with pytest.raises(UserError, match="is a folder, and onnx writes a file"):
+        export(network, tmp_path / "model", "onnx", overwrite=True)
+    (tmp_path / "model" / "thesis.txt").rename(tmp_path / "model" / "README.md")
     with pytest.raises(UserError, match="exists already"):
         export(network, tmp_path / "model", "safetensors")
     export(network, tmp_path / "model", "safetensors", overwrite=True)
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == sorted(
         p.name for p in folder.iterdir()
     )
+
+
+def test_the_command_line_knows_every_format() -> None:
+    assert tuple(WRITERS) == EXPORT_FORMATS

@@ -12,8 +12,8 @@ from PIL import Image
 import fastass
 from fastass.cli.main import main
 from fastass.errors import UserError
-from fastass.inference.predict import label_ids
 from fastass.inference.stage_timer import WARM_UP, StageClock
+from fastass.inference.writer import label_ids
 from fastass.pipelines.datasets.classes import CITYSCAPES, GTA5, ClassTable
 
 

@@ -256,7 +256,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     for runs, words in (
         ([tmp_path / "nowhere"], "not a run"),
         ([tmp_path], "runs in it: a, damaged"),
-        ([tmp_path / "damaged"], "not readable as YAML"),
+        ([tmp_path / "damaged"], "not valid YAML"),
         ([run, run], "given twice"),
         ([run] * 9, "too many"),
     ):

@@ -17,7 +17,8 @@ from child import ROOT
 from processes import children, command_line
 from ranks import free_port
 
-from fastass.checkpoint.files import find_checkpoint, list_checkpoints, read_weights
+from fastass.checkpoint.files import find_checkpoint, read_weights
+from fastass.checkpoint.pointers import list_checkpoints
 from fastass.pipelines.toycity import generate
 
 SMALL = (
@@ -183,6 +184,29 @@ def test_an_error_on_one_rank_ends_all(toycity: Path, tmp_path: Path) -> None:
     assert output.count("fastass: ") == 1, output
     assert image.name in output
     assert "cli.py" not in output
+
+
+@pytest.mark.slow
+def test_ranks_of_a_killed_launcher_keep_their_directory(toycity: Path, tmp_path: Path) -> None:
+    """A second launcher is refused while they train, and goes on once they have ended."""
+    run = tmp_path / "run"
+    words = arguments(toycity, run)
+    with torchrun([*words, "--steps", "4000"]) as first:
+        until(lambda: lines(run) >= 5, first)
+        orphans = ranks_of(first)
+        first.kill()
+        first.wait()
+        try:
+            with torchrun([*words, "--steps", "4000"]) as second:
+                output = second.communicate(timeout=90)[0]
+            assert f"{run}: process {orphans[0]} on " in output, output
+            assert "is training there" in output
+        finally:
+            for process in orphans:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+    with torchrun([*words, "--steps", "4000", "--stop-at", "12"]) as third:
+        assert "resuming" in third.communicate(timeout=90)[0]
 
 
 def namespaces() -> list[str]:

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from fastass.checkpoint.files import list_checkpoints, read_state, read_weights
-from fastass.checkpoint.run_directory import EXAMPLES, METRICS, SUMMARY
+from fastass.checkpoint.files import find_checkpoint, read_state, read_weights
+from fastass.checkpoint.own_files import EXAMPLES, METRICS, SUMMARY
+from fastass.checkpoint.pointers import list_checkpoints
 from fastass.pipelines.toycity import generate
 
 TINY = (
@@ -48,7 +49,7 @@ def train(city: Path, out: Path, *more: str) -> list[str]:
 
 
 def weights(run: Path, link: str = "last") -> dict[str, torch.Tensor]:
-    return read_weights(run / link)
+    return read_weights(find_checkpoint(run / link))
 
 
 def logged(run: Path) -> list[tuple[Any, ...]]:
@@ -60,7 +61,7 @@ def logged(run: Path) -> list[tuple[Any, ...]]:
 def assert_same(run: Path, calm: Path) -> None:
     """Two finished runs are equal bit for bit: weights, losses (so order of samples), scores."""
     for link in ("last", "best", "start"):
-        assert (run / link).resolve().name == (calm / link).resolve().name
+        assert find_checkpoint(run / link).name == find_checkpoint(calm / link).name
         mine, other = weights(run, link), weights(calm, link)
         assert mine.keys() == other.keys()
         for name, value in other.items():

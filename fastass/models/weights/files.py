@@ -3,8 +3,10 @@
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError
@@ -58,7 +60,44 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: damaged or not a safetensors file ({reason})") from None
 
 
+def check_zip(file: IO[bytes] | Path, where: Path) -> None:
+    """WeightsError for a compressed archive: torch writes none, and 1 MB of it may become 1 GB."""
+    try:
+        if not zipfile.is_zipfile(file):
+            return
+        with zipfile.ZipFile(file) as archive:
+            compressed = any(i.compress_type != zipfile.ZIP_STORED for i in archive.infolist())
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        return  # torch's reader says what is wrong
+    if compressed:
+        raise WeightsError(f"{where}: refused, a compressed archive; save it again with torch.save")
+
+
+def check_storage(content: Any, where: Path) -> None:
+    """WeightsError for a tensor that claims more values than the file holds for it.
+
+    A tensor's strides may be zero, so a file of 1 kB can hold one of 10^10 values.
+    """
+    for name, tensor in _tensors(content):
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+        size = tensor.numel() * tensor.element_size()
+        if not plain or size > tensor.untyped_storage().nbytes():
+            raise WeightsError(f"{where}: refused, {name or 'a tensor'} is not stored whole")
+
+
+def _tensors(content: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(content, Tensor):
+        yield name, content
+    elif depth < 20 and isinstance(content, Mapping):
+        for key, value in content.items():
+            yield from _tensors(value, str(key), depth + 1)
+    elif depth < 20 and isinstance(content, (list, tuple)):
+        for value in content:
+            yield from _tensors(value, name, depth + 1)
+
+
 def read_pickle(path: Path) -> dict[str, Tensor]:
+    check_zip(path, path)
     try:
         with warnings.catch_warnings():
             # torch warns about the pickle protocol of files that it then refuses.
@@ -71,7 +110,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
                 "state dict of tensors"
             ) from None
         raise WeightsError(f"{path}: damaged, or not a file of tensors") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, OSError):
+    except Exception:
         # What torch's readers raise for truncated archives and for files of other kinds.
         raise WeightsError(f"{path}: damaged, truncated, or not a file of tensors") from None
     for wrapper in WRAPPERS:
@@ -83,4 +122,5 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
         if not isinstance(value, Tensor):
             kind = type(value).__name__
             raise WeightsError(f"{path}: {name} is a {kind}, not a tensor; give a state dict")
+    check_storage(content, path)
     return {str(name): value for name, value in content.items()}

@@ -1,0 +1,72 @@
+"""One writer in a run directory: a lock that is taken first and dies with its holder."""
+
+import contextlib
+import errno
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from fastass.errors import DataError, UserError
+from fastass.pipelines.file_lock import POLL, locked
+
+LOCK = ".lock"
+PATIENCE = 5.0  # seconds that a resumed run waits: a requeued job's predecessor may still be ending
+_NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
+
+
+@contextmanager
+def locked_run(
+    path: Path, report: Callable[[str], None], *, patience: float = 0.0
+) -> Iterator[None]:
+    """Hold the lock of a run directory, which is made if it is not there.
+
+    The lock is the system's, so that of a killed process is free, and that of a rank whose launcher
+    was killed is held until the rank has ended. A directory that is still empty at the end is
+    removed. report: gets a line where the file system has no locks. Raises UserError if another
+    process still holds the lock after `patience` seconds, or if the directory can't be written.
+    """
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: can't make the run directory: {error.strerror}") from None
+    try:
+        with _taken(path, report, patience):
+            yield
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+
+@contextmanager
+def _taken(path: Path, report: Callable[[str], None], patience: float) -> Iterator[None]:
+    until = time.monotonic() + patience
+    with ExitStack() as held:
+        while True:
+            lock = locked(path / LOCK, "training there")
+            try:
+                lock.__enter__()
+            except DataError as error:
+                if time.monotonic() < until:
+                    time.sleep(POLL)
+                    continue
+                raise UserError(f"{error}; wait for it, or choose another --out") from None
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    reason = error.strerror or error
+                    raise UserError(f"{path}: can't write there: {reason}") from None
+                report(
+                    f"{path}: this file system has no locks ({error.strerror}); make sure that "
+                    "only one process trains there"
+                )
+            else:
+                held.callback(_release, lock)
+            break
+        yield
+
+
+def _release(lock: contextlib.AbstractContextManager[None]) -> None:
+    with contextlib.suppress(OSError):  # a disk that has become read-only: the lock ends anyway
+        lock.__exit__(None, None, None)

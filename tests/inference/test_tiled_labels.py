@@ -1,0 +1,100 @@
+"""Tiles and bands give what the whole image gives, in bounded memory."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from child import environment
+from PIL import Image
+
+import fastass
+from fastass.inference import upsampled_labels as bands
+from fastass.inference.views import Views, labels, probabilities
+
+SHAPES = [
+    ((97, 150), (64, 48), 0), ((97, 150), (64, 48), 20), ((40, 33), (64, 64), 16),
+    ((130, 70), (32, 32), 31), ((64, 64), (32, 32), 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize(("shape", "tile", "overlap"), SHAPES)
+def test_tiles_are_as_of_the_whole_image(
+    trained: Path, shape: tuple[int, int], tile: tuple[int, int], overlap: int, flip: bool
+) -> None:
+    network = fastass.load(trained, device="cpu")
+    pixels = np.random.default_rng(3).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    views = Views(flip=flip, tile=tile, overlap=overlap)
+    assert network.in_tiles(pixels, views)
+    found = network.labels(pixels, views)
+    batch = network.read(pixels, views)
+    whole = probabilities(network.generator, batch, shape, views, network.runtime)[0]
+    same = found == whole.argmax(0).numpy()
+    if flip:  # the order of sums of more than two tiles differs
+        best = whole.topk(2, 0).values
+        assert (best[0] - best[1])[torch.from_numpy(~same)].lt(1e-6).all()
+    else:
+        assert same.all()
+
+
+def test_what_is_not_read_in_tiles(trained: Path) -> None:
+    network = fastass.load(trained, device="cpu")
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    assert not network.in_tiles(pixels, Views())
+    assert not network.in_tiles(pixels, Views(tile=(32, 32)), (48, 48))
+    assert not network.in_tiles(pixels, Views((0.5, 1.0), tile=(32, 32)))
+
+
+@pytest.mark.parametrize("corners", [True, False])
+def test_bands_are_as_one_upsampling(corners: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = torch.randn(2, 7, 9, 13, generator=torch.Generator().manual_seed(1))
+    for size in ((150, 201), (1, 40), (65, 1), (9, 13)):
+        whole = torch.nn.functional.interpolate(
+            scores, size=size, mode="bilinear", align_corners=corners
+        ).argmax(1)
+        monkeypatch.setattr(bands, "LARGE", 1)
+        assert torch.equal(bands.upsampled_labels(scores, size, corners).long(), whole)
+        monkeypatch.setattr(bands, "LARGE", 2**40)
+        assert torch.equal(bands.upsampled_labels(scores, size, corners).long(), whole)
+
+
+def test_labels_take_the_bands(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = fastass.load(trained, device="cpu")
+    image = torch.randn(1, 3, 32, 64, generator=torch.Generator().manual_seed(1))
+    small = labels(network.generator, image, (90, 170), Views(), network.runtime)
+    monkeypatch.setattr(bands, "LARGE", 1)
+    large = labels(network.generator, image, (90, 170), Views(), network.runtime)
+    assert (small != large).float().mean() < 1e-3  # ties
+
+
+PEAK = """
+import resource, sys
+from fastass.cli.main import main
+code = main(sys.argv[1:])
+print("peak MiB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("size", "more", "limit"),
+    [((12000, 8000), ["--tile", "1024x1024"], 1536), ((3840, 2160), [], 1024)],
+)
+def test_peak_memory(
+    trained: Path, tmp_path: Path, size: tuple[int, int], more: list[str], limit: int
+) -> None:
+    Image.linear_gradient("L").resize(size).convert("RGB").save(tmp_path / "large.png")
+    command = [sys.executable, "-c", PEAK, "predict", str(trained), str(tmp_path / "large.png")]
+    ran = subprocess.run(
+        [*command, "--out", str(tmp_path / "out"), *more],
+        capture_output=True, text=True, env=environment(OMP_NUM_THREADS="2"),
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    peak = int(ran.stdout.split()[-1])
+    print(f"{size}: {peak} MiB, {os.cpu_count()} cores")
+    assert peak < limit
