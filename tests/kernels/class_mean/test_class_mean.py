@@ -279,7 +279,14 @@ def check_triton() -> None:
             assert error(means, truth) < 1e-6
             tolerance = 1e-6 if dtype == torch.float32 else 8e-3
             assert error(gradient, true_gradient) <= tolerance * float(true_gradient.abs().max())
+    # The largest number of classes.
+    features, labels = inputs((1, 33, 9, 13, 50, 71, 255))
+    truth, true_counts, _ = run(features.double(), labels, 255, "reference")
+    means, counts = op._cuda(features, labels, 255, 255, False)
+    assert torch.equal(counts, true_counts)
+    assert error(means, truth) < 1e-6
     # No class, nor ignored: out of the sums, the image's means say so, as the reference's do.
+    features, labels = inputs(shape, dtype)
     labels[1, :25] = 7
     features = features.float().requires_grad_()
     expected, expected_counts = op.reference(features, labels, 7)
