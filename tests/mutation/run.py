@@ -125,12 +125,18 @@ def mutate(source: str, tests: str, reasons: dict[Mutant, str]) -> tuple[Counter
         noticed=len(results) - len(survivors),
         explained=len(survivors) - len(unexplained),
     )
-    share = counts["noticed"] / max(1, counts["mutants"])
-    print(
-        f"\r{source}: {counts['noticed']} of {counts['mutants']} noticed ({share:.1%}), "
-        f"{counts['explained']} explained, {len(unexplained)} neither"
-    )
+    if results:
+        print(f"\r{source}: {shares(counts)}")
     return counts, unexplained
+
+
+def shares(counts: Counter[str]) -> str:
+    """How many mutants were noticed, of all and of those that no reason explains."""
+    mutants, noticed, explained = counts["mutants"], counts["noticed"], counts["explained"]
+    return (
+        f"{noticed} of {mutants} noticed ({noticed / max(1, mutants):.1%}), {explained} explained, "
+        f"{mutants - noticed - explained} neither"
+    )
 
 
 def main(names: list[str]) -> int:
@@ -155,8 +161,7 @@ def main(names: list[str]) -> int:
             total += counts
             left += unexplained
     print(*left, sep="\n\n")
-    share = total["noticed"] / max(1, total["mutants"])
-    print(f"{total['noticed']} of {total['mutants']} noticed ({share:.1%}), {len(left)} to look at")
+    print(f"all: {shares(total)}")
     return bool(left)
 
 
