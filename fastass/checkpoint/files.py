@@ -265,16 +265,15 @@ def check_fit(module: nn.Module, weights: dict[str, torch.Tensor], where: Path) 
 def add_target_statistics(weights: dict[str, torch.Tensor], module: nn.Module) -> bool:
     """Give an older checkpoint the target's running statistics: the mixed ones; → if it had none.
 
-    weights: of a training module; changed in place.
+    weights: of a training module; changed in place. They are those that `module` lacks nothing of.
     """
+    missing = [name for name in module.state_dict() if name not in weights]
     copies = {
         name: f"{network}{name.removeprefix(statistics)}"
-        for name in module.state_dict()
+        for name in missing
         for network, statistics in _TARGET_STATISTICS.items()
         if name.startswith(statistics)
     }
-    if any(name in weights for name in copies):
-        return False
     weights |= {name: weights[own].clone() for name, own in copies.items() if own in weights}
     return bool(copies)
 
@@ -287,24 +286,24 @@ def load_generator(generator: nn.Module, path: Path) -> TargetStatistics | None:
     """
     weights, statistics = generator_weights(path)
     load_into(generator, weights, path)
-    return target_statistics(generator, statistics, path)
+    return load_target_statistics(generator, statistics, path)
 
 
-def target_statistics(
-    generator: nn.Module, weights: dict[str, torch.Tensor], where: Path
+def load_target_statistics(
+    generator: nn.Module, statistics: dict[str, torch.Tensor], where: Path
 ) -> TargetStatistics | None:
-    """The target's running statistics of a generator; None for no `weights`."""
-    if not weights:
+    """The running statistics of the target's streams for `generator`; None if there are none."""
+    if not statistics:
         return None
-    statistics = TargetStatistics(generator)
-    load_into(statistics, weights, where)
-    return statistics
+    target = TargetStatistics(generator)
+    load_into(target, statistics, where)
+    return target
 
 
 def generator_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The generator's weights in a checkpoint directory: the EMA weights, if there are any.
 
-    Beside them the target's running statistics, empty if the checkpoint has none.
+    And its running statistics of the target's streams, empty if the checkpoint has none.
     """
     saved = read_weights(path)
     prefix = "average." if any(name.startswith("average.") for name in saved) else "generator."

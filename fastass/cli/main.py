@@ -40,6 +40,7 @@ COMMANDS = {
         reproduce.COMMAND,
         information.DOCTOR,
         information.PRESETS_COMMAND,
+        information.INFO,
         completion.COMMAND,
     )
 }

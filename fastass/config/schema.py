@@ -82,8 +82,9 @@ class DataConfig:
     mirror: bool = True
     """Mirror images at random. Turn it off if left and right matter in your data."""
     scale: tuple[ScaleFactor, ScaleFactor] | None = None
-    """Range of a random scale, e.g. 1.0,1.5; a crop of the training size is taken from the scaled
-    image. Unset: no random scale."""
+    """Range of a random scale, e.g. 0.5,2.0; a crop of the training size is taken from the scaled
+    image. A scaled image that is smaller than the crop is padded; padding is ignored in the losses
+    of labelled images. Unset: no random scale."""
     source_resize: Size | None = None
     """Size of source images that `scale` multiplies, WxH, before the crop of `source_size`. Unset:
     `source_size`."""
@@ -94,6 +95,12 @@ class DataConfig:
     """Strength of random colour jitter, from 0 (off) to below 1."""
     blur: Annotated[float, Range(0, 10)] = 0.0
     """Largest sigma of a random Gaussian blur, in pixels (0: off)."""
+    rare_class: Rate | None = None
+    """Temperature T of rare-class sampling: draw images with rare classes more often, as DAFormer
+    does. 0.01 is strong, 1 is weak. Unset: each image once per epoch. Use it if rare classes have a
+    low IoU."""
+    rare_class_on: Literal["source", "labelled", "both"] = "source"
+    """Images that `rare_class` draws: source images, labelled target images, or both."""
     workers: Annotated[int, Range(0, 1024)] = 2
     """Threads that decode and augment images. Raise it if a run reports a long data wait and cores
     are idle."""

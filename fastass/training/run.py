@@ -35,6 +35,7 @@ from fastass.training.data import TrainingData
 from fastass.training.loop import Trainer
 from fastass.training.open_data import open_training_data
 from fastass.training.optimizers.build import describe_optimizers, describe_rates
+from fastass.training.rare_class import rare_class_orders
 from fastass.training.step import TrainStep, build
 from fastass.training.summary import table
 
@@ -120,6 +121,8 @@ def _train(
             progress.line(f"{out} is complete")
             progress.line(table(summary))
             return summary
+    orders = world.broadcast_from_main(lambda: rare_class_orders(data, spec, progress))
+    data = replace(data, rare_class=orders)
     optimizers = describe_optimizers(config.optim.optimizer_backend, runtime.device)
     step = TrainStep(build(config, spec), config, runtime, world)
     progress.line(_heading(step, optimizers))
@@ -223,3 +226,10 @@ def check_values(config: Config) -> None:
     if d.scale is None and (d.source_resize or d.target_resize):
         name = "source" if d.source_resize else "target"
         raise UserError(f"--data-{name}-resize has no effect without --data-scale; give both")
+    if d.rare_class is None and d.rare_class_on != "source":
+        raise UserError("--rare-class-on has no effect without --rare-class T; give both")
+    if d.rare_class is not None and config.method == "oracle" and d.rare_class_on == "source":
+        raise UserError(
+            "--rare-class draws source images, and method oracle has none; "
+            "add --rare-class-on labelled"
+        )

@@ -1,6 +1,7 @@
 """One backward of the objective gives the gradients of the alternating procedure, in float64."""
 
 from collections.abc import Iterator
+from dataclasses import FrozenInstanceError
 from itertools import product
 from typing import Any
 
@@ -244,6 +245,40 @@ def test_streams_taken_one_by_one_give_the_same_gradients(method: str) -> None:
             objective(a(StepBatch(**{name: stream})), a.weights).backward()
     for name, grad in gradients(a).items():
         torch.testing.assert_close(grad, together[name], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("method", "labelled", "source", "target", "global_", "semantic"),
+    [
+        ("oracle", 1, False, True, False, ""),
+        ("source_only", 1, True, False, False, ""),
+        ("joint", 1, True, True, False, ""),
+        ("joint", 0, True, False, False, ""),
+        ("ga", 1, True, True, True, ""),
+        ("ga", 0, True, False, True, ""),
+        ("ga+fcsa", 1, True, True, True, "fcsa"),
+        ("ga+fcsa", 0, True, False, True, ""),
+        ("ga+csa", 1, True, True, True, "csa"),
+        ("ga+csa", 0, True, False, True, ""),
+    ],
+)
+def test_what_each_method_trains(
+    method: str, labelled: int, source: bool, target: bool, global_: bool, semantic: str
+) -> None:
+    spec = method_spec(method, labelled)  # type: ignore[arg-type]
+    assert spec == MethodSpec(source, target, global_, semantic)
+    assert spec.start() == MethodSpec(source, not source, global_=False, semantic="")
+    with pytest.raises(FrozenInstanceError):
+        spec.source = False  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("stream", ["source", "unlabelled"])
+def test_every_head_needs_its_discriminator(stream: str) -> None:
+    spec = method_spec("ga", labelled=0)
+    a = module(spec, "multi")
+    a.global_discriminators = a.global_discriminators[:1]
+    with pytest.raises(ValueError, match="argument"):
+        a(StepBatch(**{stream: getattr(all_streams(spec), stream)}))
 
 
 def test_without_labelled_images_the_semantic_module_is_off() -> None:

@@ -34,6 +34,11 @@ def test_the_objective_weights_each_term_with_its_own_λ(name: str) -> None:
     assert float(total) == 0.5 * λ[name.partition("_")[0]]
 
 
+def test_a_λ_that_is_unset_weighs_nothing() -> None:
+    terms = LossTerms(seg_source=torch.tensor(0.5), sadv=torch.tensor(0.5))
+    assert float(objective(terms, LossConfig(seg=2.0, sadv=None))) == 1.0
+
+
 def test_terms_add_up_over_the_parts_that_have_them() -> None:
     one, two = torch.tensor(1.0), torch.tensor(2.0)
     total = sum_terms([LossTerms(gadv=one, sadv=two), LossTerms(gadv=two)])
