@@ -5,7 +5,6 @@ import sys
 from argparse import ArgumentParser, Namespace
 
 from fastass.cli.command import Command
-from fastass.cli.doctor import report
 from fastass.config.presets import PRESETS
 from fastass.config.text import parse
 
@@ -15,6 +14,8 @@ def no_flags(parser: ArgumentParser) -> None:
 
 
 def doctor(args: Namespace) -> None:
+    from fastass.cli.doctor import report
+
     print(report())
 
 

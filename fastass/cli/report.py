@@ -5,7 +5,6 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from fastass.cli.command import Command
-from fastass.report.page import write_report
 
 
 def flags(parser: ArgumentParser) -> None:
@@ -15,11 +14,13 @@ def flags(parser: ArgumentParser) -> None:
         type=Path,
         default=Path("report.html"),
         metavar="FILE",
-        help="page to write (report.html)",
+        help="page to write",
     )
 
 
 def run(args: Namespace) -> None:
+    from fastass.report.page import write_report
+
     for note in write_report(args.runs, args.out):
         print(f"note: {note}", file=sys.stderr)
     print(f"{args.out}: open it in a browser")

@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastass.cli.command import Command
 from fastass.cli.parser import typed
@@ -10,12 +10,11 @@ from fastass.config.schema import LAMBDA_SADV, Count
 from fastass.errors import TrainingFailure, UserError
 from fastass.models.number_range import Range
 from fastass.reproduce import toycity
-from fastass.reproduce.figure import check_matplotlib
 from fastass.reproduce.grids import CLAIMS, GRIDS, HEADS, Cell, Grid, grid, start_name
-from fastass.reproduce.output_files import write, write_claims
-from fastass.reproduce.scheduler import CellRun, run_all
 from fastass.reproduce.toycity import SHIFT, START_STEPS
-from fastass.tracking.terminal import reporter
+
+if TYPE_CHECKING:
+    from fastass.reproduce.scheduler import CellRun
 
 
 def flags(parser: ArgumentParser) -> None:
@@ -30,43 +29,43 @@ def flags(parser: ArgumentParser) -> None:
     add("--synthia", metavar="DIR", help="source data of tables 3 and 5")
     add("--cityscapes", metavar="DIR", help="target data")
     add("--init", metavar="FILE", help="weights from which every run starts")
-    add("--counts", help="numbers of labelled images, e.g. 10,50 (those of the table)")
+    add("--counts", help="numbers of labelled images, e.g. 10,50 [default: those of the table]")
     add(
         "--methods",
         metavar="M,M",
-        help=f"columns: {', '.join(HEADS)} (those of the table)",
+        help=f"columns: {', '.join(HEADS)} [default: those of the table]",
     )
     add(
         "--shift",
         type=typed(Annotated[float, Range(0, 1)]),
         metavar="S",
-        help=f"how much ToyCity's target differs from its source, from 0 to 1 ({SHIFT:g})",
+        help=f"how much ToyCity's target differs from its source, from 0 to 1 [default {SHIFT:g}]",
     )
     add(
         "--seeds",
         type=typed(Count),
         default=1,
         metavar="K",
-        help="runs per cell, one per seed (1)",
+        help="runs per cell, one per seed",
     )
     add(
         "--jobs",
         type=typed(Count),
         default=1,
         metavar="N",
-        help="runs at the same time, one per GPU (1)",
+        help="runs at the same time, one per GPU",
     )
     add(
         "--part",
         default="1/1",
         metavar="I/N",
-        help="run the I-th of N parts of the runs (1/1)",
+        help="run the I-th of N parts of the runs",
     )
     add(
         "--out",
         type=Path,
         metavar="DIR",
-        help="directory of runs and results (runs/SOURCE)",
+        help="directory of runs and results [default runs/SOURCE]",
     )
     add("--train", default="", metavar="FLAGS", help="additional flags for every `fastass train`")
     add(
@@ -79,6 +78,9 @@ def flags(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     if args.table == CLAIMS and not args.toycity:
         raise UserError("claims needs --toycity: its rules are made for that data")
+    from fastass.reproduce.figure import check_matplotlib
+    from fastass.reproduce.output_files import write, write_claims
+
     check_matplotlib()  # before hours of training, not after
     names = ("table1", "table2") if args.table == CLAIMS else (args.table,)
     counts = _counts(args.counts)
@@ -111,6 +113,9 @@ def _train(
     grids: list[Grid], out: Path, seeds: range, part: int, parts: int, args: Namespace
 ) -> list[Path]:
     """Run the starts that the cells share, then this part of the cells; → logs of failed runs."""
+    from fastass.reproduce.scheduler import run_all
+    from fastass.tracking.terminal import reporter
+
     source = grids[0].source
     flags = [*_data(args, source), *args.train.split()]
     if not (args.toycity or "--init" in flags or args.init):
@@ -137,8 +142,10 @@ def _train(
     return failed
 
 
-def _starts(seeds: range, flags: list[str]) -> list[CellRun]:
+def _starts(seeds: range, flags: list[str]) -> list["CellRun"]:
     """ToyCity's supervised starts: one per seed, shared by its cells."""
+    from fastass.reproduce.scheduler import CellRun
+
     steps = ["--steps", str(START_STEPS)]
     return [
         CellRun(
@@ -163,8 +170,10 @@ def _cell_run(
     args: Namespace,
     flags: list[str],
     held_out: str | None,
-) -> CellRun:
+) -> "CellRun":
     """held_out: source images on which the run is measured at its end."""
+    from fastass.reproduce.scheduler import CellRun
+
     # The cell's flags stand last: `control` has a λ_gadv of its own.
     words = ["toycity" if args.toycity else cell.preset(source)]
     words += [*flags, *_words(cell, seed)]

@@ -27,8 +27,8 @@ RENAMED = {
     for name in ("device", "kernels", "amp", "tf32", "compile", "compile_mode", "tune_allocator")
 }
 
-# Not for the user to set: they follow from the preset, the data and torchrun.
-DERIVED = {"preset", "model.num_classes", "distributed.world"}
+# Not for the user to set: they follow from the preset, the data, the backbone and torchrun.
+DERIVED = {"preset", "model.num_classes", "model.backbone_config", "distributed.world"}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ With `push` L_gadv(I_tu) takes the place of L_gadv(I_s), as in AdaptSegNet, or i
 
 One `backward()` of it gives the gradients of the alternating procedure. L_gadv and L_sadv go
 through `frozen(D)`, so they reach G alone. The discriminator losses see detached P, F and V, so
-they reach the discriminators alone. The terms of the three streams share no activations, so the
+they reach the discriminators alone. With self-training (`fastass.self_training`) the sum has one
+term more, λ_mix L_mix(I_m), which reaches G. The terms of the streams share no activations, so the
 sum may also be taken stream by stream.
 """
 
@@ -32,7 +33,7 @@ from fastass.models.discriminators import (
 from fastass.models.domain_statistics import TargetStatistics, feed, running_norms
 from fastass.pipelines.loaders.batch import Batch, StepBatch
 
-TARGET_STREAMS = ("labelled", "unlabelled")  # fields of StepBatch
+TARGET_STREAMS = ("labelled", "unlabelled")  # fields of StepBatch; mixed images are of both domains
 
 
 @dataclass(frozen=True)
@@ -43,19 +44,22 @@ class MethodSpec:
     labelled: bool  # L_seg(I_tl)
     global_: bool  # GA: D_g, L_gadv, L_gd
     semantic: str  # SA: "", "fcsa" or "csa": D_s, L_sadv, L_sd
+    mix: bool = False  # self-training: a teacher, L_mix
 
     @property
     def sees_target(self) -> bool:
         """Whether it forwards images of the target."""
-        return self.labelled or self.global_
+        return self.labelled or self.global_ or self.mix
 
     def start(self) -> "MethodSpec":
         """The supervised start before the method: L_seg alone, of the source if it is used."""
         return MethodSpec(self.source, not self.source, global_=False, semantic="")
 
 
-def method_spec(method: Method, labelled: int) -> MethodSpec:
+def method_spec(method: Method, labelled: int, mix: bool = False) -> MethodSpec:
     """The modules of a method with `labelled` labelled target images.
+
+    mix: self-training on top of it.
 
     Without labelled images there is no L_seg(I_tl), and the semantic module is off.
     """
@@ -63,11 +67,11 @@ def method_spec(method: Method, labelled: int) -> MethodSpec:
     if method == "oracle":
         return MethodSpec(source=False, labelled=True, global_=False, semantic="")
     if method == "source_only":
-        return MethodSpec(source=True, labelled=False, global_=False, semantic="")
+        return MethodSpec(source=True, labelled=False, global_=False, semantic="", mix=mix)
     if method == "joint":
-        return MethodSpec(source=True, labelled=has_labels, global_=False, semantic="")
+        return MethodSpec(source=True, labelled=has_labels, global_=False, semantic="", mix=mix)
     semantic = method.partition("+")[2] if has_labels else ""
-    return MethodSpec(source=True, labelled=has_labels, global_=True, semantic=semantic)
+    return MethodSpec(source=True, labelled=has_labels, global_=True, semantic=semantic, mix=mix)
 
 
 def objective(terms: LossTerms, weights: LossConfig) -> Tensor:
@@ -93,12 +97,13 @@ class Adaptation(nn.Module):
         self.global_discriminators = nn.ModuleList(global_discriminators)
         self.semantic_discriminator = semantic_discriminator
         self.average: DeepLab | None = None  # of the generator's weights: see fastass.models.ema
+        self.teacher: DeepLab | None = None  # see fastass.self_training
         # Of the target's streams; the generator's own running statistics are those of all streams.
         self.target_statistics: TargetStatistics | None = None
         self.average_target_statistics: TargetStatistics | None = None
         if running_norms(generator):
             self.target_statistics = TargetStatistics(generator)
-        self.target_streams = TARGET_STREAMS
+        self.target_streams: tuple[str, ...] = TARGET_STREAMS
         self.weights = weights
         self.align_corners = generator.config.align_corners
         self.aligned_labels = weights.label_grid == "aligned"
@@ -115,6 +120,8 @@ class Adaptation(nn.Module):
             parts.append(self._labelled(batch.labelled, adapt))
         if batch.unlabelled is not None and adapt:
             parts.append(self._unlabelled(batch.unlabelled))
+        if batch.mixed is not None and adapt:
+            parts.append(self._mixed(batch.mixed))
         return sum_terms(parts)
 
     def feed(self, seen: Sequence[BatchStatistics]) -> None:
@@ -210,6 +217,19 @@ class Adaptation(nn.Module):
             for P, d_g in zip(maps, self.global_discriminators, strict=True)
         ]
         return LossTerms(gd_target=self._levels(gd, 1.0))
+
+    def _mixed(self, batch: Batch) -> LossTerms:
+        """L_mix. A pasted pixel weighs 1, any other as much as the teacher is sure of its image."""
+        labels, pasted, confidence = batch.labels, batch.pasted, batch.confidence
+        assert labels is not None
+        assert pasted is not None
+        assert confidence is not None
+        weights = kernels.PixelWeights(pasted, confidence)
+        values = [
+            losses.mix_loss(scores, labels, weights, align_corners=self.align_corners)
+            for scores in self._generate(batch.images, "mixed").levels
+        ]
+        return LossTerms(mix=self._levels(values, self.weights.aux_seg))
 
     def _pushed(self, batch: Batch) -> LossTerms:
         """L_gadv of the unlabelled images, judged as source, and the target half of L_gd."""

@@ -62,7 +62,7 @@ def _items(module: Adaptation, stream: Batch | None, zero: Tensor) -> ItemCounts
         return ItemCounts(zero, zero, zero)
     images, labels = stream.images, stream.labels
     image_count = torch.full_like(zero, images.shape[0])  # D_g has as many outputs for every image
-    if labels is None:
+    if labels is None or stream.pasted is not None:
         return ItemCounts(zero, zero, image_count)
     pixels = (labels != IGNORED).sum().to(zero)
     d_s = module.semantic_discriminator

@@ -7,8 +7,6 @@ on the target than any other.
 """
 
 from fastass.config.presets import preset
-from fastass.pipelines.datasets.classes import SYNTHIA_13, SYNTHIA_16
-from fastass.pipelines.toycity import generate
 
 SHIFT = 1.0
 """Shift of the target's materials, from 0 to 1. 0.25 is the second setting of the results."""
@@ -36,6 +34,9 @@ def directory(domain: str, shift: float) -> str:
 
 def data_flags(domain: str, shift: float) -> list[str]:
     """Flags of `fastass train` that name the data, which is generated if it is missing."""
+    from fastass.pipelines.datasets.classes import SYNTHIA_13, SYNTHIA_16
+    from fastass.pipelines.toycity import generate
+
     toy, root = preset("toycity").toycity, directory(domain, shift)
     counts = (toy.source, toy.target, toy.seed, toy.val)
     generate(root, *counts, source_layout=domain, shift=shift)
@@ -48,6 +49,8 @@ def data_flags(domain: str, shift: float) -> list[str]:
 def held_out_source(domain: str) -> str:
     """Source images that no run is trained on; generated if they are missing. Every shift has the
     same ones."""
+    from fastass.pipelines.toycity import generate
+
     toy = preset("toycity").toycity
     root = f"{toy.directory}_{domain}_heldout"
     generate(root, toy.val, 1, HELD_OUT_SEED, 1, source_layout=domain)

@@ -117,7 +117,7 @@ class TrainingData:
         if spec.labelled:
             order = self.rare_class.get("labelled")
             streams["labelled"] = StreamSpec(*target, indices=self.labelled, rare_class=order)
-        if spec.global_:
+        if spec.global_ or spec.mix:
             streams["unlabelled"] = StreamSpec(*target, with_labels=False)
         return streams
 
@@ -141,6 +141,12 @@ class TrainingData:
             f"loader {self.config.loader}",
         ]
         line = f"{method}: " + " · ".join(parts)
+        if spec.mix:
+            line += "\nself-training: a teacher labels target images, pieces of " + (
+                "source and labelled target images are pasted"
+                if spec.labelled
+                else "source images are pasted"
+            )
         if "+" in method and not spec.semantic:
             line += "\nno labelled target images: the semantic module and L_seg(I_tl) are off"
         return line

@@ -1,5 +1,6 @@
 """A whole run: check the configuration, open the data, build, train, summarise."""
 
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -24,11 +25,13 @@ from fastass.config.schema import Config
 from fastass.config.text import as_text, check
 from fastass.errors import UserError
 from fastass.method.adaptation import MethodSpec, method_spec
+from fastass.models.hugging_face import with_configuration
 from fastass.pipelines.loaders.sample_reader import open_reader
 from fastass.runtime.ddp import check_parallel
 from fastass.runtime.device import Runtime, choose_device, setup_runtime
 from fastass.runtime.openmp import threads_spin
 from fastass.runtime.process_group import World, join
+from fastass.self_training.check import check_mixing
 from fastass.tracking.progress import Reporter, Silent
 from fastass.tracking.services import Loggers, check_services
 from fastass.training.data import TrainingData
@@ -48,6 +51,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     stop_at: int | None = None,
+    on_record: Callable[[dict[str, Any]], object] | None = None,
 ) -> dict[str, Any]:
     """Run a configuration in the directory `out` (None: runs/PRESET) and return its summary.
 
@@ -56,7 +60,7 @@ def train(
     of `out` is taken before anything in it is read, and held to the end. Seeds PyTorch's global
     random numbers with `config.seed` and sets this process up for `config.runtime`. Raises
     UserError or DataError for bad input, TrainingFailure when training can't go on, Interrupted on
-    a signal.
+    a signal. on_record: called on the main process with each record of metrics.jsonl.
     """
     if resume and overwrite:
         raise UserError("--resume and --overwrite exclude each other; give one of them")
@@ -88,7 +92,7 @@ def train(
                 patience = PATIENCE if resume else 0.0
                 held.enter_context(locked_run(run, progress.line, patience=patience))
             resuming = world.broadcast_from_main(inspect)
-            return _train(config, run, progress, runtime, world, resuming, stop_at)
+            return _train(config, run, progress, runtime, world, resuming, stop_at, on_record)
 
 
 def saved_config(run: Path | None, resume: bool) -> Path | None:
@@ -105,15 +109,17 @@ def _train(
     world: World,
     resuming: bool,
     stop_at: int | None,
+    on_record: Callable[[dict[str, Any]], object] | None,
 ) -> dict[str, Any]:
     if resuming:
         config = adopt_roots(out, fit_ranks(out, config))
     else:
         check_init(config)
+    config = replace(config, model=world.main_first(lambda: with_configuration(config.model)))
     data, config = world.main_first(lambda: open_training_data(config, progress))
     config = with_absolute_paths(config)
     data = replace(data, rank=world.rank, world=world.size)
-    spec = method_spec(config.method, len(data.labelled_names))
+    spec = method_spec(config.method, len(data.labelled_names), config.mix)
     inputs = _inputs(data)
     if resuming:
         check_same(out, config, data.labelled_names, inputs, progress.line)
@@ -140,7 +146,13 @@ def _train(
         inputs["init"] = weights_fingerprint(config.init)
         make_run(out, config, data.labelled_names, inputs)
     with Loggers(out, config.log, as_text(config), progress.line) as loggers:
-        run = RunDirectory(out, writes=world.main, also=loggers.log)
+
+        def also(record: dict[str, Any]) -> None:
+            loggers.log(record)
+            if on_record is not None:
+                on_record(record)
+
+        run = RunDirectory(out, writes=world.main, also=also)
         trainer = Trainer(step, config, data, spec, runtime, run, progress, world)
         if resuming:
             trainer.state.restore()
@@ -198,6 +210,8 @@ def check_values(config: Config) -> None:
     d = config.data
     if config.method == "oracle" and config.labelled == 0 and config.labelled_list is None:
         raise UserError("method oracle trains on labelled target images; give --labelled N")
+    if config.mix:
+        check_mixing(config)
     model = config.model
     if config.loss.push != "source" and not config.method.startswith("ga"):
         raise UserError(

@@ -40,7 +40,7 @@ from fastass.pipelines.packed.index import AGAIN, Member, Record, shard_name
 from fastass.pipelines.packed.manifest import MANIFEST, UNFINISHED, Manifest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PackedDataset:
     """Records of a packed directory, all or a part, by number 0 … len−1.
 
@@ -55,6 +55,9 @@ class PackedDataset:
     classes: ClassTable
     lookup: bytes | None = None
     _maps: dict[int, mmap.mmap] = field(default_factory=dict, init=False, compare=False, repr=False)
+
+    def __repr__(self) -> str:
+        return f"<PackedDataset {self.root}: {len(self)} images, {len(self.classes)} classes>"
 
     def __len__(self) -> int:
         return len(self.locations)

@@ -155,7 +155,7 @@ def test_a_scalar_of_the_wrong_type_is_refused(leaf: Leaf) -> None:
     for value in wrong.get(plain, [5.5, True, {"a": 1}, [[[1]]], ["x"] * 7 + [5]]):
         message = refused(
             lambda value=value: override(Config(), {leaf.path: value}, "config.yaml: ")
-        )  # type: ignore[misc]
+        )
         assert leaf.path in message, value
 
 
@@ -165,7 +165,7 @@ def test_any_file_is_used_or_refused(tmp_path: Path, tree: dict[str, Any]) -> No
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8")
     for read in (from_yaml, from_file):
-        used_or_refused(lambda read=read: read(path))  # type: ignore[misc]
+        used_or_refused(lambda read=read: read(path))
 
 
 @examples(2)

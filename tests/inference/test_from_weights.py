@@ -14,8 +14,8 @@ import fastass
 from fastass.checkpoint.files import find_checkpoint, read_weights
 from fastass.cli.main import main
 from fastass.errors import UserError
-from fastass.models import build_deeplab
 from fastass.models.config import ModelConfig
+from fastass.models.deeplab import build_deeplab
 
 TINY = ["--backbone", "tiny", "--normalize", "imagenet", "--target-size", "64x32"]
 

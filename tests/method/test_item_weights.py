@@ -127,7 +127,7 @@ def test_the_items_of_all_ranks_are_counted() -> None:
 @pytest.mark.parametrize("backbone", ["tiny", "resnet18", "vgg16"])
 @pytest.mark.parametrize("size", [SIZE, (64, 33)])
 def test_the_size_of_the_features(backbone: str, size: tuple[int, int]) -> None:
-    model = ModelConfig(backbone=backbone, width=16, num_classes=CLASSES)  # type: ignore[arg-type]
+    model = ModelConfig(backbone=backbone, width=16, num_classes=CLASSES)
     built = build(Config(model=model), method_spec("oracle", 4)).generator.eval()
     with torch.no_grad():
         features = built(torch.zeros(1, 3, *size)).features

@@ -14,7 +14,7 @@ from fastass.config import paper
 from fastass.config.presets import PRESETS
 from fastass.errors import UserError
 from fastass.pipelines.datasets.classes import CITYSCAPES, SYNTHIA_13
-from fastass.reproduce import figure, scheduler, toycity
+from fastass.reproduce import figure, scheduler
 from fastass.reproduce.grids import GRIDS, TOYCITY_COUNTS, Cell, grid
 from fastass.reproduce.scheduler import CellRun, run_all
 from fastass.reproduce.table import markdown, results
@@ -266,7 +266,7 @@ def test_each_of_two_jobs_at_a_time_has_a_gpu_of_its_own(
 def test_toycity_shares_the_start_of_a_seed(
     tmp_path: Path, started: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(toycity, "generate", lambda *_, **__: None)
+    monkeypatch.setattr("fastass.pipelines.toycity.generate", lambda *_, **__: None)
     words = ["reproduce", "table1", "--toycity", "--counts", "10", "--seeds", "2"]
     assert main([*words, "--out", str(tmp_path), "--part", "1/2"]) == 0
     assert started[:2] == ["start-seed0", "start-seed1"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from gpu_waits import waiting_is_an_error
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -153,11 +154,8 @@ def test_a_step_never_waits_for_the_gpu(amp: bool, backward: str) -> None:
     streams = batch("cuda")
     for _ in range(2):
         e.step([streams], adapt=True)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waiting_is_an_error():
         e.step([streams], adapt=True)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize(

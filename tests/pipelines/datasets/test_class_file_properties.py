@@ -125,7 +125,7 @@ def test_any_file_is_used_or_refused(tmp_path: Path, content: Any) -> None:
 def labels(draw: st.DrawFn) -> tuple[ClassTable, np.ndarray]:
     """A table, and label values [2,N] of which most are in it."""
     _, table = draw(class_files())
-    dtype = draw(st.sampled_from([np.uint8, np.uint16]))
+    dtype: Any = draw(st.sampled_from([np.uint8, np.uint16]))
     top = np.iinfo(dtype).max
     known = st.sampled_from([value for value in table.train_ids if value <= top])
     value = known | st.integers(0, int(top)) if draw(st.booleans()) else known
