@@ -25,8 +25,8 @@ BOUNDS = {
     ("joint", "frozen"): (3610, 298),
     ("ga", "batch"): (2537, 500),
     ("ga", "frozen"): (4730, 352),
-    ("ga+fcsa", "batch"): (2671, 503),
-    ("ga+fcsa", "frozen"): (4861, 355),
+    ("ga+fcsa", "batch"): (2673, 503),
+    ("ga+fcsa", "frozen"): (4863, 355),
     ("ga+csa", "batch"): (2620, 507),
     ("ga+csa", "frozen"): (4810, 358),
 }
