@@ -51,7 +51,7 @@ def _product(classes: int, inputs: _Size, outputs: _Size, align: bool) -> int:
 
 
 def _tile_tiles(classes: int, align: bool, weighted: bool = False) -> dict[str, int]:
-    """A tile is 16 cells, so that some 16 tiles fit into the registers of 4 warps; weighted 8."""
+    """16 cells a tile, so that some 16 tiles fit into the registers of 4 warps; 8 with weights."""
     padded, cells = power_of_2(classes, at_least=4), 8 if weighted else 16
     return {"CLASSES": classes, "PADDED": padded, "CELLS": cells, "ALIGN": int(align)}
 

@@ -43,6 +43,11 @@ def error(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return line
 
 
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    captured = capsys.readouterr()
+    return captured.out + captured.err
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -94,13 +99,13 @@ def test_a_teacher_and_a_run_without_one(
     (mixed / "config.yaml").write_text(
         (mixed / "config.yaml").read_text().replace("mix: true", "mix: false")
     )
-    line = error(tiny_runs.train(city, mixed, *joint), capsys)
-    assert "the checkpoint has a teacher, and this run has none; give --mix" in line
+    assert main(tiny_runs.train(city, mixed, *joint)) != 0
+    assert "the checkpoint has a teacher, and this run has none; give --mix" in said(capsys)
     (plain / "config.yaml").write_text(
         (plain / "config.yaml").read_text().replace("mix: false", "mix: true")
     )
-    line = error(tiny_runs.train(city, plain, *joint, "--mix"), capsys)
-    assert "the checkpoint has no teacher, which --mix needs" in line
+    assert main(tiny_runs.train(city, plain, *joint, "--mix")) != 0
+    assert "the checkpoint has no teacher, which --mix needs" in said(capsys)
 
 
 @pytest.mark.parametrize("paste", ["source", "labelled", "both"])

@@ -259,7 +259,7 @@ def test_the_teacher_begins_as_the_generator_after_the_start() -> None:
     name = "classifier.branches.0.weight"
     begun = e.generator.get_parameter(name).clone()
     assert not torch.equal(e.module.teacher.get_parameter(name), begun)
-    e.self_training.start()
+    e.self_training.mixed([streams(c)])
     assert torch.equal(e.module.teacher.get_parameter(name), begun)
 
 
