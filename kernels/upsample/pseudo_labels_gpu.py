@@ -10,7 +10,7 @@ from torch import Tensor
 from fastass.kernels.aot.launch_spec import Launch
 from fastass.kernels.launch import cdiv
 from fastass.kernels.upsample.confusion_gpu import source
-from fastass.kernels.upsample.gpu_cells import finite
+from fastass.kernels.upsample.gpu.cells import finite
 
 _PIXELS, _CHUNKS = 512, 4  # a program takes so many pixels, so many times
 

@@ -1,7 +1,7 @@
 """Launches of softmax and cross-entropy of bilinearly upsampled scores in Triton.
 
 `fastass.kernels.upsample.softmax` and `cross_entropy` have the contracts. Up to 32 classes are the
-work of `gpu_columns`, more of `gpu_tiles`; P is written by `gpu_probabilities`.
+work of `gpu.columns`, more of `gpu.tiles`; P is written by `gpu.probabilities`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from torch import Tensor
 
 from fastass.kernels.aot.launch_spec import Bounds, Launch
 from fastass.kernels.launch import cdiv, power_of_2
-from fastass.kernels.upsample import gpu_columns, gpu_probabilities, gpu_tiles
-from fastass.kernels.upsample.gpu_cells import (
+from fastass.kernels.upsample.gpu import columns as gpu_columns
+from fastass.kernels.upsample.gpu import probabilities as gpu_probabilities
+from fastass.kernels.upsample.gpu import tiles as gpu_tiles
+from fastass.kernels.upsample.gpu.cells import (
     GATHER,
     cell_count,
     empty_sums,
@@ -22,7 +24,7 @@ from fastass.kernels.upsample.gpu_cells import (
     gather_kernel,
     largest_cell,
 )
-from fastass.kernels.upsample.gpu_probabilities import write_probabilities
+from fastass.kernels.upsample.gpu.probabilities import write_probabilities
 
 _Size = tuple[int, int]
 

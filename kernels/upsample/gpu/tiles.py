@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastass.kernels.upsample.gpu_cells import (
+from fastass.kernels.upsample.gpu.cells import (
     LOG2E,
     cells,
     finite,

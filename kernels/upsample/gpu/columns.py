@@ -15,7 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastass.kernels.upsample.gpu_cells import (
+from fastass.kernels.upsample.gpu.cells import (
     LN2,
     LOG2E,
     cells,
