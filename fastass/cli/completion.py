@@ -3,6 +3,7 @@
 from argparse import Action, ArgumentParser, Namespace, _SubParsersAction
 
 from fastass.cli.command import Command
+from fastass.errors import UserError
 
 SHELLS = ("bash", "zsh", "fish")
 FILES = ("FILE", "PATH", "CKPT", "IMAGES", "RUN")
@@ -17,9 +18,11 @@ def run(args: Namespace) -> None:
 
 
 def script(parser: ArgumentParser, shell: str) -> str:
-    """The completion script for a shell."""
-    import shtab
-
+    """The completion script for a shell. UserError where shtab, which writes it, is missing."""
+    try:
+        import shtab  # here: no other command needs it
+    except ImportError:
+        raise UserError("completion: shtab is not installed; pip install shtab") from None
     for action in _actions(parser):
         if action.metavar in FILES:
             action.complete = shtab.FILE  # type: ignore[attr-defined]

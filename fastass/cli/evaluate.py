@@ -3,18 +3,21 @@
 import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from fastass.cli.command import Command
 from fastass.cli.network_flags import execution_flags, load_segmenter, view_flags, views_of
 from fastass.cli.parser import typed
 from fastass.config.schema import Layout
 from fastass.errors import UserError
+from fastass.models.number_range import Range
 
 if TYPE_CHECKING:
+    from fastass.evaluation.evaluate import Scores
     from fastass.inference.segmenter import Segmenter
 
 NORM_IMAGES, NORM_BATCH = 64, 4
+Pixels = Annotated[int, Range(1, 16384)]
 
 
 def flags(parser: ArgumentParser) -> None:
@@ -38,11 +41,17 @@ def flags(parser: ArgumentParser) -> None:
         help="compute the running statistics of batch norm anew on the training images of this "
         "data set; for a network that meets a new domain",
     )
+    parser.add_argument(
+        "--size",
+        type=typed(tuple[Pixels, Pixels]),
+        metavar="WxH",
+        help="size at which the network reads images [default: the training size of the target]",
+    )
     view_flags(parser)
 
 
 def run(args: Namespace) -> None:
-    from fastass.evaluation.evaluate import evaluate
+    from fastass.evaluation.evaluate import evaluate, evaluate_both
     from fastass.pipelines.loaders.evaluation import EvalLoader
     from fastass.runtime.atomic_write import write_whole
     from fastass.tracking.terminal import reporter
@@ -61,28 +70,38 @@ def run(args: Namespace) -> None:
             f"{args.data}: its classes ({', '.join(data.classes.names[:3])}, …) are not those of "
             f"the network ({', '.join(network.classes.names[:3])}, …)"
         )
-    size = views.read_at(network.prepare.size)
+    size = views.read_at(args.size or network.prepare.size)
     loader = EvalLoader(data, size, network.prepare.normalize)
+    other = network.other_statistics
     if args.norm_from is not None:
+        if args.norm_statistics is not None:
+            raise UserError("--norm-statistics has no effect with --norm-from; give one of them")
         _reestimate(args, network, size)
+        other = None
+    elif network.norm_statistics == "mixed" and other is None and args.norm_statistics is None:
+        print(f"{args.checkpoint}: without statistics of the target; the mixed are used")
     with reporter() as progress:
-        progress.phase("evaluate", len(data))
-        done = 0
 
-        def advance(images: int) -> None:
-            nonlocal done
-            done += images
-            progress.advance(done)
+        def once() -> "Scores":
+            done = 0
 
-        scores = evaluate(
-            network.generator,
-            loader,
-            network.runtime,
-            data.classes,
-            network.report,
-            advance,
-            views,
-        )
+            def advance(images: int) -> None:
+                nonlocal done
+                done += images
+                progress.advance(done)
+
+            progress.phase("evaluate", len(data))
+            return evaluate(
+                network.generator,
+                loader,
+                network.runtime,
+                data.classes,
+                network.report,
+                advance,
+                views,
+            )
+
+        scores = evaluate_both(once, other, own=network.norm_statistics or "mixed")
     print(iou_table([(data.split, scores.record())]))
     if args.json is not None:
         write_whole(args.json, json.dumps(scores.record(), indent=2) + "\n")

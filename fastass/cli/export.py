@@ -4,7 +4,12 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from fastass.cli.command import Command
-from fastass.cli.network_flags import network_flags, weight_file
+from fastass.cli.network_flags import (
+    network_flags,
+    note_missing_statistics,
+    statistics_flag,
+    weight_file,
+)
 from fastass.inference.formats import EXPORT_FORMATS
 
 
@@ -25,6 +30,7 @@ def flags(parser: ArgumentParser) -> None:
         metavar="PATH",
         help="file to write; for safetensors a folder",
     )
+    statistics_flag(parser)
     add("--overwrite", action="store_true", help="replace an existing file or folder")
 
 
@@ -32,7 +38,13 @@ def run(args: Namespace) -> None:
     from fastass.inference.export import export
     from fastass.inference.load import load
 
-    segmenter = load(args.checkpoint, device="cpu", owner=weight_file(args))
+    segmenter = load(
+        args.checkpoint,
+        device="cpu",
+        owner=weight_file(args),
+        norm_statistics=args.norm_statistics,
+    )
+    note_missing_statistics(args, segmenter)
     line = export(segmenter, args.out, args.format, overwrite=args.overwrite)
     width, height = segmenter.prepare.size
     print(f"{args.out}: {len(segmenter.classes)} classes, trained at {width}x{height}")

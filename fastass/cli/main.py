@@ -4,7 +4,7 @@ import argparse
 import io
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from fastass.cli import (
     completion,
@@ -38,6 +38,7 @@ COMMANDS = {
         reproduce.COMMAND,
         information.DOCTOR,
         information.PRESETS_COMMAND,
+        information.INFO,
         completion.COMMAND,
     )
 }
@@ -58,7 +59,7 @@ def build_parser() -> Parser:
         prog="fastass",
         description="example: fastass train toycity\n\n" + DESCRIPTION,
     )
-    parser.add_argument("--version", action="version", version=f"fastass {version('fastass')}")
+    parser.add_argument("--version", action="version", version=f"fastass {_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for command in COMMANDS.values():
         sub = commands.add_parser(
@@ -69,6 +70,14 @@ def build_parser() -> Parser:
         command.flags(sub)
         sub.set_defaults(whole=parser)
     return parser
+
+
+def _version() -> str:
+    """The installed version; a checkout that was never installed has none."""
+    try:
+        return version("fastass")
+    except PackageNotFoundError:
+        return "from a checkout, not installed"
 
 
 def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:

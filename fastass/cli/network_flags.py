@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from fastass.cli.parser import typed
-from fastass.config.schema import Normalize, ScaleFactor, Size
+from fastass.config.schema import Normalize, NormStatistics, ScaleFactor, Size
 from fastass.models.config import Backbone, Heads
 
 if TYPE_CHECKING:
@@ -63,6 +63,16 @@ def execution_flags(parser: ArgumentParser) -> None:
         help="implementation of the operators: auto, reference, native or triton",
     )
     add("--amp", action="store_true", help="mixed precision; faster on a GPU")
+    statistics_flag(parser)
+
+
+def statistics_flag(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--norm-statistics",
+        choices=get_args(NormStatistics),
+        help="running statistics of batch norm: mixed, of all streams; domain, of the target's "
+        "streams [default: as the run was configured]",
+    )
 
 
 def view_flags(parser: ArgumentParser) -> None:
@@ -85,14 +95,23 @@ def load_segmenter(args: Namespace) -> "Segmenter":
     """The network of `args.checkpoint` on the device that the flags name."""
     from fastass.inference.load import load
 
-    return load(
+    segmenter = load(
         args.checkpoint,
         device=args.device,
         amp=args.amp,
         kernels=args.kernels,
         tune_allocator=True,
         owner=weight_file(args),
+        norm_statistics=args.norm_statistics,
     )
+    note_missing_statistics(args, segmenter)
+    return segmenter
+
+
+def note_missing_statistics(args: Namespace, segmenter: "Segmenter") -> None:
+    """Say so where the target's running statistics are asked for, and the checkpoint has none."""
+    if args.norm_statistics == "domain" != segmenter.norm_statistics:
+        print(f"{args.checkpoint}: without statistics of the target; the mixed are used")
 
 
 def weight_file(args: Namespace) -> "WeightFile":

@@ -2,13 +2,16 @@
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from fastass.cli.command import Command
 from fastass.cli.parser import typed
 from fastass.config.schema import LAMBDA_SADV, Count
 from fastass.errors import TrainingFailure, UserError
-from fastass.reproduce.grids import CLAIMS, GRIDS, Cell, Grid, grid, start_name
+from fastass.models.number_range import Range
+from fastass.reproduce import toycity
+from fastass.reproduce.grids import CLAIMS, GRIDS, HEADS, Cell, Grid, grid, start_name
+from fastass.reproduce.toycity import SHIFT, START_STEPS
 
 if TYPE_CHECKING:
     from fastass.reproduce.scheduler import CellRun
@@ -27,6 +30,17 @@ def flags(parser: ArgumentParser) -> None:
     add("--cityscapes", metavar="DIR", help="target data")
     add("--init", metavar="FILE", help="weights from which every run starts")
     add("--counts", help="numbers of labelled images, e.g. 10,50 [default: those of the table]")
+    add(
+        "--methods",
+        metavar="M,M",
+        help=f"columns: {', '.join(HEADS)} [default: those of the table]",
+    )
+    add(
+        "--shift",
+        type=typed(Annotated[float, Range(0, 1)]),
+        metavar="S",
+        help=f"how much ToyCity's target differs from its source, from 0 to 1 [default {SHIFT:g}]",
+    )
     add(
         "--seeds",
         type=typed(Count),
@@ -70,9 +84,14 @@ def run(args: Namespace) -> None:
     check_matplotlib()  # before hours of training, not after
     names = ("table1", "table2") if args.table == CLAIMS else (args.table,)
     counts = _counts(args.counts)
-    grids = [grid(name, counts, args.toycity) for name in names]
+    methods = args.methods.split(",") if args.methods is not None else None
+    if args.table == CLAIMS and methods is not None:
+        raise UserError("--methods has no effect on claims, which need every column")
+    if args.shift is not None and not args.toycity:
+        raise UserError("--shift is of the built-in data set; give --toycity, or leave it out")
+    grids = [grid(name, counts, args.toycity, methods) for name in names]
     source = grids[0].source
-    out = args.out or Path("runs") / (source + ("_toycity" if args.toycity else ""))
+    out = args.out or Path("runs") / _directory(source, args)
     part, parts = _part(args.part)
     seeds = range(args.seeds)
     failed = [] if args.no_train else _train(grids, out, seeds, part, parts, args)
@@ -82,6 +101,12 @@ def run(args: Namespace) -> None:
         print(write(grids[0], out, seeds))
     if failed:
         raise TrainingFailure(f"{len(failed)} runs failed: {failed[0]}; run the command again")
+
+
+def _directory(source: str, args: Namespace) -> str:
+    """The name of the directory of the runs; ToyCity's has the shift in it, unless it is 1."""
+    shift = "" if args.shift in (None, SHIFT) else f"_shift{args.shift:g}"
+    return f"{source}_toycity{shift}" if args.toycity else source
 
 
 def _train(
@@ -98,13 +123,14 @@ def _train(
             f"{args.table} starts from pretrained weights; give --init FILE (the same for every "
             "run), or --train '--init none'"
         )
+    held_out = toycity.held_out_source(source) if args.toycity else None
     starts = _starts(seeds, flags) if args.toycity and not args.init else []
     cells = {
         run.name: run
         for table in grids
         for cell in table.cells
         for seed in seeds
-        for run in (_cell_run(cell, seed, source, out, args, flags),)
+        for run in (_cell_run(cell, seed, source, out, args, flags, held_out),)
     }
     with reporter() as progress:
         progress.phase("starts", len(starts))
@@ -119,7 +145,6 @@ def _train(
 def _starts(seeds: range, flags: list[str]) -> list["CellRun"]:
     """ToyCity's supervised starts: one per seed, shared by its cells."""
     from fastass.reproduce.scheduler import CellRun
-    from fastass.reproduce.toycity import START_STEPS
 
     steps = ["--steps", str(START_STEPS)]
     return [
@@ -133,18 +158,25 @@ def _starts(seeds: range, flags: list[str]) -> list["CellRun"]:
 
 def _words(cell: Cell, seed: int) -> list[str]:
     """Flags for method, labelled images and seeds."""
-    words = ["--method", cell.method, "--labelled", str(cell.labelled)]
+    words = [*cell.flags, "--labelled", str(cell.labelled)]
     return [*words, "--seed", str(seed), "--labelled-seed", str(seed)]
 
 
 def _cell_run(
-    cell: Cell, seed: int, source: str, out: Path, args: Namespace, flags: list[str]
+    cell: Cell,
+    seed: int,
+    source: str,
+    out: Path,
+    args: Namespace,
+    flags: list[str],
+    held_out: str | None,
 ) -> "CellRun":
+    """held_out: source images on which the run is measured at its end."""
     from fastass.reproduce.scheduler import CellRun
-    from fastass.reproduce.toycity import START_STEPS
 
+    # The cell's flags stand last: `control` has a λ_gadv of its own.
     words = ["toycity" if args.toycity else cell.preset(source)]
-    words += [*_words(cell, seed), *flags]
+    words += [*flags, *_words(cell, seed)]
     if cell.sadv is not None and cell.sadv != LAMBDA_SADV[cell.method]:
         words += ["--loss-sadv", str(cell.sadv)]
     init = args.init
@@ -155,7 +187,12 @@ def _cell_run(
             init = str(out / start_name(seed) / "last")
     if init is not None:
         words += ["--init", init]
-    return CellRun(cell.name(seed), tuple(words))
+    name = cell.name(seed)
+    if held_out is None:
+        return CellRun(name, tuple(words))
+    writes = f"{name}.source.json"
+    then = toycity.evaluate_source(str(out / name), held_out, str(out / writes))
+    return CellRun(name, tuple(words), then, writes)
 
 
 def _data(args: Namespace, domain: str) -> list[str]:
@@ -165,19 +202,7 @@ def _data(args: Namespace, domain: str) -> list[str]:
         if source is None or args.cityscapes is None:
             raise UserError(f"{args.table} needs --{domain} DIR and --cityscapes DIR, or --toycity")
         return ["--data-source", source, "--data-target", args.cityscapes]
-    from fastass.config.presets import preset
-    from fastass.pipelines.datasets.classes import SYNTHIA_13, SYNTHIA_16
-    from fastass.pipelines.toycity import generate
-    from fastass.reproduce.toycity import SHIFT, TRAINING
-
-    toy = preset("toycity").toycity
-    root = f"{toy.directory}_{domain}_shift{SHIFT:g}"
-    counts = (toy.source, toy.target, toy.seed, toy.val)
-    generate(root, *counts, source_layout=domain, shift=SHIFT)
-    words = ["--data-source", f"{root}/{domain}", "--data-target", f"{root}/cityscapes"]
-    if domain == "synthia":
-        words += ["--data-classes", ",".join(SYNTHIA_16), "--data-report", ",".join(SYNTHIA_13)]
-    return [*words, "--start-steps", "0", *TRAINING]
+    return toycity.data_flags(domain, SHIFT if args.shift is None else args.shift)
 
 
 def _counts(text: str | None) -> tuple[int, ...] | None:

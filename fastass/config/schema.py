@@ -28,6 +28,7 @@ Layout = Annotated[str, LayoutName()]
 Normalize = Literal["bgr", "imagenet"]
 Method = Literal["oracle", "source_only", "joint", "ga", "ga+fcsa", "ga+csa"]
 
+NormStatistics = Literal["mixed", "domain"]
 # Values of `init` that are no file and no run.
 NAMED_WEIGHTS = ("none", "imagenet", "pretrained")
 
@@ -86,8 +87,9 @@ class DataConfig:
     mirror: bool = True
     """Mirror images at random. Turn it off if left and right matter in your data."""
     scale: tuple[ScaleFactor, ScaleFactor] | None = None
-    """Range of a random scale, e.g. 1.0,1.5; a crop of the training size is taken from the scaled
-    image. Unset: no random scale."""
+    """Range of a random scale, e.g. 0.5,2.0; a crop of the training size is taken from the scaled
+    image. A scaled image that is smaller than the crop is padded; padding is ignored in the losses
+    of labelled images. Unset: no random scale."""
     source_resize: Size | None = None
     """Size of source images that `scale` multiplies, WxH, before the crop of `source_size`. Unset:
     `source_size`."""
@@ -98,6 +100,12 @@ class DataConfig:
     """Strength of random colour jitter, from 0 (off) to below 1."""
     blur: Annotated[float, Range(0, 10)] = 0.0
     """Largest sigma of a random Gaussian blur, in pixels (0: off)."""
+    rare_class: Rate | None = None
+    """Temperature T of rare-class sampling: draw images with rare classes more often, as DAFormer
+    does. 0.01 is strong, 1 is weak. Unset: each image once per epoch. Use it if rare classes have a
+    low IoU."""
+    rare_class_on: Literal["source", "labelled", "both"] = "source"
+    """Images that `rare_class` draws: source images, labelled target images, or both."""
     workers: Annotated[int, Range(0, 1024)] = 2
     """Threads that decode and augment images. Raise it if a run reports a long data wait and cores
     are idle."""
@@ -124,12 +132,43 @@ class LossConfig:
     """λ_gd, the weight of the global discriminator's loss (Eq. 3)."""
     sd: Factor = 0.5
     """λ_sd, the weight of the semantic discriminator's loss (Eq. 6, 8)."""
+    mix: Factor = 2.0
+    """λ_mix, the weight of the loss of mixed images (`--mix`)."""
     aux_seg: Factor = 0.1
     """Factor on λ_seg for the auxiliary head of a multi-level model."""
     aux_gadv: Factor = 0.2
     """Factor on λ_gadv for the auxiliary head of a multi-level model."""
     gan: Literal["vanilla", "ls"] = "vanilla"
     """Form of the global losses: `vanilla` cross-entropy, or `ls`, least squares."""
+    push: Literal["source", "target", "both"] = "source"
+    """Domain whose score maps L_gadv pushes towards the other. `source`: Eq. 2 of the paper.
+    `target`: the AdaptSegNet baseline, whose unlabelled images then have gradients. `both`: the sum
+    of the two."""
+    label_grid: Literal["nearest", "aligned"] = "nearest"
+    """Label that a feature pixel takes in the semantic module. `nearest`: that of plain nearest
+    downsampling. `aligned`: the one at the place where the classifier's upsampling with aligned
+    corners puts the pixel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixingConfig:
+    """Self-training with `--mix`: a teacher's labels, and pieces of labelled images pasted over
+    them."""
+
+    paste: Literal["both", "source", "labelled"] = "both"
+    """Images whose pieces are pasted onto unlabelled ones: `source`, `labelled` (target), or
+    `both`, the target's over the source's. Use `labelled` if the source looks unlike the target."""
+    confidence: Annotated[float, Range(0, 1)] = 0.8
+    """Probability above which the teacher is sure of a pixel. The share of such pixels in an image
+    is the weight of its pixels that are not pasted."""
+    decay: Below1 = 0.99
+    """Decay of the teacher's running average of the weights. Raise it for long runs."""
+    color_jitter: Below1 = 0.25
+    """Strength of the colour jitter of mixed images, from 0 (off) to below 1."""
+    blur_sigma: Annotated[float, Range(0, 10)] = 1.0
+    """Largest sigma of the Gaussian blur of every other mixed image, in pixels (0: off)."""
+    zoom: Annotated[float, Range(1, 8)] = 2.0
+    """Largest factor by which a random crop of the mixed image is magnified (1: off)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,6 +268,9 @@ class Config:
     """Name of the preset that this configuration is based on."""
     method: Method = "ga+csa"
     """Training method: oracle, source_only, joint, ga, ga+fcsa or ga+csa (docs/method.md)."""
+    mix: bool = False
+    """Also train on mixed images: unlabelled target images that a teacher labels, with pieces of
+    labelled images pasted on. For any method with a source."""
     labelled: Annotated[int, Range(0)] = 0
     """Number of labelled target images."""
     labelled_seed: Seed = 0
@@ -261,6 +303,10 @@ class Config:
     """How the backward passes run. `fused`: one for all streams. `streamed`: one per stream, so
     only one stream's activations are in memory. `concurrent`: source and target at the same time,
     for small networks on a CPU; elsewhere as `fused`."""
+    norm_statistics: NormStatistics = "mixed"
+    """Running statistics of batch norm with which the network is evaluated, predicts and is
+    exported. `mixed`: those of all streams, as in AdaptSegNet. `domain`: those of the target's
+    streams alone. Training keeps both, and every evaluation reports both."""
     eval_every: Steps = 2000
     """Steps between evaluations on the target's validation images (0: only at the end)."""
     save_every: Count = 1000
@@ -275,6 +321,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     toycity: ToyCityConfig = field(default_factory=ToyCityConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    mixing: MixingConfig = field(default_factory=MixingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)

@@ -1,16 +1,18 @@
 """Evaluation: predict at training size, upsample to the label's size, count, take the IoU."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from fastass import kernels
+from fastass.config.schema import NormStatistics
 from fastass.evaluation.iou import mean_iou, per_class_iou
 from fastass.inference.views import SINGLE, Views, evaluating, probabilities
 from fastass.models.deeplab import DeepLab
+from fastass.models.domain_statistics import TargetStatistics
 from fastass.pipelines.datasets.classes import ClassTable
 from fastass.pipelines.loaders.evaluation import EvalBatch
 from fastass.runtime.device import Runtime
@@ -28,6 +30,10 @@ class Scores:
     """Mean over the classes that the configuration reports (SYNTHIA: 13), or over all."""
     confusion: list[list[int]]
     """Pixels [C][C]: rows truth, columns prediction, in the order of `per_class_iou`."""
+    norm_statistics: NormStatistics | None = None
+    """The running statistics of batch norm that gave these; None where there is one kind."""
+    by_statistics: dict[str, dict[str, float]] = field(default_factory=dict)
+    """mIoU and mIoU of the reported classes with each kind of running statistics."""
 
     def __repr__(self) -> str:
         return f"<Scores mIoU {self.miou:.2f} %, {len(self.per_class_iou)} classes>"
@@ -61,6 +67,35 @@ def evaluate(
         reported_miou=mean_iou(per_class, report),
         confusion=counts.tolist(),
     )
+
+
+def evaluate_both(
+    once: Callable[[], Scores],
+    other: TargetStatistics | None,
+    *,
+    own: NormStatistics = "mixed",
+    judged: NormStatistics | None = None,
+) -> Scores:
+    """Evaluate a network with each of its two kinds of running statistics.
+
+    once: evaluates it. own: the kind that its norms hold; `other` holds the other one, None if
+    there is one kind. judged: the kind whose scores are returned, with the means of both
+    (default: own). Where both kinds are equal, the network is evaluated once.
+    """
+    scores = once()
+    if other is None:
+        return scores
+    kind: NormStatistics = "domain" if own == "mixed" else "mixed"
+    found = {own: scores, kind: scores}
+    if other.differ():
+        with other.exchanged():
+            found[kind] = once()
+    means = {
+        name: {"miou": found[name].miou, "reported_miou": found[name].reported_miou}
+        for name in get_args(NormStatistics)
+    }
+    judged = judged or own
+    return replace(found[judged], norm_statistics=judged, by_statistics=means)
 
 
 @torch.inference_mode()

@@ -38,11 +38,28 @@ def selection(
     last: the last evaluation, which counts where the metrics were lost.
 
     The best on val is the evaluation with the highest mIoU over all classes, which RUN/best keeps.
-    Evaluations of the supervised start (up to `start_steps`) do not count.
+    Evaluations of the supervised start (up to `start_steps`) do not count. `by_statistics` has the
+    same rules for each kind of running statistics, where there are two.
     """
     method = [(step, scores) for step, scores in evaluations(run) if step > start_steps]
     if last is not None and last[0] not in dict(method):
         method.append(last)
+    kinds = method[-1][1].get("by_statistics") or {}
+    by_statistics = {
+        kind: _rules(
+            [
+                (step, s["by_statistics"][kind])
+                for step, s in method
+                if kind in s.get("by_statistics", {})
+            ]
+        )
+        for kind in kinds
+    }
+    return {**_rules(method), "by_statistics": by_statistics}
+
+
+def _rules(method: list[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
+    """Each rule's mIoU. method: (step, miou and reported_miou) of every evaluation, in order."""
     values = [scores["reported_miou"] for _, scores in method]
     few = values[-LAST_FEW:]
     best_step, best = max(method, key=lambda pair: pair[1]["miou"])

@@ -4,7 +4,7 @@ An exported folder holds config.json (the `description` of the network, its clas
 images are prepared) and model.safetensors (the generator alone).
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from fastass.checkpoint.files import (
     generator_weights,
     load_into,
     read_weights,
+    target_statistics,
 )
 from fastass.checkpoint.json_file import read_json, read_result
 from fastass.checkpoint.pointers import CLASSES, CONFIG, MODEL
-from fastass.config.schema import Config
+from fastass.config.schema import Config, NormStatistics
 from fastass.config.text import from_yaml, override
 from fastass.errors import UserError
 from fastass.inference.from_weights import WeightFile, is_weight_file, network_of
@@ -41,15 +42,18 @@ def load(
     amp: bool = False,
     kernels: str = "auto",
     tune_allocator: bool = False,
+    norm_statistics: NormStatistics | None = None,
     owner: WeightFile | None = None,
     **weight_file: Any,
 ) -> Segmenter:
     """The trained network of a run, of a checkpoint in it, of an exported folder or a weight file.
 
     Of a run, the best checkpoint is loaded, or the last one if none was evaluated. tune_allocator:
-    change malloc's settings in this process, which makes predictions on a CPU faster. weight_file:
-    for a .pth or .safetensors file, the fields of `WeightFile`, such as backbone="resnet101"; or
-    owner with all of them. Raises UserError for a path without a network, a damaged file, a missing
+    change malloc's settings in this process, which makes predictions on a CPU faster.
+    norm_statistics: the running statistics of batch norm to use, `mixed` or `domain` (default: as
+    the run was configured); a checkpoint without the target's uses the mixed ones. weight_file: for
+    a .pth or .safetensors file, the fields of `WeightFile`, such as backbone="resnet101"; or owner
+    with all of them. Raises UserError for a path without a network, a damaged file, a missing
     device, and for facts about a weight file that are missing or wrong.
     """
     path = Path(path)
@@ -61,6 +65,7 @@ def load(
     }
     owner = WeightFile(**weight_file) if owner is None else owner
     if is_weight_file(path) and not (path.name == MODEL and (path.parent / CONFIG).is_file()):
+        _check_one_kind(path, norm_statistics, "a weight file")
         config, classes, tensors = network_of(path, owner)
         runtime = setup_runtime(override(config, asked).runtime)
         generator = build_deeplab(config.model)
@@ -70,11 +75,34 @@ def load(
     if given := owner.given():
         raise UserError(f"{path}: {given[0]} is for weight files; this network says it itself")
     if (path / FOLDER).is_file():
+        _check_one_kind(path, norm_statistics, "an exported folder")
         return _from_folder(path, asked)
     checkpoint = path.parent if is_weight_file(path) else find_checkpoint(path)
     config = override(from_yaml(checkpoint / CONFIG), asked)
+    if norm_statistics is not None and not config.model.has_running_statistics:
+        raise UserError(
+            f"{path}: --norm-statistics {norm_statistics} has no effect: its network has no "
+            "running statistics"
+        )
     classes = _classes(checkpoint / CLASSES, config.model.num_classes)
-    return _segmenter(config, generator_weights(checkpoint), checkpoint, classes)
+    weights, statistics = generator_weights(checkpoint)
+    segmenter = _segmenter(config, weights, checkpoint, classes)
+    if not config.model.has_running_statistics:
+        return segmenter
+    target = target_statistics(segmenter.generator, statistics, checkpoint)
+    chosen: NormStatistics = "mixed"
+    if target is not None and (norm_statistics or config.norm_statistics) == "domain":
+        target.exchange()
+        chosen = "domain"
+    return replace(segmenter, norm_statistics=chosen, other_statistics=target)
+
+
+def _check_one_kind(path: Path, asked: NormStatistics | None, what: str) -> None:
+    if asked is not None:
+        raise UserError(
+            f"{path}: {what} has one kind of running statistics; leave out "
+            f"--norm-statistics {asked}"
+        )
 
 
 def _segmenter(
@@ -101,6 +129,7 @@ def description(segmenter: Segmenter) -> dict[str, Any]:
             for name, color in zip(segmenter.classes.names, segmenter.classes.colors, strict=True)
         ],
         "report": list(segmenter.report),
+        "norm_statistics": segmenter.norm_statistics,
         "preprocessing": {
             "size": list(segmenter.prepare.size),
             "resize": "bicubic with antialiasing, to size (width, height); any size works",

@@ -9,11 +9,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fastass.config.schema import NormStatistics
 from fastass.errors import UserError
 from fastass.inference.tiled_labels import tiled_labels
 from fastass.inference.views import Views, labels, probabilities
 from fastass.inference.visualize import colorize
 from fastass.models.deeplab import DeepLab
+from fastass.models.domain_statistics import TargetStatistics
 from fastass.pipelines.datasets.classes import ClassTable
 from fastass.pipelines.datasets.decode import open_image, read_file
 from fastass.pipelines.loaders.augment import AugmentParams
@@ -46,6 +48,8 @@ class Segmenter:
     """A trained generator with its classes and the way its images are prepared.
 
     classes: names and colours by train id. report: names over which a second mean is given.
+    norm_statistics: the kind of running statistics that the generator's norms hold, None if there
+    is one kind. other_statistics: the other kind, if the checkpoint has it.
     """
 
     generator: DeepLab
@@ -53,6 +57,8 @@ class Segmenter:
     prepare: Preparation
     runtime: Runtime
     report: tuple[str, ...] = ()
+    norm_statistics: NormStatistics | None = None
+    other_statistics: TargetStatistics | None = None
 
     def __repr__(self) -> str:
         model, (width, height) = self.generator.config, self.prepare.size

@@ -4,16 +4,16 @@ It wraps the blocks of a backbone. The blocks themselves do not know about it.
 """
 
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from fastass import kernels
+from fastass.kernels.convolution.running_statistics import collected
 from fastass.models.config import Checkpointing
+from fastass.models.domain_statistics import running_norms
 
 KEPT = 6  # of so many successive outputs of blocks, `outputs` keeps one
 
@@ -71,22 +71,7 @@ def checkpoint_activations(backbone: nn.Module, checkpointing: Checkpointing) ->
 
 
 def _contexts(block: nn.Module) -> dict[str, Any]:
-    norms = [m for m in block.modules() if isinstance(m, _BatchNorm)]
-    if not norms:
+    if not running_norms(block):
         return {}  # which torch.compile understands
-    return {"context_fn": lambda: (contextlib.nullcontext(), _keep_statistics(norms))}
-
-
-@contextlib.contextmanager
-def _keep_statistics(norms: list[_BatchNorm]) -> Iterator[None]:
-    """The second forward of a block leaves the running statistics as the first one made them."""
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-            if norm.num_batches_tracked is not None:
-                norm.num_batches_tracked.sub_(1)
+    # What the second forward of a block sees is what the first one saw; it feeds nothing.
+    return {"context_fn": lambda: (contextlib.nullcontext(), collected())}

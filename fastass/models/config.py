@@ -111,6 +111,11 @@ class ModelConfig:
         return self.backbone in ("resnet50", "resnet101") and self.norm == "frozen"
 
     @property
+    def has_running_statistics(self) -> bool:
+        """Whether training updates running statistics."""
+        return self.backbone != "vgg16" and self.norm != "frozen"
+
+    @property
     def checkpointing(self) -> Checkpointing:
         """The two switches as one: what of the backbone's blocks is computed again."""
         if self.checkpoint_activations:

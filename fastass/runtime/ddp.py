@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from fastass.errors import UserError
+from fastass.models.domain_statistics import TargetStatistics
 from fastass.runtime.process_group import World
 
 # Renamed in torch 2.13.
@@ -66,10 +67,12 @@ def average_statistics(module: nn.Module, world: World) -> None:
     They are linear in the batches' statistics, so it does not matter when or how often they are
     averaged, as long as it happens before they are used or saved.
     """
-    statistics = []
+    statistics: list[Tensor] = []
     for part in module.modules():
         if isinstance(part, _BatchNorm) and part.running_mean is not None:
             assert part.running_var is not None
             statistics += [part.running_mean, part.running_var]
+        elif isinstance(part, TargetStatistics):
+            statistics += part.buffers()
     with torch.no_grad():
         world.mean(statistics)

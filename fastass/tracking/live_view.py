@@ -77,9 +77,9 @@ class LiveView:
         self._stats = stats
         self.advance(step)
 
-    def scored(self, step: int, miou: float) -> None:
+    def scored(self, step: int, miou: float, note: str = "") -> None:
         self._scores.append(miou)
-        self.line(score_line(step, miou))
+        self.line(score_line(step, miou, note))
 
     def line(self, text: str) -> None:
         self._progress.console.print(text, markup=False)

@@ -40,7 +40,7 @@ class Reporter(Protocol):
     def advance(self, done: int) -> None: ...
     def line(self, text: str) -> None: ...
     def trained(self, step: int, stats: TrainStats) -> None: ...
-    def scored(self, step: int, miou: float) -> None: ...
+    def scored(self, step: int, miou: float, note: str = "") -> None: ...
 
 
 class Plain:
@@ -67,8 +67,8 @@ class Plain:
     def trained(self, step: int, stats: TrainStats) -> None:
         self._print_progress(step, " · ".join([stats.rates(), " ".join(stats.losses())]))
 
-    def scored(self, step: int, miou: float) -> None:
-        self.line(score_line(step, miou))
+    def scored(self, step: int, miou: float, note: str = "") -> None:
+        self.line(score_line(step, miou, note))
 
     def _print_progress(self, done: int, note: str = "") -> None:
         now = time.monotonic()
@@ -105,10 +105,10 @@ class Silent:
     def trained(self, step: int, stats: TrainStats) -> None:
         return None
 
-    def scored(self, step: int, miou: float) -> None:
+    def scored(self, step: int, miou: float, note: str = "") -> None:
         return None
 
 
-def score_line(step: int, miou: float) -> str:
+def score_line(step: int, miou: float, note: str = "") -> str:
     """The line that reports an evaluation."""
-    return f"step {step}: mIoU {miou:.2f} on target val"
+    return f"step {step}: mIoU {miou:.2f} on target val{f' ({note})' if note else ''}"

@@ -7,7 +7,7 @@ of the target. Each operator uses its thread's half of the cores, and the two wa
 
 The result does not depend on which thread is faster. A parameter gets at most one gradient from
 each (the unlabelled stream's reaches D_g alone, the labelled one's G and D_s), and a sum of two is
-the same either way. Running statistics are updated afterwards, in the order of the fused step.
+the same either way. The step updates running statistics afterwards, in the order of the fused one.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,8 +18,6 @@ from typing import Literal, TypeVar
 import torch
 
 from fastass.config.schema import Config
-from fastass.kernels.convolution import running_statistics
-from fastass.kernels.convolution.running_statistics import Update
 from fastass.runtime.process_group import World
 
 Part = TypeVar("Part")
@@ -59,6 +57,9 @@ def _why_not_concurrent(config: Config, device: torch.device, world: World) -> s
     if config.accumulate > 1:
         # Sums of three gradients would depend on their order.
         return "not available with --accumulate above 1"
+    if config.loss.push != "source":
+        # I_tu then has gradients of G, as I_tl has: sums of three.
+        return f"not available with --loss-push {config.loss.push}"
     if config.model.checkpoint_activations or config.model.norm == "sync":
         return "does not support activation checkpointing or --model-norm sync"
     return None
@@ -75,22 +76,18 @@ class ConcurrentBackward:
     ) -> list[Result]:
         """`work` on every part, `first` on this thread and `second` on the other → all results.
 
-        Running statistics change as if all parts had run in the order of the results. An error
-        that a part raises is raised here, once both threads have ended their work.
+        An error that a part raises is raised here, once both threads have ended their work.
         """
         threads = torch.get_num_threads()
 
-        def run_parts(parts: Sequence[Part], threads: int) -> tuple[list[Result], list[Update]]:
+        def run_parts(parts: Sequence[Part], threads: int) -> list[Result]:
             torch.set_num_threads(threads)  # of this thread's operators
-            with running_statistics.deferred() as updates:
-                return [work(part) for part in parts], updates
+            return [work(part) for part in parts]
 
         other = self._pool.submit(run_parts, second, threads // 2)
         try:
-            results, updates = run_parts(first, threads - threads // 2)
+            results = run_parts(first, threads - threads // 2)
         finally:
             wait([other])
             torch.set_num_threads(threads)
-        more_results, more_updates = other.result()
-        running_statistics.apply([*updates, *more_updates])
-        return results + more_results
+        return results + other.result()

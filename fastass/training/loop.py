@@ -4,7 +4,7 @@ import json
 import signal
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -13,7 +13,7 @@ from fastass.checkpoint.pointers import BEST, START
 from fastass.checkpoint.run_directory import RunDirectory
 from fastass.config.schema import NAMED_WEIGHTS, Config
 from fastass.errors import USER_ERRORS, TrainingFailure
-from fastass.evaluation.evaluate import Scores, evaluate
+from fastass.evaluation.evaluate import Scores, evaluate, evaluate_both
 from fastass.evaluation.model_selection import selection
 from fastass.method.adaptation import MethodSpec
 from fastass.pipelines.loaders.batch import StepBatch
@@ -26,8 +26,15 @@ from fastass.training.data import TrainingData
 from fastass.training.meters import Meters
 from fastass.training.optimizers.build import decay, set_rates
 from fastass.training.step import TrainStep
-from fastass.training.summary import before_and_after, summarize, table
+from fastass.training.summary import before_and_after, statistics_note, summarize, table
 from fastass.training.train_state import Progress, TrainState
+
+
+class _Stop(Exception):
+    """A signal arrived during an evaluation."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
 
 
 class Trainer:
@@ -134,6 +141,8 @@ class Trainer:
             raise TrainingFailure(f"{error}; {self.state.kept()}") from None
         if not means:
             return
+        if self.train_step.self_training is not None:
+            means["mixing"] = self.train_step.self_training.flush()
         skipped = self.world.sum(torch.tensor(self._skipped))
         self.progress.skipped += int(skipped)
         self._skipped = 0
@@ -182,7 +191,24 @@ class Trainer:
         self._save()
         self.state.wait()
         step = self.progress.step
-        self.reporter.phase(f"evaluate at {step}", len(self.data.val))
+        try:
+            scores = evaluate_both(
+                self._evaluate_once,
+                self.train_step.evaluated_target_statistics,
+                judged=self.config.norm_statistics,
+            )
+        except _Stop as stop:  # here, where both statistics are in their places
+            self._save()
+            self._interrupted(stop.number)
+        self.run.log({"step": step, "eval": scores.record()})
+        self.reporter.scored(step, scores.miou, statistics_note(scores.by_statistics))
+        self.reporter.phase("train", self.config.total_steps, step)
+        self.meters.start_clock()
+        return scores
+
+    def _evaluate_once(self) -> Scores:
+        """Evaluate with the running statistics that the norms now hold."""
+        self.reporter.phase(f"evaluate at {self.progress.step}", len(self.data.val))
         done = 0
         on_every_rank = len(self.data.val) // self.world.size  # one more image on some
 
@@ -193,11 +219,10 @@ class Trainer:
             if done <= on_every_rank:
                 self.stop.ask()
                 if stop := self.stop.answer():
-                    self._save()
-                    self._interrupted(stop)
+                    raise _Stop(stop)
 
         try:
-            scores = evaluate(
+            return evaluate(
                 self.train_step.evaluated,
                 self.data.val_batches(),
                 self.runtime,
@@ -208,11 +233,6 @@ class Trainer:
             )
         except USER_ERRORS as error:
             raise type(error)(f"{error}; {self.state.kept()}") from None
-        self.run.log({"step": step, "eval": scores.record()})
-        self.reporter.scored(step, scores.miou)
-        self.reporter.phase("train", self.config.total_steps, step)
-        self.meters.start_clock()
-        return scores
 
     def _save(self, *links: str) -> None:
         self._synchronise()
@@ -220,7 +240,7 @@ class Trainer:
             self.state.save(*links)
             self._saved_at = self.progress.step
 
-    def _interrupted(self, number: int) -> None:
+    def _interrupted(self, number: int) -> NoReturn:
         self.state.wait()
         raise Interrupted(
             f"{signal.Signals(number).name}: saved at step {self.progress.step}; continue with "
@@ -250,13 +270,15 @@ class Trainer:
             seconds=self.meters.seconds,
             skipped=progress.skipped,
         )
-        sheet = before_and_after(
-            self.run.path,
-            self.train_step.evaluated,
-            self.data,
-            self.runtime,
-            init=self._before(),
-        )
+        with self.train_step.judged() as generator:
+            sheet = before_and_after(
+                self.run.path,
+                generator,
+                self.data,
+                self.runtime,
+                init=self._before(),
+                statistics=self.config.norm_statistics,
+            )
         self.run.write(SUMMARY, json.dumps(summary, indent=2) + "\n")
         self.reporter.line(table(summary))
         self.reporter.line(f"contact sheet: {sheet}")

@@ -31,12 +31,14 @@ from fastass.runtime.ddp import check_parallel
 from fastass.runtime.device import Runtime, choose_device, setup_runtime
 from fastass.runtime.openmp import threads_spin
 from fastass.runtime.process_group import World, join
+from fastass.self_training.check import check_mixing
 from fastass.tracking.progress import Reporter, Silent
 from fastass.tracking.services import Loggers, check_services
 from fastass.training.data import TrainingData
 from fastass.training.loop import Trainer
 from fastass.training.open_data import open_training_data
 from fastass.training.optimizers.build import describe_optimizers, describe_rates
+from fastass.training.rare_class import rare_class_orders
 from fastass.training.step import TrainStep, build
 from fastass.training.summary import table
 
@@ -117,7 +119,7 @@ def _train(
     data, config = world.main_first(lambda: open_training_data(config, progress))
     config = with_absolute_paths(config)
     data = replace(data, rank=world.rank, world=world.size)
-    spec = method_spec(config.method, len(data.labelled_names))
+    spec = method_spec(config.method, len(data.labelled_names), config.mix)
     inputs = _inputs(data)
     if resuming:
         check_same(out, config, data.labelled_names, inputs, progress.line)
@@ -125,14 +127,19 @@ def _train(
             progress.line(f"{out} is complete")
             progress.line(table(summary))
             return summary
+    orders = world.broadcast_from_main(lambda: rare_class_orders(data, spec, progress))
+    data = replace(data, rare_class=orders)
     optimizers = describe_optimizers(config.optim.optimizer_backend, runtime.device)
     step = TrainStep(build(config, spec), config, runtime, world)
     progress.line(_heading(step, optimizers))
     progress.line(data.describe(config.method, spec))
+    if config.norm_statistics == "domain" and not spec.sees_target:
+        progress.line(f"norm statistics: {config.method} forwards no target image; both are equal")
     if not resuming:
         loaded = world.main_first(lambda: start_from(step.generator, config, data.classes.names))
         if loaded is not None:
             progress.line(str(loaded))
+        step.module.restart_target_statistics()
     _read_first(data, spec, config, runtime)
     world.barrier()  # every rank has checked what it reads
     if world.main and not resuming:
@@ -203,8 +210,40 @@ def check_values(config: Config) -> None:
     d = config.data
     if config.method == "oracle" and config.labelled == 0 and config.labelled_list is None:
         raise UserError("method oracle trains on labelled target images; give --labelled N")
+    if config.mix:
+        check_mixing(config)
+    model = config.model
+    if config.loss.push != "source" and not config.method.startswith("ga"):
+        raise UserError(
+            f"--loss-push {config.loss.push} has no effect on method {config.method}, which has no "
+            "L_gadv; leave it out"
+        )
+    if config.loss.label_grid == "aligned":
+        if "+" not in config.method:
+            raise UserError(
+                f"--loss-label-grid aligned has no effect on method {config.method}, which has no "
+                "semantic module; leave it out"
+            )
+        if not model.align_corners:
+            raise UserError(
+                "--loss-label-grid aligned is the grid of an upsampling with aligned corners; it "
+                "contradicts --no-model-align-corners"
+            )
+    if config.norm_statistics == "domain" and not model.has_running_statistics:
+        what = "vgg16 has no norms" if model.backbone == "vgg16" else "norm frozen keeps constants"
+        raise UserError(
+            f"--norm-statistics domain has no effect: {what}, so there are no running statistics; "
+            "leave it out"
+        )
     if d.scale is not None and d.scale[0] > d.scale[1]:
         raise UserError(f"--data-scale: expected low,high, got {d.scale[0]:g},{d.scale[1]:g}")
     if d.scale is None and (d.source_resize or d.target_resize):
         name = "source" if d.source_resize else "target"
         raise UserError(f"--data-{name}-resize has no effect without --data-scale; give both")
+    if d.rare_class is None and d.rare_class_on != "source":
+        raise UserError("--rare-class-on has no effect without --rare-class T; give both")
+    if d.rare_class is not None and config.method == "oracle" and d.rare_class_on == "source":
+        raise UserError(
+            "--rare-class draws source images, and method oracle has none; "
+            "add --rare-class-on labelled"
+        )

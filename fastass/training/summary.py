@@ -3,9 +3,9 @@
 import contextlib
 import json
 import resource
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -13,7 +13,7 @@ from fastass.checkpoint.files import find_checkpoint, load_generator
 from fastass.checkpoint.own_files import CLASS_MEANS, EXAMPLES, SHEET
 from fastass.checkpoint.pointers import START, target
 from fastass.checkpoint.run_directory import RunDirectory, versions
-from fastass.config.schema import Config
+from fastass.config.schema import Config, NormStatistics
 from fastass.errors import UserError
 from fastass.evaluation import class_centroids
 from fastass.inference.predict import predict
@@ -53,6 +53,8 @@ def summarize(
         "reported_classes": last["reported_classes"],
         "reported_miou": last["reported_miou"],
         "confusion": last["confusion"],
+        "norm_statistics": last.get("norm_statistics"),
+        "by_statistics": last.get("by_statistics", {}),
         "best_miou": best_miou,
         "selection": selection,
         "start": start,
@@ -101,21 +103,50 @@ def iou_table(columns: Sequence[tuple[str, dict[str, Any]]]) -> str:
     if first["reported_classes"] != len(first["per_class_iou"]):
         reported = f"mIoU over {first['reported_classes']}"
         lines.append(row(reported, (scores["reported_miou"] for _, scores in columns)))
-    return "\n".join(lines)
+    return "\n".join([*lines, *_statistics_lines(columns, row)])
+
+
+def _statistics_lines(
+    columns: Sequence[tuple[str, dict[str, Any]]], row: Callable[..., str]
+) -> list[str]:
+    """Rows of mIoU with each kind of running statistics, where a column has both."""
+    means = [scores.get("by_statistics") or {} for _, scores in columns]
+    lines = []
+    for kind in get_args(NormStatistics) if any(means) else ():
+        values = [m.get(kind, {}) for m in means]
+        lines.append(row(f"mIoU ({kind})", (v.get("miou") for v in values)))
+    first = columns[0][1]
+    if lines and first["reported_classes"] != len(first["per_class_iou"]):
+        for kind in get_args(NormStatistics):
+            values = [m.get(kind, {}).get("reported_miou") for m in means]
+            lines.append(row(f"… over {first['reported_classes']} ({kind})", values))
+    return lines
+
+
+def statistics_note(means: dict[str, dict[str, float]]) -> str:
+    """mIoU with each kind of running statistics, in a few words."""
+    return ", ".join(f"{kind} statistics {m['miou']:.2f}" for kind, m in means.items())
 
 
 def before_and_after(
-    run: Path, generator: DeepLab, data: TrainingData, runtime: Runtime, init: str | None
+    run: Path,
+    generator: DeepLab,
+    data: TrainingData,
+    runtime: Runtime,
+    init: str | None,
+    statistics: NormStatistics = "mixed",
 ) -> Path:
     """Compare the finished network with the one it started from → the contact sheet's path.
 
     Writes RUN/contact_sheet.png for a quick look; RUN/examples and RUN/class_means.json for the
-    report. init: the checkpoint that all of the network's weights came from, if any.
+    report. init: the checkpoint that all of the network's weights came from, if any. statistics:
+    the running statistics that it is used with.
     """
     networks = {"adapted": generator}
     if (before := _before(run, init)) is not None:
         with contextlib.suppress(UserError):  # a run of days must not fail because of a picture
-            networks = {"source only": _generator_of(before, generator, runtime), **networks}
+            source_only = _generator_of(before, generator, runtime, statistics)
+            networks = {"source only": source_only, **networks}
     path = _examples(run, networks, data, runtime)
     if data.source is not None:
         means = {_FILE[t]: _class_means(n, data, runtime) for t, n in networks.items()}
@@ -173,8 +204,12 @@ def _before(run: Path, init: str | None) -> Path | None:
         return None
 
 
-def _generator_of(path: Path, like: DeepLab, runtime: Runtime) -> DeepLab:
+def _generator_of(
+    path: Path, like: DeepLab, runtime: Runtime, statistics: NormStatistics
+) -> DeepLab:
     """The generator of a checkpoint with a network of the same shape."""
     generator = build_deeplab(like.config).to(runtime.device)
-    load_generator(generator, path)
+    target = load_generator(generator, path)
+    if target is not None and statistics == "domain":
+        target.exchange()
     return generator

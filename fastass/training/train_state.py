@@ -9,7 +9,13 @@ from typing import Any
 from torch import Tensor
 
 from fastass.checkpoint.async_writer import AsyncWriter
-from fastass.checkpoint.files import Checkpoint, load_into, newest_checkpoint, read_checkpoint
+from fastass.checkpoint.files import (
+    Checkpoint,
+    add_target_statistics,
+    load_into,
+    newest_checkpoint,
+    read_checkpoint,
+)
 from fastass.checkpoint.pointers import CLASSES, CONFIG, LAST, STATE, target
 from fastass.checkpoint.run_directory import RunDirectory, has_checkpoint
 from fastass.config.schema import Config
@@ -103,7 +109,11 @@ class TrainState:
         """Take over what a checkpoint holds. UserError for a state of another kind."""
         where = saved.path / STATE
         progress = read_progress(saved.state.get("position"), where)
-        load_into(self.train_step.module, saved.weights, saved.path)
+        module = self.train_step.module
+        if add_target_statistics(saved.weights, module):
+            note = "without statistics of the target; the mixed are used"
+            self.reporter.line(f"{saved.path}: {note}")
+        load_into(module, saved.weights, saved.path)
         try:
             self.train_step.load_state(saved.state["engine"])
             for optimizer in self.train_step.optimizers.values():

@@ -17,23 +17,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.func import functional_call
 
 from fastass.kernels import dispatch
 from fastass.kernels.convolution import batch_norm_cpu as cpu
 from fastass.kernels.convolution.cpu_forms import has_cpu_forms
-from fastass.kernels.convolution.running_statistics import destination, is_deferred
+from fastass.kernels.convolution.running_statistics import Norm, destination, is_collecting
 
 
 def batch_norm(
     x: Tensor, norm: nn.Module, *, residual: Tensor | None = None, relu: bool = False
 ) -> Tensor:
-    """y; the running statistics change as `norm` changes them, or later inside `deferred`.
+    """y; the running statistics change as `norm` changes them, or not at all inside `collected`.
 
     norm: any module from [B,N,h,w] to the same shape. Only a training `nn.BatchNorm2d` gets the
     native routine.
     """
     if not _fits(x, residual, norm):
-        y: Tensor = _deferring(x, norm) if is_deferred() and _has_running(norm) else norm(x)
+        y: Tensor = _collecting(x, norm) if is_collecting() and has_running(norm) else norm(x)
         if residual is not None:
             y = y + residual
         return F.relu(y, inplace=True) if relu else y
@@ -42,20 +43,29 @@ def batch_norm(
     return _native(x, residual, norm.weight, norm.bias, *statistics, relu)
 
 
-def _deferring(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-    """torch's batch norm, whose running statistics change later."""
+def _collecting(x: Tensor, norm: Norm) -> Tensor:
+    """torch's batch norm, whose batch statistics are collected."""
     mean, variance, momentum = destination(norm)
     assert momentum is not None
-    weights = (norm.weight, norm.bias)
-    return F.batch_norm(x, mean, variance, *weights, True, momentum, norm.eps)
+    if not isinstance(norm, nn.SyncBatchNorm):
+        weights = (norm.weight, norm.bias)
+        return F.batch_norm(x, mean, variance, *weights, True, momentum, norm.eps)
+    assert norm.num_batches_tracked is not None
+    counter = norm.num_batches_tracked.clone()
+    buffers = {"running_mean": mean, "running_var": variance, "num_batches_tracked": counter}
+    own, norm.momentum = norm.momentum, momentum
+    try:
+        return functional_call(norm, buffers, x)  # type: ignore[arg-type, no-any-return, unused-ignore]
+    finally:
+        norm.momentum = own
 
 
-def _has_running(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
+def has_running(norm: nn.Module) -> TypeGuard[Norm]:
     """Whether a forward changes running statistics by a moving average."""
     return (
-        type(norm) is nn.BatchNorm2d
+        type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm)
         and norm.training
-        and norm.track_running_stats
+        and bool(norm.track_running_stats)
         and norm.momentum is not None
     )
 
@@ -63,7 +73,8 @@ def _has_running(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
 def _fits(x: Tensor, residual: Tensor | None, norm: nn.Module) -> bool:
     """Whether the native routine supports them: the usual case of training on a CPU."""
     return (
-        _has_running(norm)
+        type(norm) is nn.BatchNorm2d
+        and has_running(norm)
         and norm.affine
         and has_cpu_forms(x)
         and x.numel() > x.shape[1]  # one value has no variance, and torch says so

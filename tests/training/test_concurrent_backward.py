@@ -22,6 +22,7 @@ from fastass.kernels.convolution import running_statistics
 from fastass.kernels.convolution.batch_norm import batch_norm
 from fastass.method.adaptation import method_spec
 from fastass.models.config import ModelConfig
+from fastass.models.domain_statistics import feed
 from fastass.pipelines.loaders.batch import StepBatch
 from fastass.runtime.device import setup_runtime
 from fastass.runtime.process_group import SINGLE_PROCESS, World
@@ -135,7 +136,7 @@ def test_an_error_waits_for_the_other_thread(failing: str) -> None:
         ConcurrentBackward().run(work, ["a"], ["b"])
     assert len(done) == 1
     assert torch.get_num_threads() == 2
-    assert not running_statistics.is_deferred()
+    assert not running_statistics.is_collecting()
 
 
 def test_where_it_is_not_available_the_heading_says_why() -> None:
@@ -173,17 +174,17 @@ def test_a_start_has_one_stream_and_all_threads() -> None:
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_deferred_statistics_are_those_of_torch(native: bool) -> None:
-    """Two forwards, deferred and applied: what the same forwards change at once."""
+def test_collected_statistics_are_those_of_torch(native: bool) -> None:
+    """Two forwards, collected and fed: what the same forwards change at once."""
     torch.manual_seed(0)
     ours, theirs = nn.BatchNorm2d(32, momentum=0.2), nn.BatchNorm2d(32, momentum=0.2)
     layout = torch.channels_last if native else torch.contiguous_format
     maps = [(torch.randn(2, 32, 5, 7) + i).contiguous(memory_format=layout) for i in range(2)]
-    with running_statistics.deferred() as updates:
+    with running_statistics.collected() as seen:
         found = [batch_norm(x, ours) for x in maps]
     assert int(ours.num_batches_tracked) == 0  # type: ignore[arg-type]
     assert not ours.running_mean.any()  # type: ignore[union-attr]
-    running_statistics.apply(updates)
+    feed(seen, None)
     for x, y in zip(maps, found, strict=True):
         torch.testing.assert_close(y, theirs(x), rtol=1e-5, atol=1e-5)
     for name, value in theirs.state_dict().items():

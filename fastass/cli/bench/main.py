@@ -2,10 +2,13 @@
 
 from argparse import ArgumentParser, Namespace
 
-from fastass.cli.bench import data, scale, step, train
+from fastass.cli.bench import data, model, scale, step, train
 from fastass.cli.command import Command
 
-PARTS = {part.name: part for part in (data.COMMAND, step.COMMAND, train.COMMAND, scale.COMMAND)}
+PARTS = {
+    part.name: part
+    for part in (data.COMMAND, step.COMMAND, train.COMMAND, scale.COMMAND, model.COMMAND)
+}
 
 
 def flags(parser: ArgumentParser) -> None:

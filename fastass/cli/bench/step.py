@@ -65,7 +65,11 @@ def run(args: Namespace) -> None:
 
         def measured(configs: Sequence[CandidateConfig]) -> list[compare.Row]:
             return compare.measure(
-                configs, args.rounds, args.warmup_rounds, lambda what: progress.phase(what, 0)
+                configs,
+                args.rounds,
+                args.warmup_rounds,
+                lambda what: progress.phase(what, 0),
+                line=progress.line,
             )
 
         parts = {"step": measured(compare.candidates(config))}
@@ -73,7 +77,8 @@ def run(args: Namespace) -> None:
         print(f"\n{compare.memory_table(parts['step'])}")
         if others:
             ours = engine("fastass", config, count_flops=True)
-            parts["switches"] = [measured([ours, other])[1] for other in others]
+            pairs = [measured([ours, other]) for other in others]
+            parts["switches"] = [rows[1] for rows in pairs if len(rows) == 2]  # one may have failed
             print(f"\nspeed and memory against fastass:\n\n{compare.table(parts['switches'])}")
             print(f"\n{compare.memory_table(parts['switches'])}")
     write(args.json, compare.heading(config, line), parts)

@@ -39,6 +39,7 @@ def run(args: Namespace) -> None:
             lambda what: progress.phase(what, 0),
             steps=args.turn,
             unmeasured=args.unmeasured,
+            line=progress.line,
         )
     heading = f"{compare.heading(config, line)}, loader {config.data.loader}"
     print(f"{heading}; {date.today()}\n\n{compare.table(rows)}\n\n{compare.memory_table(rows)}")
