@@ -10,6 +10,7 @@ from fastass.errors import UserError
 from fastass.evaluation.adabn import reestimate
 from fastass.evaluation.evaluate import Scores, evaluate, evaluate_both
 from fastass.inference.segmenter import Segmenter
+from fastass.pipelines.errors import printable
 from fastass.pipelines.loaders.evaluation import EvalLoader
 from fastass.runtime.atomic_write import write_whole
 from fastass.tracking.terminal import reporter
@@ -64,7 +65,8 @@ def run(args: Namespace) -> None:
         _reestimate(args, network, size)
         other = None
     elif network.norm_statistics == "mixed" and other is None and args.norm_statistics is None:
-        print(f"{args.checkpoint}: without statistics of the target; the mixed are used")
+        note = f"{args.checkpoint}: without statistics of the target; the mixed are used"
+        print(printable(note))
     with reporter() as progress:
 
         def once() -> Scores:

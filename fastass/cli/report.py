@@ -5,6 +5,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from fastass.cli.command import Command
+from fastass.pipelines.errors import printable
 from fastass.report.page import write_report
 
 
@@ -21,8 +22,8 @@ def flags(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     for note in write_report(args.runs, args.out):
-        print(f"note: {note}", file=sys.stderr)
-    print(f"{args.out}: open it in a browser")
+        print(printable(f"note: {note}"), file=sys.stderr)
+    print(printable(f"{args.out}: open it in a browser"))
 
 
 COMMAND = Command(
