@@ -18,9 +18,13 @@ from fastass.kernels.dispatch import available, choice, resolve, use
 from fastass.kernels.pixel_discriminator_loss.op import pixel_discriminator_loss
 from fastass.kernels.upsample.confusion import upsample_confusion
 from fastass.kernels.upsample.cross_entropy import upsample_cross_entropy
+from fastass.kernels.upsample.pixel_weights import PixelWeights
+from fastass.kernels.upsample.pseudo_labels import PseudoLabels, upsample_pseudo_labels
 from fastass.kernels.upsample.softmax import upsample_softmax
 
 __all__ = [
+    "PixelWeights",
+    "PseudoLabels",
     "available",
     "batch_norm",
     "choice",
@@ -38,6 +42,7 @@ __all__ = [
     "resolve",
     "upsample_confusion",
     "upsample_cross_entropy",
+    "upsample_pseudo_labels",
     "upsample_softmax",
     "use",
     "without_winograd",

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 LIBRARY = "libfastass_native.so"
-ABI = 5  # runtime.cpp: fastass_abi
+ABI = 6  # runtime.cpp: fastass_abi
 INSTRUCTION_SETS = ("base", "avx2", "avx512")  # runtime.cpp: fastass_best_isa
 ELEMENTS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # routine.h: Element
 
@@ -50,9 +50,15 @@ SIGNATURES: dict[str, tuple[type, ...]] = {
     "convolution4x4_weight": (*(_POINTER,) * 3, *(_SIZE,) * 5, _INT),
     # scores, element, strides b c h w, labels, counts, B, C, h, w, H, W, align, ignore, threads
     "upsample_confusion": (_POINTER, _INT, *(_SIZE,) * 4, _POINTER, _POINTER, *(_INT,) * 9),
-    # scores…strides, labels, P, its strides, gradient, loss, valid, B…W, align, ignore, threads
+    # scores…strides, winners, confident, threshold, B, C, h, w, H, W, align, threads
+    "upsample_pseudo_labels": (
+        *(_POINTER, _INT, *(_SIZE,) * 4, _POINTER, _POINTER, ctypes.c_float),
+        *(_INT,) * 8,
+    ),
+    # scores…strides, labels, full, scale, P, its strides, gradient, loss, valid, B…W, align,
+    # ignore, threads
     "upsample_softmax_forward": (
-        *(_POINTER, _INT, *(_SIZE,) * 4, _POINTER),
+        *(_POINTER, _INT, *(_SIZE,) * 4, _POINTER, _POINTER, _POINTER),
         *(_POINTER, *(_SIZE,) * 4, _POINTER, _POINTER, _POINTER),
         *(_INT,) * 9,
     ),

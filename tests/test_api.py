@@ -1,8 +1,10 @@
 """`import fastass` as a user of the Python interface."""
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from PIL import Image
 from tiny_runs import SMALL
 
 import fastass
+from fastass.cli.main import main
 from fastass.config.configure import configure
 from fastass.errors import DataError, UserError
 from fastass.inference.views import Views, labels
@@ -31,7 +34,8 @@ def test_import_is_light_and_changes_nothing() -> None:
         "heavy = {'torch', 'numpy', 'PIL', 'yaml', 'rich'};"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules);"
         "assert os.environ == before;"
-        "assert 'load' in dir(fastass); fastass.train; assert 'torch' in sys.modules;"
+        "assert 'load' in dir(fastass) and dir(fastass) == sorted(fastass.__all__);"
+        "fastass.train; assert 'torch' in sys.modules;"
         "assert os.environ == before"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -66,7 +70,7 @@ def test_openmp_waits_passively_if_asked_before_torch(call: str, spin: bool) -> 
 def test_the_command_sets_up_openmp_before_torch() -> None:
     code = (
         "import sys; from fastass.__main__ import main; assert 'torch' not in sys.modules;"
-        "sys.argv[1:] = ['presets']; assert main() == 0; assert 'torch' in sys.modules;"
+        "sys.argv[1:] = ['doctor']; assert main() == 0; assert 'torch' in sys.modules;"
         "from fastass.runtime.openmp import threads_spin; assert not threads_spin()"
     )
     own = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}
@@ -100,6 +104,98 @@ def test_train_returns_the_summary(city: Path, tmp_path: Path) -> None:
     assert len(summary["per_class_iou"]) == 19
     again = fastass.train(out=str(tmp_path / "run"), resume=True, plain=True)
     assert again == summary
+
+
+def test_records_are_copies(city: Path, tmp_path: Path) -> None:
+    records: list[dict[str, object]] = []
+
+    def spoil(record: Mapping[str, object]) -> None:
+        records.append(dict(record))
+        assert isinstance(record, dict)
+        record.clear()
+
+    data = {"data.source": str(city / "gta5"), "data.target": str(city / "cityscapes")}
+    fastass.train("toycity", out=tmp_path / "run", plain=True, on_record=spoil, **{**SMALL, **data})
+    written = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in written] == json.loads(json.dumps(records))
+    assert any("eval" in record for record in records)
+
+
+def test_evaluate_predict_export_and_report(
+    trained: Path, city: Path, tmp_path: Path, network: fastass.Segmenter
+) -> None:
+    data = fastass.open_dataset(city / "cityscapes", split="val")
+    scores = fastass.evaluate(network, data)
+    assert scores == fastass.evaluate(trained, city / "cityscapes")
+    assert main(["eval", str(trained), "--data", str(city / "cityscapes"), "--device", "cpu",
+                 "--json", str(tmp_path / "eval.json")]) == 0  # fmt: skip
+    assert json.loads((tmp_path / "eval.json").read_text())["miou"] == scores.miou
+    np.testing.assert_array_equal(fastass.predict(trained, picture()), network.predict(picture()))
+    assert fastass.export(network, tmp_path / "folder", format="safetensors")
+    assert fastass.load(tmp_path / "folder", device="cpu").classes == network.classes
+    fastass.write_report(trained, tmp_path / "page.html")
+    assert "</html>" in (tmp_path / "page.html").read_text()
+    with pytest.raises(DataError, match="layout 'x' is unknown"):
+        fastass.open_dataset(city / "cityscapes", layout="x")
+
+
+def test_short_reprs(network: fastass.Segmenter, city: Path) -> None:
+    data = fastass.open_dataset(city / "gta5")
+    for thing, start in (
+        (network, "<Segmenter tiny, 19 classes, "),
+        (data, f"<Dataset gta5, {city / 'gta5'}, split train: "),
+        (fastass.preset("toycity"), "<Config toycity: ga+csa, tiny, 800 steps>"),
+        (fastass.evaluate(network, city / "cityscapes"), "<Scores mIoU "),
+    ):
+        assert repr(thing).startswith(start)
+        assert len(repr(thing)) < 200
+
+
+CLIENT = """
+from collections.abc import Mapping
+from pathlib import Path
+import numpy as np
+import fastass
+from fastass.kernels import upsample_cross_entropy
+
+def watch(record: Mapping[str, object]) -> None:
+    print(record["step"])
+
+summary: dict[str, object] = fastass.train("toycity", out=Path("runs/x"), on_record=watch, steps=5)
+network: fastass.Segmenter = fastass.load("runs/x", device="cpu")
+labels = network.predict(np.zeros((4, 4, 3), np.uint8))
+miou: float = fastass.evaluate(network, fastass.open_dataset("data", split="val")).miou
+line: str = fastass.export(network, "model.onnx", format="onnx")
+notes: list[str] = fastass.write_report(["runs/x"])
+config: fastass.Config = fastass.preset("toycity")
+try:
+    fastass.predict("runs/x", "photo.jpg")
+except (fastass.UserError, fastass.DataError, fastass.TrainingFailure, fastass.Interrupted) as e:
+    print(e)
+reveal_type(fastass.load)
+fastass.export(network, "model.bin", format="pickle")
+"""
+
+
+def test_a_client_is_type_checked(tmp_path: Path) -> None:
+    """mypy sees the package's own types, and one wrong argument."""
+    client = tmp_path / "client.py"
+    client.write_text(
+        CLIENT.replace("import numpy", "from collections.abc import Mapping\nimport numpy")
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--config-file=",
+         "--cache-dir", str(tmp_path / "cache"), str(client)],
+        cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    errors = [line for line in done.stdout.splitlines() if ": error:" in line]
+    assert len(errors) == 1, done.stdout
+    assert "pickle" in errors[0]
+    assert "-> fastass.inference.segmenter.Segmenter" in done.stdout
+    assert (Path(fastass.__path__[0]) / "py.typed").exists()
 
 
 def test_names_of_values() -> None:

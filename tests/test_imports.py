@@ -20,7 +20,7 @@ RANKS = [
     {"models"},
     {"config"},
     {"runtime"},
-    {"method", "checkpoint"},
+    {"method", "self_training", "checkpoint"},
     {"inference", "tracking"},
     {"evaluation"},
     {"training", "report", "reproduce"},

@@ -18,6 +18,7 @@ from fastass.bench.input.loaders import format_rates, measure
 from fastass.pipelines.datasets.layouts import open_dataset
 from fastass.pipelines.packed.dataset import open_packed
 from fastass.pipelines.packed.pack import pack
+from fastass.pipelines.toycity.rendering.png_files import write_palette
 
 SIZES = {  # full size, training size
     "gta5": ((1914, 1052), (1280, 720)),
@@ -60,10 +61,10 @@ def write(root: Path, layout: str, count: int) -> None:
         pixels, ids = natural(height, width, i)
         for path, array in ((image, pixels), (label, ids)):
             path.parent.mkdir(parents=True, exist_ok=True)
-            picture = Image.fromarray(array)
             if layout == "gta5" and path == label:
-                picture.putpalette(list(range(256)) * 3)
-            picture.save(path)
+                write_palette(path, array)
+            else:
+                Image.fromarray(array).save(path)
 
 
 def main() -> None:

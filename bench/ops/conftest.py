@@ -21,8 +21,9 @@ outputs, then gradients (torch.autograd.grad, so that `.grad` stays as it is). `
    largest magnitude of the reference's tensor; or `norm`, the norm of the difference relative to
    the reference's, where single elements may differ (a LeakyReLU's slope at zero);
 2. measures the peak memory of one call of each side, beyond what was there before;
-3. times all sides in interleaved rounds, over `INPUT_SETS` rotating input sets, synchronised on
-   CUDA. pytest-benchmark times "fastass"; the other sides run inside the same rounds, before it;
+3. times all sides in interleaved rounds, over `INPUT_SETS` rotating input sets. On a CPU
+   pytest-benchmark times "fastass"; the other sides run inside the same rounds, before it. On CUDA
+   each side is timed by the GPU's clock, over `meters.CALLS` calls in a row;
 4. measures the copy bandwidth (and, if `flops` is given, the highest rate of multiply-adds in
    `dtype`) of this run: the limit is max(bytes_moved / bandwidth, flops / rate). On a GPU
    `cycles`, the fewest clock cycles that its multiprocessors take together (`EXPONENTIALS` and
@@ -50,7 +51,7 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from fastass.bench import meters  # noqa: E402
-from fastass.bench.meters import peak_of, synchronize, timed  # noqa: E402
+from fastass.bench.meters import CALLS, peak_of, per_call, synchronize  # noqa: E402
 from fastass.kernels import native_library  # noqa: E402
 
 INPUT_SETS = 2
@@ -88,9 +89,15 @@ def dtype(device: torch.device) -> torch.dtype:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def allocator(request: pytest.FixtureRequest) -> str:
-    """The same allocator settings for all sides."""
-    choice: str = request.config.getoption("--allocator")
+def allocator(request: pytest.FixtureRequest, device: torch.device) -> str:
+    """malloc's settings, the same for all sides; of no matter on a GPU."""
+    return set_allocator(request.config.getoption("--allocator"), device)
+
+
+def set_allocator(choice: str, device: torch.device) -> str:
+    """Only a CPU needs the native library for it."""
+    if device.type == "cuda":
+        return "default"
     if choice == "tuned":
         native_library.tune_allocator(reuse=True)
     return choice
@@ -162,14 +169,16 @@ def contest(
             name: peak_of(lambda side=side: side(*inputs[0]), device)
             for name, side in sides.items()
         }
+        # A GPU's calls are timed by its own clock, ours too.
         others = {name: side for name, side in sides.items() if name != "fastass"}
-        seconds: dict[str, list[float]] = {name: [] for name in others}
+        timed_here = sides if device.type == "cuda" else others
+        seconds: dict[str, list[float]] = {name: [] for name in timed_here}
         rounds = request.config.getoption("--rounds") or _rounds(sides, inputs[0], device)
 
         def setup() -> tuple[tuple[Any, ...], dict[str, Any]]:
             chosen = inputs[len(seconds["reference"]) % len(inputs)]
-            for name, side in others.items():
-                seconds[name].append(timed(lambda side=side: side(*chosen), device))
+            for name, side in timed_here.items():
+                seconds[name].append(per_call(lambda side=side: side(*chosen), device))
             synchronize(device)
             return chosen, {}
 
@@ -180,7 +189,7 @@ def contest(
         benchmark.group = f"{op} {passes}"
         benchmark.pedantic(target, setup=setup, rounds=rounds)
         median = {name: statistics.median(values) for name, values in seconds.items()}
-        median["fastass"] = benchmark.stats.stats.median
+        median.setdefault("fastass", benchmark.stats.stats.median)
         bandwidth = request.getfixturevalue("bandwidth")
         limit = bytes_moved / bandwidth
         if flops:
@@ -200,6 +209,7 @@ def contest(
             limit_seconds=limit,
             sides={name: {"median": median[name], "peak": peak[name]} for name in sides},
         )
+        request.node.user_properties.append(("operator", dict(benchmark.extra_info)))
 
     return run
 
@@ -229,8 +239,9 @@ def _check(
 
 
 def _rounds(sides: Mapping[str, Side], inputs: tuple[Any, ...], device: torch.device) -> int:
-    one = sum(timed(lambda side=side: side(*inputs), device) for side in sides.values())
-    return max(5, min(101, int(SECONDS / one)))
+    one = sum(per_call(lambda side=side: side(*inputs), device) for side in sides.values())
+    calls = CALLS if device.type == "cuda" else 1
+    return max(5, min(101, int(SECONDS / (one * calls))))
 
 
 def _instruction_sets(device: torch.device) -> str:

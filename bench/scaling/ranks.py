@@ -97,7 +97,7 @@ def _serve(
 def _measure(world: World, config: Config, rounds: int, warmup: int) -> Times:
     config = config.with_runtime(device="cpu")
     runtime = setup_runtime(config.runtime)
-    spec = method_spec(config.method, labelled=max(config.labelled, 1))
+    spec = method_spec(config.method, labelled=max(config.labelled, 1), mix=config.mix)
     batch = random_batch(replace(config, seed=config.seed + world.rank), spec, runtime.device, True)
     batches = [batch] * config.accumulate
     alone = TrainStep(build(config, spec), config, runtime)

@@ -82,7 +82,7 @@ def measure_step(config: Config, rounds: int, warmup: int) -> Timeline:
     if config.backward == "concurrent":
         config = replace(config, backward="fused")
     runtime = setup_runtime(config.runtime)
-    spec = method_spec(config.method, labelled=max(config.labelled, 1))
+    spec = method_spec(config.method, labelled=max(config.labelled, 1), mix=config.mix)
     engine = TrainStep(build(config, spec), config, runtime)
     recorder = Recorder(engine.module, runtime.device)
     batches = [random_batch(config, spec, runtime.device, True)] * config.accumulate

@@ -17,6 +17,7 @@ from fastass.bench.meters import peak_rate
 from fastass.bench.step.candidate import Candidate, StepTime, engine, reference
 from fastass.bench.step.worker import CandidateConfig
 from fastass.config.schema import Config
+from fastass.errors import UserError
 from fastass.method.adaptation import method_spec
 from fastass.runtime.device import choose_amp, choose_device
 from fastass.training.optimizers import apex
@@ -105,6 +106,33 @@ def compiled(config: Config) -> Iterator[CandidateConfig]:
         )
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Of one candidate, before it is compared."""
+
+    candidate: CandidateConfig
+    times: list[StepTime]
+    memory: dict[str, float]
+    tensors: dict[str, float]
+    flops: float
+    """Model FLOPs of a step; 0 where they were not counted."""
+    rate: float
+    """The highest rate measured beside it, in FLOP/s."""
+
+    @property
+    def seconds(self) -> float:
+        """The median of a step."""
+        return statistics.median(t.total for t in self.times)
+
+    def describe(self) -> str:
+        """One line, printed as soon as it is known."""
+        images = images_per_step(self.candidate.config) / self.seconds
+        return (
+            f"{self.candidate.name}: {1e3 * self.seconds:.1f} ms per step, {images:.3g} images/s, "
+            f"peak {self.memory['peak']:.0f} MiB"
+        )
+
+
 def measure(
     configs: Sequence[CandidateConfig],
     rounds: int,
@@ -113,11 +141,40 @@ def measure(
     *,
     steps: int = 1,
     unmeasured: int = 0,
+    line: Progress = print,
 ) -> list[Row]:
-    """Let all candidates step in turns: `warmup` rounds that do not count, then `rounds` that do.
+    """Let the candidates step in turns: `warmup` rounds that do not count, then `rounds` that do.
 
-    A turn is `unmeasured` steps, then `steps` steps whose mean counts.
+    A turn is `unmeasured` steps, then `steps` steps whose mean counts. On a GPU the candidates run
+    one after the other, so that each has the memory alone; each one's result goes to `line` as it
+    is known, and one that fails leaves the others. UserError where none is left.
     """
+    cuda = choose_device(configs[-1].config.runtime.device).type == "cuda"
+    groups = [[config] for config in configs] if cuda else [configs]
+    found: list[Measured] = []
+    for group in groups:
+        try:
+            measured = _in_turns(group, rounds, warmup, progress, steps, unmeasured)
+        except UserError as error:
+            if group is groups[-1] and not found:
+                raise
+            line(f"failed: {error}")
+            continue
+        if cuda:
+            line(measured[0].describe())
+        found += measured
+    return _rows(found)
+
+
+def _in_turns(
+    configs: Sequence[CandidateConfig],
+    rounds: int,
+    warmup: int,
+    progress: Progress,
+    steps: int,
+    unmeasured: int,
+) -> list[Measured]:
+    """All candidates are alive together, each in a process of its own."""
     with ExitStack() as stack:
         running = []
         for config in configs:
@@ -132,53 +189,47 @@ def measure(
                 progress(f"round {i + 1} of {warmup + rounds}: {candidate.name}")
                 candidate.turn(steps, unmeasured)
             rate = max(rate, peak_rate(device, precision))
-        peaks, tensors = [], []
+        memory, tensors = [], []
         for candidate in running:
             progress(f"memory: {candidate.name}")
-            peaks.append(candidate.ask("memory"))
+            memory.append(candidate.ask("memory"))
             tensors.append(candidate.ask("tensors"))
-        flops = next((c.ask("flops") for c in running if c.config.count_flops), 0.0)
+        flops = [c.ask("flops") if c.config.count_flops else 0.0 for c in running]
         return [
-            _row(c, c.times[warmup:], peak, running[0], peaks[0]["peak"], flops, rate, parts)
-            for c, peak, parts in zip(running, peaks, tensors, strict=True)
+            Measured(c.config, c.times[warmup:], peak, parts, counted, rate)
+            for c, peak, parts, counted in zip(running, memory, tensors, flops, strict=True)
         ]
 
 
-def _row(
-    candidate: Candidate,
-    times: Sequence[StepTime],
-    memory: dict[str, float],
-    first: Candidate,
-    first_peak: float,
-    flops: float,
-    rate: float,
-    tensors: dict[str, float],
-) -> Row:
-    def median(values: Iterator[float]) -> float:
-        return statistics.median(values)
-
-    seconds = median(t.total for t in times)
-    first_seconds = median(t.total for t in first.times[-len(times) :])
-    return Row(
-        name=candidate.name,
-        images_per_second=images_per_step(candidate.config.config) / seconds,
-        seconds=seconds,
-        wait=median(t.wait for t in times),
-        forward_backward=median(t.forward_backward for t in times),
-        optimizer=median(t.optimizer for t in times),
-        peak_mib=memory["peak"],
-        loaders_mib=memory["loaders"],
-        tflops=flops / seconds / 1e12,
-        peak_share=flops / seconds / rate if rate else 0.0,
-        speedup=first_seconds / seconds,
-        memory_ratio=memory["peak"] / first_peak,
-        tensors_mib=tensors,
-    )
+def _rows(found: Sequence[Measured]) -> list[Row]:
+    """Times and memory relative to the first; FLOPs are the same for all."""
+    first = found[0]
+    flops = next((m.flops for m in found if m.flops), 0.0)
+    # Alone on a GPU, each precision has a rate of its own: fastass's, the last one's, counts.
+    rate = found[-1].rate
+    return [
+        Row(
+            name=m.candidate.name,
+            images_per_second=images_per_step(m.candidate.config) / m.seconds,
+            seconds=m.seconds,
+            wait=statistics.median(t.wait for t in m.times),
+            forward_backward=statistics.median(t.forward_backward for t in m.times),
+            optimizer=statistics.median(t.optimizer for t in m.times),
+            peak_mib=m.memory["peak"],
+            loaders_mib=m.memory["loaders"],
+            tflops=flops / m.seconds / 1e12,
+            peak_share=flops / m.seconds / rate if rate else 0.0,
+            speedup=first.seconds / m.seconds,
+            memory_ratio=m.memory["peak"] / first.memory["peak"],
+            tensors_mib=m.tensors,
+        )
+        for m in found
+    ]
 
 
 def images_per_step(config: Config) -> int:
     """Images of all streams in one step."""
-    spec = method_spec(config.method, labelled=max(config.labelled, 1))
+    spec = method_spec(config.method, labelled=max(config.labelled, 1), mix=config.mix)
     return config.batch * (spec.source + spec.labelled + spec.global_)
 
 

@@ -23,6 +23,7 @@ from fastass.bench.step.reference_networks import (
     SemanticDiscriminator,
 )
 from fastass.config.schema import Config
+from fastass.kernels.nearest import nearest_labels
 from fastass.method.adaptation import Adaptation
 from fastass.method.terms import LossTerms
 from fastass.models.discriminators import FeatureDiscriminator
@@ -50,7 +51,7 @@ class ReferencePath:
                 features, classes, size.hidden
             )
         missing, unexpected = self.networks.load_state_dict(like.state_dict(), strict=False)
-        assert not unexpected
+        assert all(name.startswith("target_statistics.") for name in unexpected), unexpected
         assert all(name.endswith("num_batches_tracked") for name in missing), missing
         dtype = next(like.parameters()).dtype
         self.networks.to(device, dtype)
@@ -127,7 +128,7 @@ class ReferencePath:
         scores_s = [self._upsample(s, labels.shape[1:]) for s in levels]
         terms["seg_source"] = self._seg(scores_s, labels)
         loss = λ.seg * terms["seg_source"]
-        if self.global_discriminators:
+        if self.global_discriminators and λ.push != "target":
             terms["gadv"] = self._global(scores_s, TARGET, λ.aux_gadv)
             loss = loss + λ.gadv * terms["gadv"]
         if self._semantic:
@@ -147,8 +148,12 @@ class ReferencePath:
         scores_tu = None
         if batch.unlabelled is not None:
             images = batch.unlabelled.images
-            with torch.no_grad():
+            with torch.set_grad_enabled(λ.push != "source"):
                 scores_tu = [self._upsample(s, images.shape[2:]) for s in self.generator(images)[1]]
+            if λ.push != "source":
+                terms["gadv_target"] = self._global(scores_tu, SOURCE, λ.aux_gadv)
+                (λ.gadv * terms["gadv_target"]).backward()
+                scores_tu = [s.detach() for s in scores_tu]
 
         self._discriminators_require_grad(True)
         if scores_tu is not None:
@@ -199,7 +204,8 @@ class ReferencePath:
         d_s = self.semantic_discriminator
         assert d_s is not None
         classes = self.config.model.num_classes
-        small = F.interpolate(labels[:, None].float(), size=tuple(features.shape[2:]))[:, 0].long()
+        size = (features.shape[2], features.shape[3])
+        small = nearest_labels(labels, size, self.config.loss.label_grid == "aligned").long()
         if not self.per_class:
             wanted = torch.where(small == IGNORE, IGNORE, small + classes * domain)
             return F.cross_entropy(d_s(features), wanted, ignore_index=IGNORE)

@@ -32,5 +32,5 @@ def random_batch(
     return StepBatch(
         images(source, True) if spec.source else None,
         images(target, True) if spec.labelled else None,
-        images(target, False) if spec.global_ else None,
+        images(target, False) if spec.global_ or spec.mix else None,
     )

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fastass.bench.meters import peak_bytes, reset_peak, synchronize
+from fastass.bench.model.flops import of_operators
 from fastass.bench.step import memory
 from fastass.bench.step.reference import ReferencePath
 from fastass.bench.step.synthetic import random_batch
@@ -65,7 +66,7 @@ class Worker:
         self.candidate, self.config = candidate, config
         self.runtime: Runtime = setup_runtime(config.runtime)
         self.device = self.runtime.device
-        spec = method_spec(config.method, labelled=max(config.labelled, 1))
+        spec = method_spec(config.method, labelled=max(config.labelled, 1), mix=config.mix)
         module = build(config, spec)
         self.optimizer_seconds = 0.0
         self.step_count = 0
@@ -154,7 +155,8 @@ class Worker:
         from torch.utils.flop_counter import FlopCounterMode
 
         # The multiplications that Winograd's form saves are FLOPs of the model all the same.
-        with self._in_one_thread(), without_winograd(), FlopCounterMode(display=False) as counter:
+        counter = FlopCounterMode(display=False, custom_mapping=of_operators())
+        with self._in_one_thread(), without_winograd(), counter:
             self.run(next(self.batches))
         return float(counter.get_total_flops())
 

@@ -1,7 +1,7 @@
 """Checkpoints that survive a crash at any moment.
 
 RUN/checkpoints/step-00000500/
-    model.safetensors   weights of G (`generator.…`), D_g and D_s
+    model.safetensors   weights of G (`generator.…`), D_g, D_s, and the average and the teacher
     state.pt            step, optimizers, scaler, random state (loads with weights_only=True)
     config.yaml         the configuration
     classes.json        names and colours of the classes
@@ -53,6 +53,7 @@ from fastass.models.weights.files import check_storage, check_zip
 from fastass.pipelines.durable import sync_directory, write_synced
 from fastass.runtime.atomic_write import writing
 
+TEACHER = "teacher."  # begins the names of the weights of self-training's teacher
 # A network's prefix → that of its running statistics of the target's streams.
 _TARGET_STATISTICS = {
     "generator.": "target_statistics.",
@@ -251,6 +252,14 @@ def load_into(module: nn.Module, weights: dict[str, torch.Tensor], where: Path) 
 def check_fit(module: nn.Module, weights: dict[str, torch.Tensor], where: Path) -> None:
     """UserError unless weights have exactly the module's names and shapes; it may be on `meta`."""
     own = module.state_dict()
+    saved, needed = (any(k.startswith(TEACHER) for k in keys) for keys in (weights, own))
+    if saved and not needed:
+        raise UserError(f"{where}: the checkpoint has a teacher, and this run has none; give --mix")
+    if needed and not saved:
+        raise UserError(
+            f"{where}: the checkpoint has no teacher, which --mix needs; leave out --mix, or start "
+            f"a new run from these weights with --init {where}"
+        )
     for key in [*own, *weights]:
         if key not in weights or key not in own:
             side = "lacks" if key not in weights else "has an unknown"
@@ -265,15 +274,16 @@ def check_fit(module: nn.Module, weights: dict[str, torch.Tensor], where: Path) 
 def add_target_statistics(weights: dict[str, torch.Tensor], module: nn.Module) -> bool:
     """Give an older checkpoint the target's running statistics: the mixed ones; → if it had none.
 
-    weights: of a training module; changed in place. They are those that `module` lacks nothing of.
+    weights: of a training module; changed in place.
     """
-    missing = [name for name in module.state_dict() if name not in weights]
     copies = {
         name: f"{network}{name.removeprefix(statistics)}"
-        for name in missing
+        for name in module.state_dict()
         for network, statistics in _TARGET_STATISTICS.items()
         if name.startswith(statistics)
     }
+    if any(name in weights for name in copies):
+        return False
     weights |= {name: weights[own].clone() for name, own in copies.items() if own in weights}
     return bool(copies)
 
@@ -286,24 +296,24 @@ def load_generator(generator: nn.Module, path: Path) -> TargetStatistics | None:
     """
     weights, statistics = generator_weights(path)
     load_into(generator, weights, path)
-    return load_target_statistics(generator, statistics, path)
+    return target_statistics(generator, statistics, path)
 
 
-def load_target_statistics(
-    generator: nn.Module, statistics: dict[str, torch.Tensor], where: Path
+def target_statistics(
+    generator: nn.Module, weights: dict[str, torch.Tensor], where: Path
 ) -> TargetStatistics | None:
-    """The running statistics of the target's streams for `generator`; None if there are none."""
-    if not statistics:
+    """The target's running statistics of a generator; None for no `weights`."""
+    if not weights:
         return None
-    target = TargetStatistics(generator)
-    load_into(target, statistics, where)
-    return target
+    statistics = TargetStatistics(generator)
+    load_into(statistics, weights, where)
+    return statistics
 
 
 def generator_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The generator's weights in a checkpoint directory: the EMA weights, if there are any.
 
-    And its running statistics of the target's streams, empty if the checkpoint has none.
+    Beside them the target's running statistics, empty if the checkpoint has none.
     """
     saved = read_weights(path)
     prefix = "average." if any(name.startswith("average.") for name in saved) else "generator."

@@ -11,7 +11,7 @@ from typing import Any
 from fastass.checkpoint.json_file import read_json
 from fastass.checkpoint.own_files import CONFIG, INPUTS, LABELLED
 from fastass.checkpoint.starting_weights import weights_path
-from fastass.config.schema import Config
+from fastass.config.schema import NAMED_WEIGHTS, Config
 from fastass.config.text import from_yaml, leaves, value_at
 from fastass.errors import UserError
 from fastass.models.weights.files import find_weight_file
@@ -97,7 +97,7 @@ def with_absolute_paths(config: Config) -> Config:
 
     roots: dict[str, Any] = {name: all_absolute(getattr(config.data, name)) for name in ROOTS}
     data = replace(config.data, **roots)
-    init = config.init if config.init in (None, "none", "imagenet") else absolute(config.init)
+    init = config.init if config.init in (None, *NAMED_WEIGHTS) else absolute(config.init)
     return replace(config, data=data, init=init, labelled_list=absolute(config.labelled_list))
 
 
@@ -109,7 +109,7 @@ def fingerprint(names: Sequence[str]) -> dict[str, Any]:
 
 def weights_fingerprint(init: str | None) -> dict[str, Any]:
     """CRC-32 of the file that a run starts from; {} for none, or where it is not there."""
-    if init is None or init in ("none", "imagenet"):
+    if init is None or init in NAMED_WEIGHTS:
         return {}
     try:
         return {"crc32": zlib.crc32(find_weight_file(weights_path(init)).read_bytes())}
@@ -182,7 +182,7 @@ def _check_init(path: Path, old: str | None, new: str | None) -> None:
     """Other weights to start from, unless the file was only moved."""
 
     def place(init: str | None) -> str | None:
-        return init if init in (None, "none", "imagenet") else os.path.abspath(init)
+        return init if init in (None, *NAMED_WEIGHTS) else os.path.abspath(init)
 
     if place(old) == place(new):
         return

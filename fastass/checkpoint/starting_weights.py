@@ -17,6 +17,7 @@ from fastass.config.text import flag_of, from_yaml, value_at
 from fastass.config.values import written
 from fastass.errors import UserError
 from fastass.models.deeplab import DeepLab
+from fastass.models.hugging_face import pretrained_weights
 from fastass.models.weights.imagenet import FILES, imagenet_weights
 from fastass.models.weights.init import InitReport, init_weights
 
@@ -28,16 +29,21 @@ CHECKED = ("data.normalize", "model.aspp_branches", "model.align_corners")
 def check_init(config: Config) -> None:
     """UserError for a run that would start from random weights without having said so."""
     backbone = config.model.backbone
+    foreign = config.model.is_foreign
+    own, whose = ("pretrained", "its own") if foreign else ("imagenet", "torchvision's")
     if config.init is None and backbone not in FROM_SCRATCH:
         raise UserError(
             f"--init is not given, and {backbone} would start from random weights; give "
-            "--init FILE, --init imagenet --data-normalize imagenet (torchvision's weights), or "
-            "--init none"
+            f"--init FILE, --init {own} --data-normalize imagenet ({whose} weights), or --init none"
         )
     if config.init == "imagenet":
         if backbone not in FILES:
             imagenet_weights(backbone)  # which says so
         _compare("torchvision's weights", {"data.normalize": "imagenet"}, config)
+    if config.init == "pretrained":
+        if not foreign:
+            raise UserError(f"--init pretrained: for hf: backbones, not {backbone}; see --init")
+        _compare(f"the weights of {backbone}", {"data.normalize": "imagenet"}, config)
 
 
 def start_from(model: DeepLab, config: Config, classes: Sequence[str]) -> InitReport | None:
@@ -52,6 +58,11 @@ def start_from(model: DeepLab, config: Config, classes: Sequence[str]) -> InitRe
         url, tensors = imagenet_weights(config.model.backbone)
         report = init_weights(model, url, config.allow_mismatch, tensors)
         facts: dict[str, Any] = {**report.implies, "data.normalize": "imagenet"}
+    elif config.init == "pretrained":
+        name, tensors = pretrained_weights(config.model.backbone)
+        heads = [n for n in ("classifier", "aux_classifier") if getattr(model, n) is not None]
+        report = init_weights(model, name, (*config.allow_mismatch, *heads), tensors)
+        facts = {"data.normalize": "imagenet"}
     else:
         path = weights_path(config.init)
         report = init_weights(model, path, config.allow_mismatch)

@@ -2,9 +2,8 @@
 
 from argparse import Action, ArgumentParser, Namespace, _SubParsersAction
 
-import shtab
-
 from fastass.cli.command import Command
+from fastass.errors import UserError
 
 SHELLS = ("bash", "zsh", "fish")
 FILES = ("FILE", "PATH", "CKPT", "IMAGES", "RUN")
@@ -15,11 +14,15 @@ def flags(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    print(script(args.root, args.shell))
+    print(script(args.whole, args.shell))
 
 
 def script(parser: ArgumentParser, shell: str) -> str:
-    """The completion script for a shell."""
+    """The completion script for a shell. UserError where shtab, which writes it, is missing."""
+    try:
+        import shtab  # here: no other command needs it
+    except ImportError:
+        raise UserError("completion: shtab is not installed; pip install shtab") from None
     for action in _actions(parser):
         if action.metavar in FILES:
             action.complete = shtab.FILE  # type: ignore[attr-defined]

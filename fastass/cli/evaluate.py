@@ -3,21 +3,22 @@
 import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from fastass.cli.command import Command
 from fastass.cli.network_flags import execution_flags, load_segmenter, view_flags, views_of
+from fastass.cli.parser import typed
+from fastass.config.schema import Layout
 from fastass.errors import UserError
-from fastass.evaluation.adabn import reestimate
-from fastass.evaluation.evaluate import Scores, evaluate, evaluate_both
-from fastass.inference.segmenter import Segmenter
+from fastass.models.number_range import Range
 from fastass.pipelines.errors import printable
-from fastass.pipelines.loaders.evaluation import EvalLoader
-from fastass.runtime.atomic_write import write_whole
-from fastass.tracking.terminal import reporter
-from fastass.training.open_data import open_any
-from fastass.training.summary import iou_table
+
+if TYPE_CHECKING:
+    from fastass.evaluation.evaluate import Scores
+    from fastass.inference.segmenter import Segmenter
 
 NORM_IMAGES, NORM_BATCH = 64, 4
+Pixels = Annotated[int, Range(1, 16384)]
 
 
 def flags(parser: ArgumentParser) -> None:
@@ -25,11 +26,12 @@ def flags(parser: ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="DIR", help="data set with labels")
     parser.add_argument(
         "--layout",
+        type=typed(Layout),
         default="auto",
-        help="layout of the data set: gta5, synthia, cityscapes, folder or auto (auto)",
+        help="layout of the data set; auto recognises it",
     )
     parser.add_argument(
-        "--split", help="split to evaluate (val; everything, if the data set has no splits)"
+        "--split", help="split to evaluate [default val; everything, if the data set has no splits]"
     )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="also write the result to this file"
@@ -40,10 +42,23 @@ def flags(parser: ArgumentParser) -> None:
         help="compute the running statistics of batch norm anew on the training images of this "
         "data set; for a network that meets a new domain",
     )
+    parser.add_argument(
+        "--size",
+        type=typed(tuple[Pixels, Pixels]),
+        metavar="WxH",
+        help="size at which the network reads images [default: the training size of the target]",
+    )
     view_flags(parser)
 
 
 def run(args: Namespace) -> None:
+    from fastass.evaluation.evaluate import evaluate, evaluate_both
+    from fastass.pipelines.loaders.evaluation import EvalLoader
+    from fastass.runtime.atomic_write import write_whole
+    from fastass.tracking.terminal import reporter
+    from fastass.training.open_data import open_any
+    from fastass.training.summary import iou_table
+
     if args.json is not None and not args.json.parent.is_dir():
         raise UserError(f"--json: {args.json.parent}: no such directory")
     views = views_of(args)
@@ -56,7 +71,7 @@ def run(args: Namespace) -> None:
             f"{args.data}: its classes ({', '.join(data.classes.names[:3])}, …) are not those of "
             f"the network ({', '.join(network.classes.names[:3])}, …)"
         )
-    size = views.read_at(network.prepare.size)
+    size = views.read_at(args.size or network.prepare.size)
     loader = EvalLoader(data, size, network.prepare.normalize)
     other = network.other_statistics
     if args.norm_from is not None:
@@ -69,7 +84,7 @@ def run(args: Namespace) -> None:
         print(printable(note))
     with reporter() as progress:
 
-        def once() -> Scores:
+        def once() -> "Scores":
             done = 0
 
             def advance(images: int) -> None:
@@ -94,8 +109,12 @@ def run(args: Namespace) -> None:
         write_whole(args.json, json.dumps(scores.record(), indent=2) + "\n")
 
 
-def _reestimate(args: Namespace, network: Segmenter, size: tuple[int, int]) -> None:
+def _reestimate(args: Namespace, network: "Segmenter", size: tuple[int, int]) -> None:
     """Running statistics of about 64 images of the train split; labels are not read."""
+    from fastass.evaluation.adabn import reestimate
+    from fastass.pipelines.loaders.evaluation import EvalLoader
+    from fastass.training.open_data import open_any
+
     images = open_any(args.norm_from, args.layout, "train", labels="optional")
     world = max(1, len(images) // NORM_IMAGES)
     loader = EvalLoader(

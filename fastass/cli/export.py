@@ -10,8 +10,7 @@ from fastass.cli.network_flags import (
     statistics_flag,
     weight_file,
 )
-from fastass.inference.export import FORMATS, export
-from fastass.inference.load import load
+from fastass.inference.formats import EXPORT_FORMATS
 from fastass.pipelines.errors import printable
 
 
@@ -21,7 +20,7 @@ def flags(parser: ArgumentParser) -> None:
     add(
         "--format",
         required=True,
-        choices=FORMATS,
+        choices=EXPORT_FORMATS,
         help="onnx: one file for ONNX Runtime; torch-export: one .pt2 file for PyTorch; "
         "safetensors: a folder with weights, configuration and example code",
     )
@@ -37,6 +36,9 @@ def flags(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
+    from fastass.inference.export import export
+    from fastass.inference.load import load
+
     segmenter = load(
         args.checkpoint,
         device="cpu",

@@ -1,10 +1,12 @@
-"""`fastass doctor` and `fastass presets`."""
+"""`fastass doctor`, `fastass presets` and `fastass info`."""
 
+import json
+import sys
 from argparse import ArgumentParser, Namespace
 
 from fastass.cli.command import Command
-from fastass.cli.doctor import report
 from fastass.config.presets import PRESETS
+from fastass.config.text import parse
 
 
 def no_flags(parser: ArgumentParser) -> None:
@@ -12,6 +14,8 @@ def no_flags(parser: ArgumentParser) -> None:
 
 
 def doctor(args: Namespace) -> None:
+    from fastass.cli.doctor import report
+
     print(report())
 
 
@@ -21,6 +25,59 @@ def presets(args: Namespace) -> None:
     for name, entry in PRESETS.items():
         reported = f"paper: {entry.miou} mIoU" if entry.miou is not None else ""
         print(f"{name:<{width}}  {entry.where:<{wide}}  {reported}".rstrip())
+
+
+def info_flags(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "data",
+        metavar="DATA",
+        help="data set: packed by `fastass pack`, or as its owners ship it (folder or zip files)",
+    )
+    add(
+        "--layout",
+        default="auto",
+        help="gta5, synthia, cityscapes, folder, or auto to recognise it (auto)",
+    )
+    add("--split", help="split to count, e.g. val (of a packed set its own, else train)")
+    add(
+        "--classes",
+        metavar="NAME,NAME",
+        help="count only these classes and take all others as ignored, as training with "
+        "--data-classes does",
+    )
+    add("--json", action="store_true", help="print JSON instead of a table")
+
+
+def info(args: Namespace) -> None:
+    from fastass.pipelines.class_histograms.histograms import class_histograms
+    from fastass.pipelines.class_histograms.statistics import dataset_statistics
+    from fastass.pipelines.errors import DataError, printable
+    from fastass.tracking.progress import Silent
+    from fastass.tracking.terminal import reporter
+    from fastass.training.open_data import open_any
+
+    dataset = open_any(args.data, args.layout, args.split, labels="optional")
+    if args.classes is not None:
+        dataset = dataset.with_classes(parse(args.classes, tuple[str, ...], "--classes"))
+
+    def note(line: str) -> None:
+        print(printable(f"fastass: {line}"), file=sys.stderr)
+
+    with Silent() if args.json else reporter() as progress:
+        progress.phase("count classes", len(dataset))
+        found = class_histograms(
+            dataset, note=note, progress=lambda done, total: progress.advance(done)
+        )
+    statistics = dataset_statistics(dataset, found)
+    if found.bad and not statistics.counted:
+        raise DataError(f"no label can be read; the first: {next(iter(found.bad.values()))}")
+    if args.json:
+        print(json.dumps(statistics.tree(), indent=1))
+        return
+    print(statistics.text())
+    for reason in found.bad.values():
+        print(f"not counted: {reason}")
 
 
 DOCTOR = Command(
@@ -36,4 +93,11 @@ PRESETS_COMMAND = Command(
     "fastass presets",
     no_flags,
     presets,
+)
+INFO = Command(
+    "info",
+    "count the pixels and images of every class of a data set",
+    "fastass info data/toycity/cityscapes --split val",
+    info_flags,
+    info,
 )

@@ -4,9 +4,7 @@ import argparse
 import io
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
-
-import torch
+from importlib.metadata import PackageNotFoundError, version
 
 from fastass.cli import (
     completion,
@@ -41,6 +39,7 @@ COMMANDS = {
         reproduce.COMMAND,
         information.DOCTOR,
         information.PRESETS_COMMAND,
+        information.INFO,
         completion.COMMAND,
     )
 }
@@ -60,22 +59,26 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="fastass",
         description="example: fastass train toycity\n\n" + DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"fastass {version('fastass')}")
+    parser.add_argument("--version", action="version", version=f"fastass {_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for command in COMMANDS.values():
         sub = commands.add_parser(
             command.name,
             help=command.help,
             description=f"example: {command.example}\n\n{command.help}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
         )
         command.flags(sub)
-        sub.set_defaults(root=parser)
+        sub.set_defaults(whole=parser)
     return parser
+
+
+def _version() -> str:
+    """The installed version; a checkout that was never installed has none."""
+    try:
+        return version("fastass")
+    except PackageNotFoundError:
+        return "from a checkout, not installed"
 
 
 def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
@@ -141,6 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _out_of_memory(error: Exception) -> bool:
     """PyTorch has an error class for GPU memory only; on a CPU it raises plain RuntimeErrors."""
+    import torch
+
     signs = (
         "can't allocate memory",
         "could not create a primitive",

@@ -3,16 +3,16 @@
 from argparse import ArgumentParser, Namespace
 from dataclasses import fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from fastass.cli.parser import typed
-from fastass.config.schema import NormStatistics, ScaleFactor, Size
-from fastass.inference.from_weights import WeightFile
-from fastass.inference.load import load
-from fastass.inference.segmenter import Segmenter
-from fastass.inference.views import Views
+from fastass.config.schema import Normalize, NormStatistics, ScaleFactor, Size
 from fastass.models.config import Backbone, Heads
-from fastass.pipelines.loaders.spec import NORMALIZATIONS
+
+if TYPE_CHECKING:
+    from fastass.inference.from_weights import WeightFile
+    from fastass.inference.segmenter import Segmenter
+    from fastass.inference.views import Views
 
 
 def network_flags(parser: ArgumentParser) -> None:
@@ -35,14 +35,14 @@ def network_flags(parser: ArgumentParser) -> None:
     )
     add(
         "--normalize",
-        choices=tuple(NORMALIZATIONS),
+        choices=get_args(Normalize),
         help="how its images are normalised (bgr for AdaptSegNet's files)",
     )
     add(
         "--target-size",
         type=typed(Size),
         metavar="WxH",
-        help="size at which it was trained (1024x512)",
+        help="size at which it was trained [default 1024x512]",
     )
     add(
         "--classes",
@@ -56,13 +56,11 @@ def network_flags(parser: ArgumentParser) -> None:
 def execution_flags(parser: ArgumentParser) -> None:
     network_flags(parser)
     add = parser.add_argument
-    add(
-        "--device", default="auto", help="cpu, cuda, cuda:N, or auto: CUDA if there is a GPU (auto)"
-    )
+    add("--device", default="auto", help="cpu, cuda, cuda:N, or auto: CUDA if there is a GPU")
     add(
         "--kernels",
         default="auto",
-        help="implementation of the operators: auto, reference, native or triton (auto)",
+        help="implementation of the operators: auto, reference, native or triton",
     )
     add("--amp", action="store_true", help="mixed precision; faster on a GPU")
     statistics_flag(parser)
@@ -73,7 +71,7 @@ def statistics_flag(parser: ArgumentParser) -> None:
         "--norm-statistics",
         choices=get_args(NormStatistics),
         help="running statistics of batch norm: mixed, of all streams; domain, of the target's "
-        "streams (as the run was configured)",
+        "streams [default: as the run was configured]",
     )
 
 
@@ -84,7 +82,7 @@ def view_flags(parser: ArgumentParser) -> None:
         type=typed(tuple[ScaleFactor, ...]),
         default=(1.0,),
         metavar="S,S",
-        help="average predictions over these scales, e.g. 0.75,1,1.25; slower, often better (1)",
+        help="average predictions over these scales, e.g. 0.75,1,1.25; slower, often better",
     )
     add(
         "--flip",
@@ -93,8 +91,10 @@ def view_flags(parser: ArgumentParser) -> None:
     )
 
 
-def load_segmenter(args: Namespace) -> Segmenter:
+def load_segmenter(args: Namespace) -> "Segmenter":
     """The network of `args.checkpoint` on the device that the flags name."""
+    from fastass.inference.load import load
+
     segmenter = load(
         args.checkpoint,
         device=args.device,
@@ -108,17 +108,21 @@ def load_segmenter(args: Namespace) -> Segmenter:
     return segmenter
 
 
-def note_missing_statistics(args: Namespace, segmenter: Segmenter) -> None:
+def note_missing_statistics(args: Namespace, segmenter: "Segmenter") -> None:
     """Say so where the target's running statistics are asked for, and the checkpoint has none."""
     if args.norm_statistics == "domain" != segmenter.norm_statistics:
         print(f"{args.checkpoint}: without statistics of the target; the mixed are used")
 
 
-def weight_file(args: Namespace) -> WeightFile:
+def weight_file(args: Namespace) -> "WeightFile":
     """What the flags say of a weight file."""
+    from fastass.inference.from_weights import WeightFile
+
     return WeightFile(**{field.name: getattr(args, field.name) for field in fields(WeightFile)})
 
 
-def views_of(args: Namespace) -> Views:
+def views_of(args: Namespace) -> "Views":
     """The views that the flags ask for; tiles only for commands with `--tile`."""
+    from fastass.inference.views import Views
+
     return Views(args.scales, args.flip, getattr(args, "tile", None), getattr(args, "overlap", 0))

@@ -2,79 +2,91 @@
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Annotated
 
 from fastass.cli.command import Command
+from fastass.cli.parser import typed
+from fastass.config.schema import Count, Layout
 from fastass.config.text import parse
 from fastass.errors import UserError
-from fastass.pipelines.datasets.layouts import open_dataset
+from fastass.models.number_range import Range
 from fastass.pipelines.errors import DataError, printable
-from fastass.pipelines.packed.files import read_manifest
-from fastass.pipelines.packed.pack import pack
-from fastass.pipelines.packed.verify import verify
-from fastass.pipelines.process_pool import cores
-from fastass.tracking.terminal import reporter
 
 
 def flags(parser: ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
+    required = parser.add_argument_group("required, unless --verify is given").add_argument
+    required(
         "--root",
         metavar="DIR",
         help="data set to pack, in the layout of its owners: its folder, a folder of zip archives, "
         "or zip archives separated by commas",
     )
-    add(
-        "--layout",
-        default="auto",
-        help="gta5, synthia, cityscapes, folder, or auto to recognise it (auto)",
-    )
-    add(
-        "--split",
-        default="train",
-        help="split to pack, e.g. train or val; all for data without splits (train)",
-    )
-    add(
+    required(
         "--size",
         metavar="WxH",
         help="size of the packed images and labels: the training size, e.g. 1280x720",
     )
-    add(
+    required(
         "--out",
         type=Path,
         metavar="DIR",
         help="directory for the shards; the same command continues an interrupted pack",
     )
+    add = parser.add_argument
+    add(
+        "--layout",
+        type=typed(Layout),
+        default="auto",
+        help="layout of the data set; auto recognises it",
+    )
+    add(
+        "--split",
+        default="train",
+        help="split to pack, e.g. train or val; all for data without splits",
+    )
     add(
         "--labels",
         choices=("required", "optional"),
         default="required",
-        help="optional also packs images without a label (required)",
+        help="optional also packs images without a label",
     )
     add(
         "--image",
         choices=("jpeg", "png"),
         default="jpeg",
-        help="image encoding: jpeg is smaller, png is lossless (jpeg)",
+        help="image encoding: jpeg is smaller, png is lossless",
     )
     add(
         "--quality",
-        type=int,
+        type=typed(Annotated[int, Range(1, 100)]),
         default=95,
-        help="JPEG quality, 1 to 100; chroma is not subsampled (95)",
+        metavar="N",
+        help="JPEG quality; chroma is not subsampled",
     )
     add(
         "--label",
         choices=("raw", "png"),
         default="raw",
-        help="label encoding: raw needs no decoding, png is smaller (raw)",
+        help="label encoding: raw needs no decoding, png is smaller",
     )
-    add("--workers", type=int, help="number of processes (one per core)")
-    add("--records-per-shard", type=int, default=256, metavar="N", help="images per shard (256)")
+    add(
+        "--workers",
+        type=typed(Count),
+        metavar="N",
+        help="number of processes [default: one per core]",
+    )
+    add(
+        "--records-per-shard",
+        type=typed(Count),
+        default=256,
+        metavar="N",
+        help="images per shard",
+    )
     add(
         "--on-bad-sample",
         choices=("stop", "skip"),
         default="stop",
-        help="skip leaves damaged images out and lists them in the manifest (stop)",
+        help="skip leaves damaged images out and lists them in the manifest",
     )
     add(
         "--verify",
@@ -93,6 +105,11 @@ def run(args: Namespace) -> None:
 
 
 def _pack(args: Namespace) -> None:
+    from fastass.pipelines.datasets.layouts import open_dataset
+    from fastass.pipelines.packed.files import read_manifest
+    from fastass.pipelines.packed.pack import pack
+    from fastass.tracking.terminal import reporter
+
     data = open_dataset(args.root, args.layout, args.split, args.labels)
     width, height = parse(args.size, tuple[int, int], "--size")
     with reporter() as progress:
@@ -129,6 +146,10 @@ def _pack(args: Namespace) -> None:
 
 
 def _verify(root: Path, workers: int | None) -> None:
+    from fastass.pipelines.packed.verify import verify
+    from fastass.pipelines.process_pool import cores
+    from fastass.tracking.terminal import reporter
+
     with reporter() as progress:
         progress.phase("verify", 0)
         result = verify(root, workers or cores(), lambda done, total: progress.advance(done))

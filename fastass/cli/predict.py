@@ -3,20 +3,19 @@
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastass.cli.command import Command
 from fastass.cli.network_flags import execution_flags, load_segmenter, view_flags, views_of
 from fastass.cli.parser import typed
 from fastass.config.schema import Size
 from fastass.errors import Incomplete
-from fastass.inference import frames
-from fastass.inference.predict import MEASURED, Outcome, predict_files
-from fastass.inference.stage_timer import WARM_UP, StageClock
-from fastass.inference.writer import FORMATS, Writer, parse_formats, results_of
+from fastass.inference.formats import MEASURED_IMAGES, PREDICTION_FORMATS
 from fastass.models.number_range import Range
 from fastass.pipelines.errors import printable
-from fastass.tracking.terminal import reporter
+
+if TYPE_CHECKING:
+    from fastass.inference.predict import Outcome
 
 Pixels = Annotated[int, Range(1, 16384)]
 
@@ -36,7 +35,7 @@ def flags(parser: ArgumentParser) -> None:
         "--format",
         default="trainIds,overlay",
         metavar="F,F",
-        help=f"formats to write: {', '.join(FORMATS)} (trainIds,overlay); the Cityscapes server "
+        help=f"formats to write: {', '.join(PREDICTION_FORMATS)}; the Cityscapes server "
         "takes labelIds",
     )
     view_flags(parser)
@@ -44,7 +43,8 @@ def flags(parser: ArgumentParser) -> None:
         "--size",
         type=typed(tuple[Pixels, Pixels]),
         metavar="WxH",
-        help="resize images to this size first (the training size; with --tile their own size)",
+        help="resize images to this size first [default: the training size; with --tile "
+        "their own size]",
     )
     add(
         "--tile",
@@ -57,13 +57,13 @@ def flags(parser: ArgumentParser) -> None:
         type=typed(Annotated[int, Range(0)]),
         default=0,
         metavar="N",
-        help="pixels by which tiles overlap (0)",
+        help="pixels by which tiles overlap",
     )
     add(
         "--on-bad-sample",
         default="stop",
         choices=("stop", "skip"),
-        help="what to do with a damaged image: stop, or skip it and end with exit code 1 (stop)",
+        help="what to do with a damaged image: stop, or skip it and end with exit code 1",
     )
     add(
         "--resume",
@@ -73,11 +73,17 @@ def flags(parser: ArgumentParser) -> None:
     add(
         "--fps",
         action="store_true",
-        help=f"measure images/s of each stage over at least {MEASURED} images",
+        help=f"measure images/s of each stage over at least {MEASURED_IMAGES} images",
     )
 
 
 def run(args: Namespace) -> None:
+    from fastass.inference import frames
+    from fastass.inference.predict import predict_files
+    from fastass.inference.stage_timer import WARM_UP, StageClock
+    from fastass.inference.writer import Writer, parse_formats, results_of
+    from fastass.tracking.terminal import reporter
+
     formats = parse_formats(args.format)
     views = views_of(args)
     total = frames.count(args.images)
@@ -89,7 +95,7 @@ def run(args: Namespace) -> None:
         reporter() as progress,
         results_of(args.out, segmenter, views, args.size, args.resume),
     ):
-        progress.phase("predict", total if clock is None else max(total, WARM_UP + MEASURED))
+        progress.phase("predict", total if clock is None else max(total, WARM_UP + MEASURED_IMAGES))
         outcome = predict_files(
             segmenter, args.images, write, views, args.size, clock, progress.advance,
             on_bad_sample=args.on_bad_sample, resume=args.resume,
@@ -103,7 +109,7 @@ def run(args: Namespace) -> None:
         raise Incomplete(f"{len(outcome.bad)} of {every} images can't be read and were left out")
 
 
-def _tell(outcome: Outcome, out: Path, formats: tuple[str, ...]) -> None:
+def _tell(outcome: "Outcome", out: Path, formats: tuple[str, ...]) -> None:
     for line in outcome.bad:
         print(f"skipped: {line}", file=sys.stderr)
     count = outcome.predicted

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from fastass.cli.command import Command
 from fastass.pipelines.errors import printable
-from fastass.report.page import write_report
 
 
 def flags(parser: ArgumentParser) -> None:
@@ -16,11 +15,13 @@ def flags(parser: ArgumentParser) -> None:
         type=Path,
         default=Path("report.html"),
         metavar="FILE",
-        help="page to write (report.html)",
+        help="page to write",
     )
 
 
 def run(args: Namespace) -> None:
+    from fastass.report.page import write_report
+
     for note in write_report(args.runs, args.out):
         print(printable(f"note: {note}"), file=sys.stderr)
     print(printable(f"{args.out}: open it in a browser"))

@@ -8,9 +8,6 @@ from fastass.cli.command import Command
 from fastass.cli.parser import typed
 from fastass.config.schema import Images, Seed
 from fastass.models.number_range import Range
-from fastass.pipelines.errors import printable
-from fastass.pipelines.toycity import generate
-from fastass.tracking.terminal import reporter
 
 
 def flags(parser: ArgumentParser) -> None:
@@ -20,49 +17,56 @@ def flags(parser: ArgumentParser) -> None:
         type=typed(Images),
         default=400,
         metavar="N",
-        help="number of rendered source images (400)",
+        help="number of rendered source images",
     )
     parser.add_argument(
         "--target",
         type=typed(Images),
         default=300,
         metavar="N",
-        help="number of photographed target training images (300)",
+        help="number of photographed target training images",
     )
     parser.add_argument(
         "--val",
         type=typed(Images),
         default=60,
         metavar="N",
-        help="number of target validation images (60)",
+        help="number of target validation images",
     )
     parser.add_argument(
         "--seed",
         type=typed(Seed),
         default=0,
         metavar="N",
-        help="random seed: the same seed gives the same files (0)",
+        help="random seed: the same seed gives the same files",
     )
     parser.add_argument(
         "--shift",
         type=typed(Annotated[float, Range(0, 1)]),
         default=1.0,
         metavar="X",
-        help="domain shift of the target's materials, 0 to 1 (1)",
+        help="domain shift of the target's materials, 0 to 1",
     )
     parser.add_argument(
-        "--layout", default="gta5", help="layout of the source files: gta5 or synthia (gta5)"
+        "--layout",
+        choices=("gta5", "synthia"),
+        default="gta5",
+        help="layout of the source files",
     )
     parser.add_argument(
         "--workers",
         type=typed(Annotated[int, Range(1, 1024)]),
         default=2,
         metavar="N",
-        help="number of processes (2)",
+        help="number of processes",
     )
 
 
 def run(args: Namespace) -> None:
+    from fastass.pipelines.errors import printable
+    from fastass.pipelines.toycity import generate
+    from fastass.tracking.terminal import reporter
+
     with reporter() as progress:
         progress.phase("generate", args.source + args.target + args.val)
         generate(

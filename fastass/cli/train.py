@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from fastass.cli.command import Command
-from fastass.cli.parser import StoreValue, typed
+from fastass.cli.parser import Parser, StoreValue, typed
 from fastass.config.configure import DEFAULT_PRESET, configure, from_file
 from fastass.config.presets import PRESETS, preset
 from fastass.config.text import Leaf, flag_of, settable, value_at
@@ -14,8 +14,14 @@ from fastass.config.values import kind, written
 from fastass.errors import UserError
 from fastass.models.number_range import Range
 from fastass.pipelines.errors import printable
-from fastass.tracking.terminal import reporter
-from fastass.training.run import saved_config, train
+
+# What most runs set. `--help` shows these flags, and `--help-all` the others too.
+COMMON = frozenset(
+    """method labelled steps start_steps batch accumulate seed init backward eval_every save_every
+    log model.backbone model.norm data.source data.target data.val data.source_size data.target_size
+    data.classes data.normalize data.workers data.loader optim.lr runtime.device runtime.amp
+    runtime.compile""".split()
+)
 
 
 def flags(parser: ArgumentParser) -> None:
@@ -25,7 +31,8 @@ def flags(parser: ArgumentParser) -> None:
         nargs="?",
         metavar="PRESET",
         choices=tuple(PRESETS),
-        help="configuration to start from; `fastass presets` lists them (toycity)",
+        help="configuration to start from; `fastass presets` lists them "
+        f"[default {DEFAULT_PRESET}]",
     )
     add(
         "--config",
@@ -33,7 +40,7 @@ def flags(parser: ArgumentParser) -> None:
         metavar="FILE",
         help="start from a saved config.yaml instead of a preset",
     )
-    add("--out", type=Path, metavar="DIR", help="run directory (runs/PRESET)")
+    add("--out", type=Path, metavar="DIR", help="run directory [default runs/PRESET]")
     add(
         "--resume",
         action="store_true",
@@ -48,6 +55,8 @@ def flags(parser: ArgumentParser) -> None:
     )
     add("--plain", action="store_true", help="print lines instead of a live view")
     config_flags(parser)
+    if isinstance(parser, Parser):
+        parser.hide({leaf.path for leaf in settable()} - COMMON)
 
 
 def config_flags(parser: ArgumentParser) -> None:
@@ -79,6 +88,9 @@ def _about(leaf: Leaf) -> str:
 
 
 def run(args: Namespace) -> None:
+    from fastass.tracking.terminal import reporter
+    from fastass.training.run import saved_config, train
+
     if args.name and args.config:
         raise UserError("give a preset or --config, not both")
     given = vars(args)

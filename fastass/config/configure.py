@@ -10,6 +10,7 @@ from fastass.config.text import DERIVED, from_yaml, neighbours, override, read_k
 from fastass.errors import UserError
 
 DEFAULT_PRESET = "toycity"
+SAVED = DERIVED - {"model.backbone_config"}  # which files of earlier versions lack
 
 
 def configure(
@@ -47,10 +48,12 @@ def from_file(path: Path, note: Callable[[str], None] = lambda line: None) -> Co
     """
     keys = read_keys(path, note)
     base = Config()
-    if not keys.keys() >= DERIVED:
+    if not keys.keys() >= SAVED:
         for key in sorted(DERIVED - {"preset"}):
             if key in keys:
-                raise UserError(f"{path}: {key} follows from the data and torchrun; remove the key")
+                raise UserError(
+                    f"{path}: {key} follows from the data, the backbone or torchrun; remove the key"
+                )
         if keys.get("preset"):
             try:
                 base = preset(str(keys["preset"]))

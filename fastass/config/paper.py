@@ -89,6 +89,9 @@ TABLE_5 = {
 }
 # fmt: on
 
+# Rows "ours" of Table 5 whose figures are those of GA, not of GA+CSA.
+TABLE_5_GA = (50, 100, 200)
+
 
 def row_name(method: str, labelled: int) -> str:
     """The row of Table 4 or 5 of a method with so many labelled images."""

@@ -8,7 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fastass.config import paper
-from fastass.config.schema import Config, DataConfig, DiscriminatorConfig, OptimConfig
+from fastass.config.schema import (
+    Config,
+    DataConfig,
+    DiscriminatorConfig,
+    LossConfig,
+    OptimConfig,
+)
 from fastass.config.text import neighbours
 from fastass.errors import UserError
 from fastass.models.config import ModelConfig
@@ -56,7 +62,8 @@ def _row(source: str, table: str, method: str, labelled: int, miou: float) -> Pr
         method=method,  # type: ignore[arg-type]
         labelled=labelled,
         # Row 0 of Tables 1 and 3 is AdaptSegNet's multi-level model (Tsai et al.).
-        model=ModelConfig(heads="multi" if labelled == 0 else "single"),
+        model=ModelConfig(heads="multi", aspp_branches=2) if labelled == 0 else ModelConfig(),
+        loss=LossConfig(push="target" if labelled == 0 else "source"),
         data=DataConfig(
             source_size=(1280, 760) if synthia else (1280, 720),
             classes=SYNTHIA_16 if synthia else (),
@@ -72,7 +79,8 @@ def _row(source: str, table: str, method: str, labelled: int, miou: float) -> Pr
 def _per_class(table: str, method: str, labelled: int) -> str:
     """The row of Table 4 or 5 with the same model's IoU per class, where there is one."""
     number, rows = ("4", paper.TABLE_4) if table == "Table 1" else ("5", paper.TABLE_5)
-    row = {"oracle": f"oracle {labelled}", "ga+csa": f"ours {labelled}"}.get(method, "")
+    ours = "ga" if number == "5" and labelled in paper.TABLE_5_GA else "ga+csa"
+    row = {"oracle": f"oracle {labelled}", ours: f"ours {labelled}"}.get(method, "")
     return f"; Table {number}, {row}" if row in rows else ""
 
 

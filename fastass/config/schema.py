@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from fastass.models.config import ModelConfig
 from fastass.models.number_range import Range
+from fastass.pipelines.datasets.layouts import LayoutName
 
 Count = Annotated[int, Range(1)]
 Images = Annotated[int, Range(1, 1000000)]
@@ -22,10 +23,14 @@ Seed = Annotated[int, Range(0, 2**32 - 1)]
 # The global discriminator halves a map five times, and the kernels' positions end at 2^14.
 Side = Annotated[int, Range(32, 16384)]
 Size = tuple[Side, Side]
+Layout = Annotated[str, LayoutName()]
 
+Normalize = Literal["bgr", "imagenet"]
 Method = Literal["oracle", "source_only", "joint", "ga", "ga+fcsa", "ga+csa"]
 
 NormStatistics = Literal["mixed", "domain"]
+# Values of `init` that are no file and no run.
+NAMED_WEIGHTS = ("none", "imagenet", "pretrained")
 
 # The λ_sadv that the paper chose in Table 2.
 LAMBDA_SADV = {"ga+fcsa": 0.04, "ga+csa": 0.01}
@@ -56,15 +61,15 @@ class DataConfig:
 
     source: str | None = None
     """Source data set: a directory, packed by `fastass pack` or as its owners ship it."""
-    source_layout: str = "auto"
-    """Layout of the source: gta5, synthia, cityscapes or folder; auto recognises it."""
+    source_layout: Layout = "auto"
+    """Layout of the source; auto recognises it."""
     target: str | None = None
     """Target data set, with a train and a val split; packed or as its owners ship it."""
     val: str | None = None
     """Validation set, not packed, because labels are read at full size. Unset: the val split of
     the target. Give it if the target is packed."""
-    target_layout: str = "auto"
-    """Layout of the target: gta5, synthia, cityscapes or folder; auto recognises it."""
+    target_layout: Layout = "auto"
+    """Layout of the target; auto recognises it."""
     source_size: Size = (1280, 720)
     """Size at which source images are trained, WxH. Lower it to save memory and time."""
     target_size: Size = (1024, 512)
@@ -75,15 +80,16 @@ class DataConfig:
     sets."""
     report: tuple[str, ...] = ()
     """Also report the mIoU over these classes, e.g. the 13 that SYNTHIA results are compared on."""
-    normalize: Literal["bgr", "imagenet"] = "bgr"
+    normalize: Normalize = "bgr"
     """Normalisation of the images; it must match the weights of --init. `bgr`: subtract the mean,
     for weights of the AdaptSegNet baseline. `imagenet`: RGB mean and standard deviation, for
     torchvision's weights."""
     mirror: bool = True
     """Mirror images at random. Turn it off if left and right matter in your data."""
     scale: tuple[ScaleFactor, ScaleFactor] | None = None
-    """Range of a random scale, e.g. 1.0,1.5; a crop of the training size is taken from the scaled
-    image. Unset: no random scale."""
+    """Range of a random scale, e.g. 0.5,2.0; a crop of the training size is taken from the scaled
+    image. A scaled image that is smaller than the crop is padded; padding is ignored in the losses
+    of labelled images. Unset: no random scale."""
     source_resize: Size | None = None
     """Size of source images that `scale` multiplies, WxH, before the crop of `source_size`. Unset:
     `source_size`."""
@@ -94,6 +100,12 @@ class DataConfig:
     """Strength of random colour jitter, from 0 (off) to below 1."""
     blur: Annotated[float, Range(0, 10)] = 0.0
     """Largest sigma of a random Gaussian blur, in pixels (0: off)."""
+    rare_class: Rate | None = None
+    """Temperature T of rare-class sampling: draw images with rare classes more often, as DAFormer
+    does. 0.01 is strong, 1 is weak. Unset: each image once per epoch. Use it if rare classes have a
+    low IoU."""
+    rare_class_on: Literal["source", "labelled", "both"] = "source"
+    """Images that `rare_class` draws: source images, labelled target images, or both."""
     workers: Annotated[int, Range(0, 1024)] = 2
     """Threads that decode and augment images. Raise it if a run reports a long data wait and cores
     are idle."""
@@ -120,12 +132,43 @@ class LossConfig:
     """λ_gd, the weight of the global discriminator's loss (Eq. 3)."""
     sd: Factor = 0.5
     """λ_sd, the weight of the semantic discriminator's loss (Eq. 6, 8)."""
+    mix: Factor = 2.0
+    """λ_mix, the weight of the loss of mixed images (`--mix`)."""
     aux_seg: Factor = 0.1
     """Factor on λ_seg for the auxiliary head of a multi-level model."""
     aux_gadv: Factor = 0.2
     """Factor on λ_gadv for the auxiliary head of a multi-level model."""
     gan: Literal["vanilla", "ls"] = "vanilla"
     """Form of the global losses: `vanilla` cross-entropy, or `ls`, least squares."""
+    push: Literal["source", "target", "both"] = "source"
+    """Domain whose score maps L_gadv pushes towards the other. `source`: Eq. 2 of the paper.
+    `target`: the AdaptSegNet baseline, whose unlabelled images then have gradients. `both`: the sum
+    of the two."""
+    label_grid: Literal["nearest", "aligned"] = "nearest"
+    """Label that a feature pixel takes in the semantic module. `nearest`: that of plain nearest
+    downsampling. `aligned`: the one at the place where the classifier's upsampling with aligned
+    corners puts the pixel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixingConfig:
+    """Self-training with `--mix`: a teacher's labels, and pieces of labelled images pasted over
+    them."""
+
+    paste: Literal["both", "source", "labelled"] = "both"
+    """Images whose pieces are pasted onto unlabelled ones: `source`, `labelled` (target), or
+    `both`, the target's over the source's. Use `labelled` if the source looks unlike the target."""
+    confidence: Annotated[float, Range(0, 1)] = 0.8
+    """Probability above which the teacher is sure of a pixel. The share of such pixels in an image
+    is the weight of its pixels that are not pasted."""
+    decay: Below1 = 0.99
+    """Decay of the teacher's running average of the weights. Raise it for long runs."""
+    color_jitter: Below1 = 0.25
+    """Strength of the colour jitter of mixed images, from 0 (off) to below 1."""
+    blur_sigma: Annotated[float, Range(0, 10)] = 1.0
+    """Largest sigma of the Gaussian blur of every other mixed image, in pixels (0: off)."""
+    zoom: Annotated[float, Range(1, 8)] = 2.0
+    """Largest factor by which a random crop of the mixed image is magnified (1: off)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +190,9 @@ class OptimConfig:
     head_lr: Factor = 10.0
     """Factor on the learning rate for the classifier. Use 1 for vgg16, as the AdaptSegNet baseline
     does."""
+    layer_decay: Annotated[float, Range(0, 1, open_low=True)] = 1.0
+    """Factor on the learning rate from each layer of the backbone to the one before it, e.g. 0.9.
+    Use it to fine-tune a pretrained transformer (1: one rate for the whole backbone)."""
     momentum: Below1 = 0.9
     """Momentum of SGD."""
     nesterov: bool = True
@@ -214,7 +260,7 @@ class RuntimeConfig:
     memory is short."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Config:
     """One training run."""
 
@@ -222,6 +268,9 @@ class Config:
     """Name of the preset that this configuration is based on."""
     method: Method = "ga+csa"
     """Training method: oracle, source_only, joint, ga, ga+fcsa or ga+csa (docs/method.md)."""
+    mix: bool = False
+    """Also train on mixed images: unlabelled target images that a teacher labels, with pieces of
+    labelled images pasted on. For any method with a source."""
     labelled: Annotated[int, Range(0)] = 0
     """Number of labelled target images."""
     labelled_seed: Seed = 0
@@ -240,9 +289,10 @@ class Config:
     more memory."""
     seed: Seed = 0
     """Seed of initial weights, order of the images and augmentation."""
-    init: Literal["none", "imagenet"] | str | None = None
+    init: Literal["none", "imagenet", "pretrained"] | str | None = None
     """Weights to start from: a .pth or .safetensors file, a run or a checkpoint; `imagenet`:
-    torchvision's, downloaded once; `none`: random weights. Unset is refused for a backbone that has
+    torchvision's, downloaded once; `pretrained`: those of an `hf:` backbone; `none`: random
+    weights. Unset is refused for a backbone that has
     pretrained weights (all but tiny)."""
     allow_mismatch: tuple[str, ...] = ()
     """Modules that --init may leave at their random weights, e.g. classifier."""
@@ -271,10 +321,15 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     toycity: ToyCityConfig = field(default_factory=ToyCityConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    mixing: MixingConfig = field(default_factory=MixingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
+
+    def __repr__(self) -> str:
+        name = self.preset or "without preset"
+        return f"<Config {name}: {self.method}, {self.model.backbone}, {self.total_steps} steps>"
 
     def resolved(self) -> "Config":
         """With unset values that depend on others filled in: λ_sadv by the method; recomputed sums,

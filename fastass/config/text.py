@@ -27,8 +27,8 @@ RENAMED = {
     for name in ("device", "kernels", "amp", "tf32", "compile", "compile_mode", "tune_allocator")
 }
 
-# Not for the user to set: they follow from the preset, the data and torchrun.
-DERIVED = {"preset", "model.num_classes", "distributed.world"}
+# Not for the user to set: they follow from the preset, the data, the backbone and torchrun.
+DERIVED = {"preset", "model.num_classes", "model.backbone_config", "distributed.world"}
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,12 @@ def leaves(cls: type = Config, prefix: str = "") -> tuple[Leaf, ...]:
         else:
             found.append(Leaf(path, hints[f.name], docs.get(f.name, ""), f.default))
     return tuple(found)
+
+
+@cache
+def sections() -> frozenset[str]:
+    """The dotted paths of the parts of the tree that have parts."""
+    return frozenset(leaf.path.rpartition(".")[0] for leaf in leaves()) - {""}
 
 
 @cache
@@ -147,9 +153,13 @@ def to_yaml(config: Config) -> str:
             return {k: plain(v) for k, v in value.items()}
         return [plain(v) for v in value] if isinstance(value, tuple) else value
 
-    return yaml.safe_dump(
-        plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True, width=100
-    )
+    def dump(allow_unicode: bool) -> str:
+        tree = plain(dataclasses.asdict(config))
+        return yaml.safe_dump(tree, sort_keys=False, allow_unicode=allow_unicode, width=100)
+
+    text = dump(allow_unicode=True)
+    # PyYAML writes these line breaks unquoted, and reads them back as spaces.
+    return dump(allow_unicode=False) if any(c in text for c in "\x85\u2028\u2029") else text
 
 
 def from_yaml(
@@ -169,7 +179,7 @@ def read_keys(path: Path, note: Callable[[str], None] = lambda line: None) -> di
     tree = read_yaml(path)
     if not isinstance(tree, dict):
         raise UserError(f"{path}: expected keys and values, got {type(tree).__name__}")
-    flat = flatten(tree)
+    flat = flatten(tree, f"{path}: ")
     renamed = [name for name in flat if name in RENAMED]
     if both := [name for name in renamed if RENAMED[name] in flat]:
         raise UserError(f"{path}: {both[0]} and {RENAMED[both[0]]} are the same; keep one of them")
@@ -179,12 +189,17 @@ def read_keys(path: Path, note: Callable[[str], None] = lambda line: None) -> di
     return {RENAMED.get(name, name): value for name, value in flat.items()}
 
 
-def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted path → value of a tree of mappings."""
+def flatten(tree: Mapping[Any, Any], where: str = "", prefix: str = "") -> dict[str, Any]:
+    """Dotted path → value of a tree of mappings; `a: {b: 1}` and `a.b: 1` are the same.
+
+    UserError, which begins with `where`, for a key that occurs in both forms.
+    """
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
+        path = f"{prefix}{key}"
+        section = isinstance(value, dict) and (value or path in sections())
+        new = flatten(value, where, f"{path}.") if section else {path: value}
+        if twice := flat.keys() & new.keys():
+            raise UserError(f"{where}the key {shown(min(twice))} occurs twice")
+        flat |= new
     return flat

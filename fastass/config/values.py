@@ -25,7 +25,7 @@ def kind(hint: Any) -> str:
     """What a type permits, for the help: `whole number, at least 1`; `WxH`; `text or unset`."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return f"{kind(args[0])}, {args[1]}"
+        return str(args[1]) if args[0] is str else f"{kind(args[0])}, {args[1]}"
     if origin in (Union, types.UnionType):
         return " or ".join("unset" if a is type(None) else kind(a) for a in args)
     if origin is Literal:

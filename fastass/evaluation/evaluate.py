@@ -19,7 +19,7 @@ from fastass.runtime.device import Runtime
 from fastass.runtime.process_group import SINGLE_PROCESS, World
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scores:
     """The result of one evaluation, in percent."""
 
@@ -34,6 +34,9 @@ class Scores:
     """The running statistics of batch norm that gave these; None where there is one kind."""
     by_statistics: dict[str, dict[str, float]] = field(default_factory=dict)
     """mIoU and mIoU of the reported classes with each kind of running statistics."""
+
+    def __repr__(self) -> str:
+        return f"<Scores mIoU {self.miou:.2f} %, {len(self.per_class_iou)} classes>"
 
     def record(self) -> dict[str, Any]:
         """As JSON."""

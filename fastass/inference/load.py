@@ -16,8 +16,8 @@ from fastass.checkpoint.files import (
     find_checkpoint,
     generator_weights,
     load_into,
-    load_target_statistics,
     read_weights,
+    target_statistics,
 )
 from fastass.checkpoint.json_file import read_json, read_result
 from fastass.checkpoint.pointers import CLASSES, CONFIG, MODEL
@@ -51,9 +51,9 @@ def load(
     Of a run, the best checkpoint is loaded, or the last one if none was evaluated. tune_allocator:
     change malloc's settings in this process, which makes predictions on a CPU faster.
     norm_statistics: the running statistics of batch norm to use, `mixed` or `domain` (default: as
-    the run was configured); a checkpoint without the target's uses the mixed ones. weight_file:
-    for a .pth or .safetensors file, the fields of `WeightFile`, such as backbone="resnet101"; or
-    owner with all of them. Raises UserError for a path without a network, a damaged file, a missing
+    the run was configured); a checkpoint without the target's uses the mixed ones. weight_file: for
+    a .pth or .safetensors file, the fields of `WeightFile`, such as backbone="resnet101"; or owner
+    with all of them. Raises UserError for a path without a network, a damaged file, a missing
     device, and for facts about a weight file that are missing or wrong.
     """
     path = Path(path)
@@ -65,7 +65,7 @@ def load(
     }
     owner = WeightFile(**weight_file) if owner is None else owner
     if is_weight_file(path) and not (path.name == MODEL and (path.parent / CONFIG).is_file()):
-        _one_kind(path, "a weight file", norm_statistics)
+        _check_one_kind(path, norm_statistics, "a weight file")
         config, classes, tensors = network_of(path, owner)
         runtime = setup_runtime(override(config, asked).runtime)
         generator = build_deeplab(config.model)
@@ -75,7 +75,7 @@ def load(
     if given := owner.given():
         raise UserError(f"{path}: {given[0]} is for weight files; this network says it itself")
     if (path / FOLDER).is_file():
-        _one_kind(path, "an exported folder", norm_statistics)
+        _check_one_kind(path, norm_statistics, "an exported folder")
         return _from_folder(path, asked)
     checkpoint = path.parent if is_weight_file(path) else find_checkpoint(path)
     config = override(from_yaml(checkpoint / CONFIG), asked)
@@ -89,7 +89,7 @@ def load(
     segmenter = _segmenter(config, weights, checkpoint, classes)
     if not config.model.has_running_statistics:
         return segmenter
-    target = load_target_statistics(segmenter.generator, statistics, checkpoint)
+    target = target_statistics(segmenter.generator, statistics, checkpoint)
     chosen: NormStatistics = "mixed"
     if target is not None and (norm_statistics or config.norm_statistics) == "domain":
         target.exchange()
@@ -97,11 +97,11 @@ def load(
     return replace(segmenter, norm_statistics=chosen, other_statistics=target)
 
 
-def _one_kind(path: Path, what: str, asked: NormStatistics | None) -> None:
+def _check_one_kind(path: Path, asked: NormStatistics | None, what: str) -> None:
     if asked is not None:
         raise UserError(
-            f"{path}: {what} has one kind of running statistics; leave out --norm-statistics "
-            f"{asked}"
+            f"{path}: {what} has one kind of running statistics; leave out "
+            f"--norm-statistics {asked}"
         )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fastass.errors import DataError, UserError
+from fastass.inference.formats import MEASURED_IMAGES
 from fastass.inference.frames import Frame, frames
 from fastass.inference.segmenter import Preparation, Segmenter
 from fastass.inference.stage_timer import StageClock
@@ -15,8 +16,6 @@ from fastass.inference.views import Views, labels
 from fastass.inference.writer import Writer
 from fastass.models.deeplab import DeepLab
 from fastass.runtime.device import Runtime
-
-MEASURED = 20  # the fewest images for `--fps`
 
 
 def predict(
@@ -104,5 +103,5 @@ def predict_files(
         total = total or done
         if done + kept + len(bad) == before == 0:
             raise UserError(f"{paths[0]}: no frames in it")
-        if clock is None or clock.images >= MEASURED or done == 0:
+        if clock is None or clock.images >= MEASURED_IMAGES or done == 0:
             return Outcome(total, kept, tuple(bad))

@@ -45,7 +45,7 @@ class Preparation:
         return torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Segmenter:
     """A trained generator with its classes and the way its images are prepared.
 
@@ -61,6 +61,13 @@ class Segmenter:
     report: tuple[str, ...] = ()
     norm_statistics: NormStatistics | None = None
     other_statistics: TargetStatistics | None = None
+
+    def __repr__(self) -> str:
+        model, (width, height) = self.generator.config, self.prepare.size
+        return (
+            f"<Segmenter {model.backbone}, {len(self.classes)} classes, {width}x{height}, "
+            f"{self.runtime.device}>"
+        )
 
     def predict(
         self,

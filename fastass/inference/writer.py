@@ -16,6 +16,7 @@ from PIL import Image
 from fastass.checkpoint.json_file import read_json
 from fastass.config.text import neighbours
 from fastass.errors import DataError, UserError
+from fastass.inference.formats import PREDICTION_FORMATS
 from fastass.inference.frames import Frame
 from fastass.inference.segmenter import Segmenter
 from fastass.inference.views import Views
@@ -25,7 +26,6 @@ from fastass.pipelines.file_lock import locked
 from fastass.pipelines.new_file import open_new
 from fastass.runtime.atomic_write import write_whole, writing
 
-FORMATS = ("trainIds", "labelIds", "color", "overlay")
 SETTINGS, LOCK = "predict.json", ".predict.lock"
 
 
@@ -162,8 +162,10 @@ def parse_formats(text: str) -> tuple[str, ...]:
     """`trainIds,overlay` → its parts. UserError for an unknown format."""
     formats = tuple(part.strip() for part in text.split(",") if part.strip())
     for form in formats:
-        if form not in FORMATS:
-            raise UserError(f"--format: unknown value {form!r}; {neighbours(form, [*FORMATS])}")
+        if form not in PREDICTION_FORMATS:
+            raise UserError(
+                f"--format: unknown value {form!r}; {neighbours(form, [*PREDICTION_FORMATS])}"
+            )
     if not formats:
-        raise UserError(f"--format: give one or more of {', '.join(FORMATS)}")
+        raise UserError(f"--format: give one or more of {', '.join(PREDICTION_FORMATS)}")
     return formats

@@ -3,9 +3,12 @@
     total = λ_seg (L_seg(I_s) + L_seg(I_tl)) + λ_gadv L_gadv(I_s) + λ_sadv L_sadv(I_s)   → G
           + λ_gd (L_gd(F_s) + L_gd(F_tu)) + λ_sd (L_sd(F_s) + L_sd(F_tl))                → D_g, D_s
 
+With `push` L_gadv(I_tu) takes the place of L_gadv(I_s), as in AdaptSegNet, or is added to it.
+
 One `backward()` of it gives the gradients of the alternating procedure. L_gadv and L_sadv go
 through `frozen(D)`, so they reach G alone. The discriminator losses see detached P, F and V, so
-they reach the discriminators alone. The terms of the three streams share no activations, so the
+they reach the discriminators alone. With self-training (`fastass.self_training`) the sum has one
+term more, λ_mix L_mix(I_m), which reaches G. The terms of the streams share no activations, so the
 sum may also be taken stream by stream.
 """
 
@@ -30,7 +33,7 @@ from fastass.models.discriminators import (
 from fastass.models.domain_statistics import TargetStatistics, feed, running_norms
 from fastass.pipelines.loaders.batch import Batch, StepBatch
 
-TARGET_STREAMS = ("labelled", "unlabelled")  # fields of StepBatch
+TARGET_STREAMS = ("labelled", "unlabelled")  # fields of StepBatch; mixed images are of both domains
 
 
 @dataclass(frozen=True)
@@ -41,19 +44,22 @@ class MethodSpec:
     labelled: bool  # L_seg(I_tl)
     global_: bool  # GA: D_g, L_gadv, L_gd
     semantic: str  # SA: "", "fcsa" or "csa": D_s, L_sadv, L_sd
+    mix: bool = False  # self-training: a teacher, L_mix
 
     @property
     def sees_target(self) -> bool:
         """Whether it forwards images of the target."""
-        return self.labelled or self.global_
+        return self.labelled or self.global_ or self.mix
 
     def start(self) -> "MethodSpec":
         """The supervised start before the method: L_seg alone, of the source if it is used."""
         return MethodSpec(self.source, not self.source, global_=False, semantic="")
 
 
-def method_spec(method: Method, labelled: int) -> MethodSpec:
+def method_spec(method: Method, labelled: int, mix: bool = False) -> MethodSpec:
     """The modules of a method with `labelled` labelled target images.
+
+    mix: self-training on top of it.
 
     Without labelled images there is no L_seg(I_tl), and the semantic module is off.
     """
@@ -61,11 +67,11 @@ def method_spec(method: Method, labelled: int) -> MethodSpec:
     if method == "oracle":
         return MethodSpec(source=False, labelled=True, global_=False, semantic="")
     if method == "source_only":
-        return MethodSpec(source=True, labelled=False, global_=False, semantic="")
+        return MethodSpec(source=True, labelled=False, global_=False, semantic="", mix=mix)
     if method == "joint":
-        return MethodSpec(source=True, labelled=has_labels, global_=False, semantic="")
+        return MethodSpec(source=True, labelled=has_labels, global_=False, semantic="", mix=mix)
     semantic = method.partition("+")[2] if has_labels else ""
-    return MethodSpec(source=True, labelled=has_labels, global_=True, semantic=semantic)
+    return MethodSpec(source=True, labelled=has_labels, global_=True, semantic=semantic, mix=mix)
 
 
 def objective(terms: LossTerms, weights: LossConfig) -> Tensor:
@@ -91,19 +97,21 @@ class Adaptation(nn.Module):
         self.global_discriminators = nn.ModuleList(global_discriminators)
         self.semantic_discriminator = semantic_discriminator
         self.average: DeepLab | None = None  # of the generator's weights: see fastass.models.ema
+        self.teacher: DeepLab | None = None  # see fastass.self_training
         # Of the target's streams; the generator's own running statistics are those of all streams.
         self.target_statistics: TargetStatistics | None = None
         self.average_target_statistics: TargetStatistics | None = None
         if running_norms(generator):
             self.target_statistics = TargetStatistics(generator)
-        self.target_streams = TARGET_STREAMS
+        self.target_streams: tuple[str, ...] = TARGET_STREAMS
         self.weights = weights
         self.align_corners = generator.config.align_corners
+        self.aligned_labels = weights.label_grid == "aligned"
 
     def forward(self, batch: StepBatch, *, adapt: bool = True) -> LossTerms:
         """The terms of the streams in `batch`; without `adapt`, L_seg alone.
 
-        Unlabelled images are forwarded without gradients.
+        Unlabelled images are forwarded without gradients, unless `push` is `target` or `both`.
         """
         parts = []
         if batch.source is not None:
@@ -112,6 +120,8 @@ class Adaptation(nn.Module):
             parts.append(self._labelled(batch.labelled, adapt))
         if batch.unlabelled is not None and adapt:
             parts.append(self._unlabelled(batch.unlabelled))
+        if batch.mixed is not None and adapt:
+            parts.append(self._mixed(batch.mixed))
         return sum_terms(parts)
 
     def feed(self, seen: Sequence[BatchStatistics]) -> None:
@@ -155,8 +165,13 @@ class Adaptation(nn.Module):
             seg = self._segmentation(output, labels)
         return LossTerms(seg_source=seg, gadv=gadv, sadv=sadv, gd_source=gd, sd_source=sd)
 
-    def _source_global(self, output: Output, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(L_seg, L_gadv, the source half of L_gd): the three losses of P share one upsampling."""
+    def _source_global(
+        self, output: Output, labels: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """(L_seg, L_gadv, the source half of L_gd): the three losses of P share one upsampling.
+
+        L_gadv is None where the target alone is pushed.
+        """
         seg, gadv, gd = [], [], []
         for scores, d_g in zip(output.levels, self.global_discriminators, strict=True):
             loss, P = losses.segmentation_loss_and_probabilities(
@@ -164,12 +179,15 @@ class Adaptation(nn.Module):
             )
             seg.append(loss)
             assert isinstance(d_g, GlobalDiscriminator)
-            to_generator, own = d_g.twice(P)  # of frozen(D_g) on P, of D_g on detached P
-            gadv.append(losses.domain_loss(to_generator, TARGET, self.weights.gan))
+            if self.weights.push == "target":
+                own = d_g(P.detach())
+            else:
+                to_generator, own = d_g.twice(P)  # of frozen(D_g) on P, of D_g on detached P
+                gadv.append(losses.domain_loss(to_generator, TARGET, self.weights.gan))
             gd.append(losses.domain_loss(own, SOURCE, self.weights.gan))
         return (
             self._levels(seg, self.weights.aux_seg),
-            self._levels(gadv, self.weights.aux_gadv),
+            self._levels(gadv, self.weights.aux_gadv) if gadv else None,
             self._levels(gd, 1.0),
         )
 
@@ -185,6 +203,8 @@ class Adaptation(nn.Module):
 
     def _unlabelled(self, batch: Batch) -> LossTerms:
         """The target half of L_gd. G only supplies P here, so it runs without gradients."""
+        if self.weights.push != "source":
+            return self._pushed(batch)
         images = batch.images
         size = (images.shape[2], images.shape[3])
         with torch.no_grad():
@@ -197,6 +217,35 @@ class Adaptation(nn.Module):
             for P, d_g in zip(maps, self.global_discriminators, strict=True)
         ]
         return LossTerms(gd_target=self._levels(gd, 1.0))
+
+    def _mixed(self, batch: Batch) -> LossTerms:
+        """L_mix. A pasted pixel weighs 1, any other as much as the teacher is sure of its image."""
+        labels, pasted, confidence = batch.labels, batch.pasted, batch.confidence
+        assert labels is not None
+        assert pasted is not None
+        assert confidence is not None
+        weights = kernels.PixelWeights(pasted, confidence)
+        values = [
+            losses.mix_loss(scores, labels, weights, align_corners=self.align_corners)
+            for scores in self._generate(batch.images, "mixed").levels
+        ]
+        return LossTerms(mix=self._levels(values, self.weights.aux_seg))
+
+    def _pushed(self, batch: Batch) -> LossTerms:
+        """L_gadv of the unlabelled images, judged as source, and the target half of L_gd."""
+        size = (batch.images.shape[2], batch.images.shape[3])
+        levels = self._generate(batch.images, "unlabelled").levels
+        gadv, gd = [], []
+        for scores, d_g in zip(levels, self.global_discriminators, strict=True):
+            P = kernels.upsample_softmax(scores, size, align_corners=self.align_corners)
+            assert isinstance(d_g, GlobalDiscriminator)
+            to_generator, own = d_g.twice(P)
+            gadv.append(losses.domain_loss(to_generator, SOURCE, self.weights.gan))
+            gd.append(losses.domain_loss(own, TARGET, self.weights.gan))
+        return LossTerms(
+            gadv_target=self._levels(gadv, self.weights.aux_gadv),
+            gd_target=self._levels(gd, 1.0),
+        )
 
     def _segmentation(self, output: Output, labels: Tensor) -> Tensor:
         values = [
@@ -222,9 +271,11 @@ class Adaptation(nn.Module):
                 d_s.bias2,
                 domain=domain,
                 adversarial=adversarial,
+                aligned=self.aligned_labels,
             )
             return (sadv if adversarial else None), sd
-        V, counts = kernels.class_mean(features, labels, self.generator.config.num_classes)
+        C = self.generator.config.num_classes
+        V, counts = kernels.class_mean(features, labels, C, aligned=self.aligned_labels)
         sd = losses.class_mean_loss(d_s(V.detach()), counts, domain)
         if not adversarial:
             return None, sd

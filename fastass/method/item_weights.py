@@ -62,14 +62,15 @@ def _items(module: Adaptation, stream: Batch | None, zero: Tensor) -> ItemCounts
         return ItemCounts(zero, zero, zero)
     images, labels = stream.images, stream.labels
     image_count = torch.full_like(zero, images.shape[0])  # D_g has as many outputs for every image
-    if labels is None:
+    if labels is None or stream.pasted is not None:
         return ItemCounts(zero, zero, image_count)
     pixels = (labels != IGNORED).sum().to(zero)
     d_s = module.semantic_discriminator
     if d_s is None:
         return ItemCounts(pixels, zero, image_count)
     config = module.generator.config
-    cells = nearest_labels(labels, feature_size(config, (images.shape[2], images.shape[3])))
+    size = feature_size(config, (images.shape[2], images.shape[3]))
+    cells = nearest_labels(labels, size, module.aligned_labels)
     if isinstance(d_s, PixelDiscriminator):
         semantic = (cells != IGNORED).sum()
     else:

@@ -31,6 +31,18 @@ def segmentation_loss_and_probabilities(
     )
 
 
+def mix_loss(
+    scores: Tensor, labels: Tensor, weights: kernels.PixelWeights, *, align_corners: bool
+) -> Tensor:
+    """L_mix: weighted cross-entropy of the scores upsampled to the size of the labels.
+
+    The mean over all pixels, so that an image with few weighty pixels counts less.
+    """
+    return kernels.upsample_cross_entropy(
+        scores, labels, align_corners=align_corners, weights=weights
+    )
+
+
 def domain_loss(logits: Tensor, domain: int, gan: Gan = "vanilla") -> Tensor:
     """−log of the probability that D_g gives to `domain`, the mean over its h'×w' outputs.
 

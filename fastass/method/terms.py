@@ -1,4 +1,4 @@
-"""The loss terms of Eq. 9 and 10, in one table.
+"""The loss terms of Eq. 9 and 10 and of self-training, in one table.
 
 To add a term, add a field to `LossTerms`, the method's one list of terms, and compute it in
 `fastass.method.adaptation`. The weighted sum, the weights of accumulated and distributed batches,
@@ -18,13 +18,14 @@ class Term(NamedTuple):
 
     counts: the items that the term is a mean over. `pixels`: labelled pixels of the image.
     `semantic`: items of D_s, which are labelled positions of the feature map for CSA and present
-    (image, class) pairs for FCSA. `images`: images, each with the same number of outputs of D_g.
+    (image, class) pairs for FCSA. `images`: images, each with the same number of outputs of D_g or
+    of pixels.
     """
 
     symbol: str  # in the paper
     words: str  # for a reader who does not know the symbol
     weight: str  # its λ: a field of LossConfig
-    stream: Literal["source", "labelled", "unlabelled"]  # a field of StepBatch
+    stream: Literal["source", "labelled", "unlabelled", "mixed"]  # a field of StepBatch
     counts: Literal["pixels", "semantic", "images"]
 
     @property
@@ -54,6 +55,10 @@ class LossTerms(NamedTuple):
         Tensor | None,
         Term("L_gadv(I_s)", "global adversarial", "gadv", "source", "images"),
     ] = None
+    gadv_target: Annotated[
+        Tensor | None,
+        Term("L_gadv(I_tu)", "global adversarial, target", "gadv", "unlabelled", "images"),
+    ] = None
     sadv: Annotated[
         Tensor | None,
         Term("L_sadv(I_s)", "semantic adversarial", "sadv", "source", "semantic"),
@@ -73,6 +78,10 @@ class LossTerms(NamedTuple):
     sd_target: Annotated[
         Tensor | None,
         Term("L_sd(F_tl)", "semantic discriminator, target", "sd", "labelled", "semantic"),
+    ] = None
+    mix: Annotated[
+        Tensor | None,
+        Term("L_mix(I_m)", "segmentation, mixed images", "mix", "mixed", "images"),
     ] = None
 
 

@@ -4,22 +4,34 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
 from fastass.errors import UserError
-from fastass.kernels.upsample.grid import MAX_CLASSES
 from fastass.models.number_range import Range
+from fastass.pipelines.datasets.classes import MAX_CLASSES
 
 Backbone = Literal["resnet101", "resnet50", "resnet18", "vgg16", "tiny"]
+FOREIGN = ("hf:",)  # prefixes of other packages' backbones
 Heads = Literal["single", "multi"]
 NormKind = Literal["batch", "frozen", "sync"]
 Checkpointing = Literal["off", "outputs", "blocks"]
 
 
+class BackboneName:
+    """The permitted names of a backbone, for the help: `Annotated[str, BackboneName()]`."""
+
+    def __str__(self) -> str:
+        return f"{', '.join(get_args(Backbone))} or hf:NAME"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """DeepLab-v2: a dilated backbone of output stride 8 and dilated classifiers."""
+    """DeepLab-v2: a backbone (fastass's own have output stride 8) and dilated classifiers."""
 
-    backbone: Backbone = "resnet101"
+    backbone: Annotated[str, BackboneName()] = "resnet101"
     """Backbone of the segmentation network. The paper uses `resnet101`. `tiny` is a narrow ResNet
-    that trains from scratch on two CPU cores."""
+    that trains from scratch on two CPU cores. `hf:` and a name or a folder: a model of Hugging
+    Face's transformers, an optional package."""
+
+    backbone_config: str = ""
+    """Configuration of a Hugging Face backbone, as JSON; filled in at the start of a run."""
 
     heads: Heads = "single"
     """Number of classifiers. `multi` adds one on the third stage, as AdaptSegNet's multi-level
@@ -54,7 +66,13 @@ class ModelConfig:
     as many. Other backbones ignore it."""
 
     def __post_init__(self) -> None:
-        for field, kind in (("backbone", Backbone), ("heads", Heads), ("norm", NormKind)):
+        if self.backbone not in get_args(Backbone) and not self.is_foreign:
+            raise UserError(f"model.backbone: {self.backbone!r} is not one of {BackboneName()}")
+        if self.is_foreign and self.norm != "batch":
+            raise UserError(
+                f"model.norm: {self.backbone} keeps the norms that it has; use norm=batch"
+            )
+        for field, kind in (("heads", Heads), ("norm", NormKind)):
             value = getattr(self, field)
             if value not in get_args(kind):
                 raise UserError(
@@ -81,6 +99,11 @@ class ModelConfig:
             )
         if self.backbone == "vgg16" and self.heads == "multi":
             raise UserError("model.heads: vgg16 has a single classifier; use heads=single")
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the backbone is another package's."""
+        return self.backbone.startswith(FOREIGN)
 
     @property
     def has_cheap_sums(self) -> bool:

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from fastass import kernels
+from fastass.models import hugging_face
 from fastass.models.activation_checkpointing import checkpoint_activations
+from fastass.models.backbone import Backbone
 from fastass.models.config import ModelConfig
 from fastass.models.resnet import BasicBlock, Bottleneck, ResNet
 from fastass.models.tiny import TinyResNet
@@ -70,8 +72,8 @@ class DeepLab(nn.Module):
         self.classifier = Classifier(self.features, config.num_classes, branches)
         self.aux_classifier: Classifier | None = None
         if config.heads == "multi":
-            assert not isinstance(self.backbone, VGG16)
             inputs = self.backbone.aux_channels
+            assert inputs is not None
             self.aux_classifier = Classifier(inputs, config.num_classes, branches)
 
     def forward(self, images: Tensor) -> Output:
@@ -94,9 +96,11 @@ class DeepLab(nn.Module):
         ]
 
 
-def make_backbone(config: ModelConfig) -> ResNet | TinyResNet | VGG16:
+def make_backbone(config: ModelConfig) -> Backbone:
     """The backbone of `config`, with its activation checkpointing."""
-    backbone: ResNet | TinyResNet | VGG16
+    if config.backbone.startswith(hugging_face.PREFIX):
+        return hugging_face.HuggingFaceBackbone(config)
+    backbone: Backbone
     match config.backbone:
         case "resnet101":
             backbone = ResNet(Bottleneck, (3, 4, 23, 3), config.norm)
@@ -108,6 +112,8 @@ def make_backbone(config: ModelConfig) -> ResNet | TinyResNet | VGG16:
             backbone = TinyResNet(config.width, config.norm)
         case "vgg16":
             backbone = VGG16()
+        case other:
+            raise AssertionError(other)  # ModelConfig has checked it
     checkpoint_activations(backbone, config.checkpointing)
     return backbone
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from fastass.models.activation_checkpointing import Stage
+from fastass.models.backbone import Backbone
 from fastass.models.config import NormKind
 from fastass.models.norm import conv_bn, make_norm
 
@@ -135,7 +136,7 @@ def make_stage(
     return Stage(*blocks)
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """images [B,3,H,W] → (features of stage 4, features of stage 3), both at h×w.
 
     The norms' scale and shift do not train, as in the AdaptSegNet baseline; their statistics follow

@@ -3,12 +3,13 @@
 from torch import Tensor, nn
 
 from fastass.models.activation_checkpointing import Stage
+from fastass.models.backbone import Backbone
 from fastass.models.config import NormKind
 from fastass.models.norm import conv_bn, make_norm
 from fastass.models.resnet import BasicBlock, convolutions, make_stage
 
 
-class TinyResNet(nn.Module):
+class TinyResNet(Backbone):
     """images [B,3,H,W] → (features of stage 4, features of stage 3), at 17×33 for 256×128.
 
     One residual block per stage. Pooling rounds up as in the large networks, which suits

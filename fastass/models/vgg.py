@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from fastass import kernels
 from fastass.models.activation_checkpointing import Stage
+from fastass.models.backbone import Backbone
 
 # Channels of the 3×3 convolutions; "pool" is a pooling of stride 2. Pools 4 and 5 of VGG-16 are
 # left out, and the last stage is dilated by 2 instead.
@@ -39,7 +40,7 @@ class Layers(Stage):
         return [nn.Sequential(*layers[a:b]) for a, b in pairwise([0, *ends, len(layers)])]
 
 
-class VGG16(nn.Module):
+class VGG16(Backbone):
     """images [B,3,H,W] → features [B,1024,⌊H/8⌋,⌊W/8⌋]; no norm layers, no second output."""
 
     out_channels = 1024
@@ -71,3 +72,6 @@ class VGG16(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, None]:
         return self.features(images), None
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        return [list(block.parameters()) for block in self.features.blocks()]

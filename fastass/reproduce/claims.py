@@ -11,8 +11,8 @@ from tabulate import tabulate
 from fastass.checkpoint.json_file import read_result
 from fastass.checkpoint.own_files import CLASS_MEANS
 from fastass.config.schema import LAMBDA_SADV
+from fastass.reproduce.comparison import Record, gains
 from fastass.reproduce.grids import HEADS, Grid, start_name
-from fastass.reproduce.table import Record, gains
 
 FLAT = 1.0  # points of mIoU between the best and the worst λ; the paper's own Table 2 spans 0.7
 ADAPTED = ("ga", "ga+fcsa", "ga+csa")

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 
 # One per method, in the order of `grids.HEADS`. Okabe and Ito's colours, which colour-blind readers
 # can tell apart; the markers differ as well.
-COLORS = ("#e69f00", "#4c4c4c", "#56b4e9", "#0072b2", "#d55e00", "#009e73")
-MARKERS = ("o", "s", "^", "D", "v", "P")
+COLORS = (
+    *("#e69f00", "#4c4c4c", "#56b4e9", "#999999", "#0072b2", "#d55e00", "#009e73"),
+    *("#cc79a7", "#7a3e9d"),
+)
+MARKERS = ("o", "s", "^", "x", "D", "v", "P", "*", "X")
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "fastass",  # else the identifiers inside the file change with every call
     "svg.fonttype": "none",

@@ -6,7 +6,7 @@ the same name.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastass.config import paper
 from fastass.config.schema import LAMBDA_SADV
@@ -15,15 +15,20 @@ from fastass.errors import UserError
 TOYCITY_COUNTS = (5, 10, 20, 50, 300)
 TOYCITY_LAMBDA_COUNTS = (10, 50)
 CLAIMS = "claims"  # not a table: ToyCity's test of what the paper claims
-# Method → head of its column, in the paper's order.
+# Method → head of its column, in the paper's order. `joint` is L_seg on both domains. `control` is
+# GA with λ_gadv = 0: it forwards I_tu, so batch norm sees it, and adapts nothing.
 HEADS = {
     "source_only": "Source only",
     "oracle": "Oracle",
     "joint": "Joint",
+    "control": "Control",
     "ga": "GA",
     "ga+fcsa": "GA+FCSA",
     "ga+csa": "GA+CSA",
+    "joint+mix": "Joint+mix",
+    "ga+csa+mix": "GA+CSA+mix",
 }
+WITHOUT_LABELS = ("source_only", "control", "ga", "joint+mix")  # ToyCity's row 0
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,14 @@ class Cell:
         usual = self.sadv is None or self.sadv == LAMBDA_SADV.get(self.method)
         λ = "" if usual else f"-λ{self.sadv:g}"
         return f"{self.method.replace('+', '_')}-{self.labelled}{λ}-seed{seed}"
+
+    @property
+    def flags(self) -> list[str]:
+        """The method as flags of `fastass train`."""
+        if self.method == "control":
+            return ["--method", "ga", "--loss-gadv", "0"]
+        base = self.method.removesuffix("+mix")
+        return ["--method", base, *(["--mix"] if self.method != base else [])]
 
     @property
     def column(self) -> str:
@@ -77,13 +90,30 @@ class Grid:
     per_class: bool = False
 
 
-def grid(table: str, counts: Sequence[int] | None, toycity: bool) -> Grid:
-    """The grid of a table, of the rows `counts` (none: all). UserError where no cell is left."""
+def grid(
+    table: str,
+    counts: Sequence[int] | None,
+    toycity: bool,
+    methods: Sequence[str] | None = None,
+) -> Grid:
+    """The grid of a table, of the rows `counts` and columns `methods` (none: all).
+
+    UserError where no cell is left, and for a method that is no column.
+    """
     built = GRIDS[table](counts, toycity)
     if not built.cells:
         text = ",".join(map(str, counts or ()))
         raise UserError(f"--counts: none of {text} is a row of {table}")
-    return built
+    if methods is None:
+        return built
+    columns = dict.fromkeys(cell.method for cell in built.cells)
+    for method in methods:
+        if method not in columns:
+            raise UserError(
+                f"--methods: {method} is not a column of {table}; it has {', '.join(columns)}"
+            )
+    cells = tuple(cell for cell in built.cells if cell.method in methods)
+    return replace(built, cells=cells)
 
 
 def _methods(
@@ -97,12 +127,14 @@ def _methods(
 ) -> Grid:
     """Methods × labelled images.
 
-    ToyCity adds what the paper leaves out, to compare its methods with: source only and GA without
-    labels, and `joint`, L_seg on both domains without adaptation.
+    ToyCity adds what the paper leaves out, to compare its methods with: a row without labels, the
+    columns `joint` and `control`, and self-training (`mix`).
     """
     if toycity:
-        cells = [Cell("source_only", 0), Cell("ga", 0)]
-        cells += [Cell(m, n) for n in counts or TOYCITY_COUNTS for m in ("joint", *methods)]
+        row_0 = WITHOUT_LABELS if counts is None or 0 in counts else ("source_only",)
+        cells = [Cell(m, 0) for m in row_0]
+        columns = [m for m in HEADS if m in ("joint", "control", *methods) or m.endswith("+mix")]
+        cells += [Cell(m, n) for n in counts or TOYCITY_COUNTS if n for m in columns]
     else:
         cells = [
             Cell(method, n, paper=figure)
@@ -146,10 +178,17 @@ def _classes(
     counts: Sequence[int] | None,
     toycity: bool,
 ) -> Grid:
-    """The oracle with all labels and GA+CSA, class by class."""
+    """The oracle with all labels and the paper's method, class by class.
+
+    That is GA+CSA, and GA in the rows of Table 5 that carry GA's figures.
+    """
     all_ = TOYCITY_COUNTS[-1] if toycity else paper.COUNTS[-1]
+    of_ga = paper.TABLE_5_GA if table == "table5" and not toycity else ()
     wanted = [("oracle", all_)]
-    wanted += [("ga+csa", n) for n in (TOYCITY_COUNTS if toycity else paper.COUNTS[1:])]
+    wanted += [
+        ("ga" if n in of_ga else "ga+csa", n)
+        for n in (TOYCITY_COUNTS if toycity else paper.COUNTS[1:])
+    ]
     cells = [
         Cell(method, n, paper=None if toycity else rows[paper.row_name(method, n)][-1])
         for method, n in wanted

@@ -10,6 +10,7 @@ from fastass.pipelines.datasets.classes import CITYSCAPES, SYNTHIA_13
 from fastass.reproduce import claims
 from fastass.reproduce.centroid_plot import centroid_plot
 from fastass.reproduce.chart import line_chart
+from fastass.reproduce.comparison import TITLES, kinds_of, provenance, with_statistics
 from fastass.reproduce.figure import svg
 from fastass.reproduce.grids import CLAIMS, Cell, Grid, start_name
 from fastass.reproduce.table import markdown, results
@@ -31,14 +32,18 @@ def write(table: Grid, out: Path, seeds: range) -> str:
 
 def write_claims(table1: Grid, table2: Grid, out: Path, seeds: range) -> str:
     """OUT/claims/claims.md, claims.json and class_means.svg; → the Markdown."""
-    checked = claims.claims(
-        results(table1, out, seeds),
-        results(table2, out, seeds),
-        claims.class_distances(table1, table2, out, seeds),
-    )
+    records = [results(table, out, seeds) for table in (table1, table2)]
+    distances = claims.class_distances(table1, table2, out, seeds)
+    content, sections = [], []
+    for kind in kinds_of([*records[0], *records[1]]) or ("",):
+        first, second = (with_statistics(r, kind) if kind else r for r in records)
+        checked = claims.claims(first, second, distances)
+        content += [{**vars(claim), "norm_statistics": kind or None} for claim in checked]
+        title = f"With {TITLES[kind]}:\n\n" if kind else ""
+        sections.append(title + claims.markdown(checked))
     files = {
-        "claims.json": json.dumps([vars(claim) for claim in checked], indent=2),
-        "claims.md": claims.markdown(checked),
+        "claims.json": json.dumps(content, indent=2),
+        "claims.md": "\n\n".join([*sections, provenance(records[0])]).rstrip(),
     }
     networks = _networks(table2, out)
     if networks:

@@ -19,10 +19,15 @@ from fastass.tracking.progress import Reporter
 
 @dataclass(frozen=True)
 class CellRun:
-    """One run: its directory's name and the words after `fastass train`."""
+    """One run: its directory's name and the words after `fastass train`.
+
+    then: the words of the command of `fastass` that follows; it writes OUT/`writes`.
+    """
 
     name: str
     words: tuple[str, ...]
+    then: tuple[str, ...] = ()
+    writes: str = ""
 
 
 def run_all(runs: Sequence[CellRun], out: Path, jobs: int, progress: Reporter) -> list[Path]:
@@ -56,6 +61,7 @@ def _complete(run: CellRun, out: Path) -> bool:
     words = out / f"{run.name}.words"
     return (
         (out / run.name / SUMMARY).exists()
+        and (not run.writes or (out / run.writes).exists())
         and words.exists()
         and tuple(words.read_text(encoding="utf-8").splitlines()) == run.words
     )
@@ -69,17 +75,30 @@ def _run(run: CellRun, out: Path, jobs: int, devices: "queue.Queue[str | None]")
 
 
 def _train(run: CellRun, out: Path, jobs: int, devices: "queue.Queue[str | None]") -> int:
-    (out / f"{run.name}.words").write_text("".join(f"{w}\n" for w in run.words), encoding="utf-8")
+    words = out / f"{run.name}.words"
+    text = "".join(f"{w}\n" for w in run.words)
+    if run.writes and not (words.exists() and words.read_text(encoding="utf-8") == text):
+        (out / run.writes).unlink(missing_ok=True)  # it is of another run
+    words.write_text(text, encoding="utf-8")
     threads = max(1, len(os.sched_getaffinity(0)) // jobs)
     with _device(devices) as device, open(out / f"{run.name}.log", "a", encoding="utf-8") as log:
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
         if device is not None:
             environment["CUDA_VISIBLE_DEVICES"] = device
-        command = [sys.executable, "-m", "fastass", "train", *run.words]
-        command += ["--resume", "--plain", "--out", str(out / run.name)]
-        return subprocess.run(
-            command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False
-        ).returncode
+        train = ["train", *run.words, "--resume", "--plain", "--out", str(out / run.name)]
+        for command in (train, run.then):
+            if not command:
+                continue
+            code = subprocess.run(
+                [sys.executable, "-m", "fastass", *command],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                check=False,
+            ).returncode
+            if code:
+                return code
+    return 0
 
 
 def _print_line(line: str) -> None:

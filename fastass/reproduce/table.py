@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
 from tabulate import tabulate
 
@@ -11,9 +10,16 @@ from fastass.checkpoint.json_file import read_result
 from fastass.checkpoint.own_files import SUMMARY
 from fastass.config import paper
 from fastass.evaluation.model_selection import LAST_FEW
+from fastass.reproduce.comparison import (
+    TITLES,
+    Record,
+    differences,
+    held_out_source,
+    kinds_of,
+    provenance,
+    with_statistics,
+)
 from fastass.reproduce.grids import HEADS, Cell, Grid
-
-Record = dict[str, Any]
 
 # Which evaluation is reported: key in results.json → title of its table.
 RULES = {
@@ -51,10 +57,12 @@ def _record(grid: Grid, cell: Cell, out: Path, seeds: Sequence[int]) -> Record:
         "lambda_sadv": cell.sadv,
         "seeds": list(runs),
         **{rule: _statistics([run["selection"][rule] for run in runs.values()]) for rule in RULES},
+        "by_statistics": _by_statistics([run["selection"] for run in runs.values()]),
+        "source": _source([out / f"{cell.name(seed)}.source.json" for seed in runs]),
         "per_class": _mean_per_class([run["per_class_iou"] for run in runs.values()]),
         "training_seconds": [run["training_seconds"] for run in runs.values()],
         "device": sorted({run["device"] for run in runs.values()}),
-        "versions": next((run["versions"] for run in runs.values()), None),
+        "versions": _distinct([run["versions"] for run in runs.values()]),
         "paper": cell.paper,
     }
 
@@ -67,6 +75,32 @@ def _statistics(values: list[float]) -> Record:
     }
 
 
+def _by_statistics(selections: list[Record]) -> dict[str, Record]:
+    """Kind of running statistics → the figures of every rule, where all runs have both kinds."""
+    kinds = [selection.get("by_statistics") or {} for selection in selections]
+    return {
+        kind: {rule: _statistics([each[kind][rule] for each in kinds]) for rule in RULES}
+        for kind in (kinds[0] if all(kinds) and kinds else ())
+    }
+
+
+def _source(files: list[Path]) -> dict[str, Record]:
+    """Kind of running statistics → mIoU on held-out source images, where all runs have it."""
+    if not files or not all(path.exists() for path in files):
+        return {}
+    found = [read_result(path, ("miou",)) for path in files]
+    kinds = [each.get("by_statistics") or {"mixed": each} for each in found]
+    return {
+        kind: _statistics([each[kind]["miou"] for each in kinds])
+        for kind in kinds[0]
+        if all(kind in each for each in kinds)
+    }
+
+
+def _distinct(versions: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [each for i, each in enumerate(versions) if each not in versions[:i]]
+
+
 def _mean_per_class(runs: list[dict[str, float | None]]) -> dict[str, float | None]:
     """Mean over runs; None for a class that no run was evaluated on."""
     names = runs[0] if runs else ()
@@ -77,23 +111,38 @@ def _mean_per_class(runs: list[dict[str, float | None]]) -> dict[str, float | No
 def markdown(grid: Grid, records: Sequence[Record], classes: Sequence[str]) -> str:
     """The table under every rule, its parts one after another; Tables 4 and 5: the last alone.
 
+    Where batch norm has two kinds of running statistics, every table stands there for both. Then
+    come the differences to `joint`, the figures on held-out source images, seeds and versions.
     classes: names of the columns of Tables 4 and 5, in the paper's order.
     """
     if grid.per_class:
-        return _class_table(grid, records, classes)
+        sections = [_class_table(grid, records, classes)]
+    else:
+        kinds = kinds_of(records)
+        sections = [
+            section
+            for rule in RULES
+            for kind in kinds or ("",)
+            for section in _sections(grid, records, rule, kind)
+        ]
+        sections += [] if grid.cells[0].part else [differences(records)]
+    return "\n\n".join(s for s in [*sections, held_out_source(records), provenance(records)] if s)
+
+
+def _sections(grid: Grid, records: Sequence[Record], rule: str, kind: str) -> list[str]:
+    """The table under one rule with one kind of statistics ("": there is one), part by part."""
+    records = with_statistics(records, kind) if kind else records
     parts = list(dict.fromkeys(cell.part for cell in grid.cells))
     sections = []
-    for rule, title in RULES.items():
-        for part in parts:
-            chosen = [
-                (cell, record)
-                for cell, record in zip(grid.cells, records, strict=True)
-                if cell.part == part
-            ]
-            sections.append(
-                f"{title}{f', {part}' if part else ''}:\n\n{_table(grid, chosen, rule)}"
-            )
-    return "\n\n".join(sections)
+    for part in parts:
+        chosen = [
+            (cell, record)
+            for cell, record in zip(grid.cells, records, strict=True)
+            if cell.part == part
+        ]
+        title = ", ".join(filter(None, (RULES[rule], TITLES.get(kind), part)))
+        sections.append(f"{title}:\n\n{_table(grid, chosen, rule)}")
+    return sections
 
 
 def _table(grid: Grid, chosen: Sequence[tuple[Cell, Record]], rule: str) -> str:
@@ -149,6 +198,7 @@ def _improvement(
 def _class_table(grid: Grid, records: Sequence[Record], classes: Sequence[str]) -> str:
     """Rows: other papers', then each of our cells with the paper's row under it."""
     figures = PER_CLASS[grid.table]
+    kinds = kinds_of(records)
     rows = []
     known = any(cell.paper is not None for cell in grid.cells)
     for name in OTHERS if known else ():
@@ -157,27 +207,15 @@ def _class_table(grid: Grid, records: Sequence[Record], classes: Sequence[str]) 
     for cell, record in zip(grid.cells, records, strict=True):
         row = paper.row_name(cell.method, cell.labelled)
         values = [record["per_class"].get(name) for name in classes]
-        rows.append(_class_row(row, [*values, record["last"]["mean"]]))
+        title = f"{row} (GA)" if cell.method == "ga" else row
+        both = [with_statistics([record], kind)[0]["last"]["mean"] for kind in kinds]
+        rows.append(_class_row(title, [*values, record["last"]["mean"], *both]))
         if cell.paper is not None:
-            rows.append(_class_row(f"{row} (paper)", figures[row]))
-    return tabulate(rows, ["", *classes, "mIoU"], tablefmt="github", disable_numparse=True)
+            rows.append(_class_row(f"{title} (paper)", figures[row]))
+    heads = ["", *classes, "mIoU", *(f"mIoU ({kind})" for kind in kinds)]
+    rows = [row + ["–"] * (len(heads) - len(row)) for row in rows]
+    return tabulate(rows, heads, tablefmt="github", disable_numparse=True)
 
 
 def _class_row(name: str, values: Sequence[float | None]) -> list[str]:
     return [name, *("–" if value is None else f"{value:.1f}" for value in values)]
-
-
-def gains(records: Sequence[Record], method: str, over: str) -> dict[int, list[float]]:
-    """Labelled images → mIoU of `method` minus that of `over`, seed by seed; last evaluations."""
-    by_cell = {(r["method"], r["labelled"]): r for r in records}
-    differences = {}
-    for labelled in dict.fromkeys(r["labelled"] for r in records):
-        ours, theirs = by_cell.get((method, labelled)), by_cell.get((over, labelled))
-        if ours is None or theirs is None:
-            continue
-        reference = dict(zip(theirs["seeds"], theirs["last"]["values"], strict=True))
-        pairs = zip(ours["seeds"], ours["last"]["values"], strict=True)
-        values = [value - reference[seed] for seed, value in pairs if seed in reference]
-        if values:
-            differences[labelled] = values
-    return differences

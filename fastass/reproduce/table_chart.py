@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 
 from fastass.reproduce.chart import Chart, Line, Panel
+from fastass.reproduce.comparison import Record, gains
 from fastass.reproduce.grids import HEADS, Grid
-from fastass.reproduce.table import Record, gains
 
 Point = tuple[float, float, float | None]
 Points = dict[str, list[Point]]  # by method
@@ -64,7 +64,7 @@ def _panels_of_methods(grid: Grid, records: Sequence[Record]) -> tuple[Panel, ..
 
 def _differences(grid: Grid, records: Sequence[Record], over: str) -> tuple[Line, ...]:
     """Each adapted method minus `over`, the paper's figures likewise."""
-    adapted = [method for method in HEADS if method.startswith("ga")]
+    adapted = [method for method in HEADS if method not in ("source_only", "oracle", "joint")]
     reference = {cell.labelled: cell.paper for cell in grid.cells if cell.method == over}
     ours: Points = {method: [] for method in HEADS}
     known: Points = {method: [] for method in HEADS}

@@ -57,6 +57,9 @@ def _why_not_concurrent(config: Config, device: torch.device, world: World) -> s
     if config.accumulate > 1:
         # Sums of three gradients would depend on their order.
         return "not available with --accumulate above 1"
+    if config.loss.push != "source":
+        # I_tu then has gradients of G, as I_tl has: sums of three.
+        return f"not available with --loss-push {config.loss.push}"
     if config.model.checkpoint_activations or config.model.norm == "sync":
         return "does not support activation checkpointing or --model-norm sync"
     return None

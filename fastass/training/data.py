@@ -1,7 +1,7 @@
 """What a run reads: source, target, the labelled subset, and the loaders over them."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from fastass.pipelines.loaders.augment import Augment
 from fastass.pipelines.loaders.batch import StepBatch
 from fastass.pipelines.loaders.evaluation import EvalBatch, EvalLoader
 from fastass.pipelines.loaders.open_loader import open_loader
+from fastass.pipelines.loaders.rare_class import RareClassOrder
 from fastass.pipelines.loaders.sample_reader import open_reader
 from fastass.pipelines.loaders.spec import StreamSpec
 from fastass.pipelines.packed.dataset import PackedDataset
@@ -28,6 +29,7 @@ class TrainingData:
     labelled: indices into the target's training images. batch: images per stream and rank. seed: of
     order and augmentation. rank, world: this process and the number of processes that train
     together; each reads its own part of every global batch and of the validation images.
+    rare_class: stream → its order, for streams with rare-class sampling.
     """
 
     config: DataConfig
@@ -39,6 +41,7 @@ class TrainingData:
     seed: int
     rank: int = 0
     world: int = 1
+    rare_class: Mapping[str, RareClassOrder] = field(default_factory=dict)
 
     @property
     def classes(self) -> ClassTable:
@@ -103,12 +106,18 @@ class TrainingData:
         if spec.source:
             assert self.source is not None
             streams["source"] = StreamSpec(
-                self.source, batch, c.source_size, c.normalize, self._augment(c.source_resize)
+                self.source,
+                batch,
+                c.source_size,
+                c.normalize,
+                self._augment(c.source_resize),
+                rare_class=self.rare_class.get("source"),
             )
         target = (self.target, batch, c.target_size, c.normalize, self._augment(c.target_resize))
         if spec.labelled:
-            streams["labelled"] = StreamSpec(*target, indices=self.labelled)
-        if spec.global_:
+            order = self.rare_class.get("labelled")
+            streams["labelled"] = StreamSpec(*target, indices=self.labelled, rare_class=order)
+        if spec.global_ or spec.mix:
             streams["unlabelled"] = StreamSpec(*target, with_labels=False)
         return streams
 
@@ -132,6 +141,12 @@ class TrainingData:
             f"loader {self.config.loader}",
         ]
         line = f"{method}: " + " · ".join(parts)
+        if spec.mix:
+            line += "\nself-training: a teacher labels target images, pieces of " + (
+                "source and labelled target images are pasted"
+                if spec.labelled
+                else "source images are pasted"
+            )
         if "+" in method and not spec.semantic:
             line += "\nno labelled target images: the semantic module and L_seg(I_tl) are off"
         return line

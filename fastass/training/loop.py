@@ -11,7 +11,7 @@ import torch
 from fastass.checkpoint.own_files import SUMMARY
 from fastass.checkpoint.pointers import BEST, START
 from fastass.checkpoint.run_directory import RunDirectory
-from fastass.config.schema import Config
+from fastass.config.schema import NAMED_WEIGHTS, Config
 from fastass.errors import USER_ERRORS, TrainingFailure
 from fastass.evaluation.evaluate import Scores, evaluate, evaluate_both
 from fastass.evaluation.model_selection import selection
@@ -141,6 +141,8 @@ class Trainer:
             raise TrainingFailure(f"{error}; {self.state.kept()}") from None
         if not means:
             return
+        if self.train_step.self_training is not None:
+            means["mixing"] = self.train_step.self_training.flush()
         skipped = self.world.sum(torch.tensor(self._skipped))
         self.progress.skipped += int(skipped)
         self._skipped = 0
@@ -249,7 +251,7 @@ class Trainer:
     def _before(self) -> str | None:
         """The whole network that the run started from, to compare the finished one with."""
         init = self.config.init
-        return None if self.config.allow_mismatch or init in ("none", "imagenet") else init
+        return None if self.config.allow_mismatch or init in NAMED_WEIGHTS else init
 
     def _finish(self) -> dict[str, Any]:
         progress = self.progress

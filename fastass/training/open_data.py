@@ -69,17 +69,20 @@ def open_training_data(config: Config, reporter: Reporter) -> tuple[TrainingData
 
 
 def open_any(
-    root: str, layout: str, split: str, labels: str = "required", *, whole: bool = False
+    root: str, layout: str, split: str | None, labels: str = "required", *, whole: bool = False
 ) -> Dataset | PackedDataset:
-    """A packed directory, or a data set as it was shipped. whole: see `open_dataset`."""
+    """A packed directory, or a data set as it was shipped. whole: see `open_dataset`.
+
+    split: None: the one that is packed there, else train.
+    """
     if "://" in root:
         raise UserError(
             f"{root}: fastass reads local files only; copy or mount it, see docs/pipelines.md, "
             "Remote shards"
         )
-    if is_packed(root) or is_packed(Path(root) / split):
-        return open_packed(root, split)
-    return open_dataset(root, layout, split, labels, whole=whole)  # type: ignore[arg-type]
+    if is_packed(root) or is_packed(Path(root) / (split or "train")):
+        return open_packed(root, split or (None if is_packed(root) else "train"))
+    return open_dataset(root, layout, split or "train", labels, whole=whole)  # type: ignore[arg-type]
 
 
 def _check_there(root: str, name: str) -> None:

@@ -1,5 +1,6 @@
 """A whole run: check the configuration, open the data, build, train, summarise."""
 
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -24,17 +25,20 @@ from fastass.config.schema import Config
 from fastass.config.text import as_text, check
 from fastass.errors import UserError
 from fastass.method.adaptation import MethodSpec, method_spec
+from fastass.models.hugging_face import with_configuration
 from fastass.pipelines.loaders.sample_reader import open_reader
 from fastass.runtime.ddp import check_parallel
 from fastass.runtime.device import Runtime, choose_device, setup_runtime
 from fastass.runtime.openmp import threads_spin
 from fastass.runtime.process_group import World, join
+from fastass.self_training.check import check_mixing
 from fastass.tracking.progress import Reporter, Silent
 from fastass.tracking.services import Loggers, check_services
 from fastass.training.data import TrainingData
 from fastass.training.loop import Trainer
 from fastass.training.open_data import open_training_data
 from fastass.training.optimizers.build import describe_optimizers, describe_rates
+from fastass.training.rare_class import rare_class_orders
 from fastass.training.step import TrainStep, build
 from fastass.training.summary import table
 
@@ -47,6 +51,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     stop_at: int | None = None,
+    on_record: Callable[[dict[str, Any]], object] | None = None,
 ) -> dict[str, Any]:
     """Run a configuration in the directory `out` (None: runs/PRESET) and return its summary.
 
@@ -55,7 +60,7 @@ def train(
     of `out` is taken before anything in it is read, and held to the end. Seeds PyTorch's global
     random numbers with `config.seed` and sets this process up for `config.runtime`. Raises
     UserError or DataError for bad input, TrainingFailure when training can't go on, Interrupted on
-    a signal.
+    a signal. on_record: called on the main process with each record of metrics.jsonl.
     """
     if resume and overwrite:
         raise UserError("--resume and --overwrite exclude each other; give one of them")
@@ -87,7 +92,7 @@ def train(
                 patience = PATIENCE if resume else 0.0
                 held.enter_context(locked_run(run, progress.line, patience=patience))
             resuming = world.broadcast_from_main(inspect)
-            return _train(config, run, progress, runtime, world, resuming, stop_at)
+            return _train(config, run, progress, runtime, world, resuming, stop_at, on_record)
 
 
 def saved_config(run: Path | None, resume: bool) -> Path | None:
@@ -104,15 +109,17 @@ def _train(
     world: World,
     resuming: bool,
     stop_at: int | None,
+    on_record: Callable[[dict[str, Any]], object] | None,
 ) -> dict[str, Any]:
     if resuming:
         config = adopt_roots(out, fit_ranks(out, config))
     else:
         check_init(config)
+    config = replace(config, model=world.main_first(lambda: with_configuration(config.model)))
     data, config = world.main_first(lambda: open_training_data(config, progress))
     config = with_absolute_paths(config)
     data = replace(data, rank=world.rank, world=world.size)
-    spec = method_spec(config.method, len(data.labelled_names))
+    spec = method_spec(config.method, len(data.labelled_names), config.mix)
     inputs = _inputs(data)
     if resuming:
         check_same(out, config, data.labelled_names, inputs, progress.line)
@@ -120,6 +127,8 @@ def _train(
             progress.line(f"{out} is complete")
             progress.line(table(summary))
             return summary
+    orders = world.broadcast_from_main(lambda: rare_class_orders(data, spec, progress))
+    data = replace(data, rare_class=orders)
     optimizers = describe_optimizers(config.optim.optimizer_backend, runtime.device)
     step = TrainStep(build(config, spec), config, runtime, world)
     progress.line(_heading(step, optimizers))
@@ -137,7 +146,13 @@ def _train(
         inputs["init"] = weights_fingerprint(config.init)
         make_run(out, config, data.labelled_names, inputs)
     with Loggers(out, config.log, as_text(config), progress.line) as loggers:
-        run = RunDirectory(out, writes=world.main, also=loggers.log)
+
+        def also(record: dict[str, Any]) -> None:
+            loggers.log(record)
+            if on_record is not None:
+                on_record(record)
+
+        run = RunDirectory(out, writes=world.main, also=also)
         trainer = Trainer(step, config, data, spec, runtime, run, progress, world)
         if resuming:
             trainer.state.restore()
@@ -196,7 +211,25 @@ def check_values(config: Config) -> None:
     d = config.data
     if config.method == "oracle" and config.labelled == 0 and config.labelled_list is None:
         raise UserError("method oracle trains on labelled target images; give --labelled N")
+    if config.mix:
+        check_mixing(config)
     model = config.model
+    if config.loss.push != "source" and not config.method.startswith("ga"):
+        raise UserError(
+            f"--loss-push {config.loss.push} has no effect on method {config.method}, which has no "
+            "L_gadv; leave it out"
+        )
+    if config.loss.label_grid == "aligned":
+        if "+" not in config.method:
+            raise UserError(
+                f"--loss-label-grid aligned has no effect on method {config.method}, which has no "
+                "semantic module; leave it out"
+            )
+        if not model.align_corners:
+            raise UserError(
+                "--loss-label-grid aligned is the grid of an upsampling with aligned corners; it "
+                "contradicts --no-model-align-corners"
+            )
     if config.norm_statistics == "domain" and not model.has_running_statistics:
         what = "vgg16 has no norms" if model.backbone == "vgg16" else "norm frozen keeps constants"
         raise UserError(
@@ -208,3 +241,10 @@ def check_values(config: Config) -> None:
     if d.scale is None and (d.source_resize or d.target_resize):
         name = "source" if d.source_resize else "target"
         raise UserError(f"--data-{name}-resize has no effect without --data-scale; give both")
+    if d.rare_class is None and d.rare_class_on != "source":
+        raise UserError("--rare-class-on has no effect without --rare-class T; give both")
+    if d.rare_class is not None and config.method == "oracle" and d.rare_class_on == "source":
+        raise UserError(
+            "--rare-class draws source images, and method oracle has none; "
+            "add --rare-class-on labelled"
+        )

@@ -1,7 +1,8 @@
 """The networks, their optimizers and one optimizer step."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +28,9 @@ from fastass.runtime.ddp import wrap
 from fastass.runtime.device import Runtime
 from fastass.runtime.malloc import Allocator
 from fastass.runtime.process_group import SINGLE_PROCESS, World
+from fastass.self_training.mixer import SelfTraining
 from fastass.training.concurrent_backward import ConcurrentBackward, choose_backward
+from fastass.training.cuda_graph import check_cuda_graphs
 from fastass.training.optimizers.build import (
     batch_factor,
     discriminator_optimizer,
@@ -53,6 +56,10 @@ def build(config: Config, spec: MethodSpec) -> Adaptation:
         module.average = ema.average_of(generator)
         if module.target_statistics is not None:
             module.average_target_statistics = TargetStatistics(module.average)
+    if spec.mix:
+        module.teacher = ema.average_of(generator)
+        if not (spec.labelled or spec.global_):  # no other stream shows the target
+            module.target_streams = ("mixed",)
     return module
 
 
@@ -62,6 +69,8 @@ class _Part(NamedTuple):
     batch: StepBatch
     number: int  # which of the step's batches it belongs to
     last: bool  # of the step: its backward exchanges the gradients
+    before: Callable[[], None] | None = None  # is called first
+    then: Callable[[], StepBatch] | None = None  # more that is forwarded before the backward
 
 
 class _Result(NamedTuple):
@@ -74,7 +83,8 @@ class _Result(NamedTuple):
     @property
     def order(self) -> tuple[int, int]:
         """Its place in the fused step: that of its first stream."""
-        first = next(i for i, stream in enumerate(self.part.batch) if stream is not None)
+        streams = self.part.batch
+        first = next((i for i, s in enumerate(streams) if s is not None), len(streams))
         return self.part.number, first
 
 
@@ -88,10 +98,13 @@ class TrainStep:
         runtime: Runtime,
         world: World = SINGLE_PROCESS,
     ) -> None:
-        """Moves `module` to the device. UserError for an optimizer that is not available."""
+        """Moves `module` to the device. UserError for an optimizer that is not available, or for
+        CUDA graphs of a step that can't be one."""
+        check_cuda_graphs(config, runtime.device)
         self.config, self.runtime, self.world = config, runtime, world
         self.module = module.to(runtime.device)
         self.ema_updates = 0
+        self.self_training = self._self_training()
         self._adapt: bool | None = None  # the phase that `_forward` is made for
         self._parallel: DistributedDataParallel | None = None
         self._forward: nn.Module = self.module
@@ -122,6 +135,19 @@ class TrainStep:
             d_s = module.semantic_discriminator
             optimizers["semantic"] = discriminator_optimizer(d_s, optim, factor)
         return optimizers
+
+    def _self_training(self) -> SelfTraining | None:
+        teacher, config = self.module.teacher, self.config
+        if teacher is None:
+            return None
+        return SelfTraining(
+            teacher,
+            self.module.generator,
+            config.mixing,
+            seed=config.seed,
+            normalize=config.data.normalize,
+            world=self.world,
+        )
 
     @property
     def generator(self) -> DeepLab:
@@ -170,8 +196,21 @@ class TrainStep:
         self.scaler.update()
         if self.module.average is not None:
             self._update_average()
+        if adapt and self.self_training is not None:
+            self.self_training.follow()
         self._allocator.stepped()
         return terms
+
+    def _with_mixed(self, batches: Sequence[StepBatch]) -> list[StepBatch]:
+        """The batches of a step with their mixed ones, as D_g needs them: I_tu itself is for it."""
+        assert self.self_training is not None
+        with self.runtime.autocast():
+            mixed = self.self_training.mixed(batches)
+        clean = self.module.global_discriminators
+        return [
+            batch._replace(unlabelled=batch.unlabelled if clean else None, mixed=each)
+            for batch, each in zip(batches, mixed, strict=True)
+        ]
 
     def _update_average(self) -> None:
         """Move the averages of the weights and of the target's statistics towards them."""
@@ -186,6 +225,10 @@ class TrainStep:
 
     def _gradients(self, batches: Sequence[StepBatch], adapt: bool) -> list[_Result]:
         """All forwards and backwards of a step → the results of its parts."""
+        mixes = adapt and self.self_training is not None
+        concurrent = self.concurrent_backward is not None and len(batches) == 1
+        if mixes and not concurrent:
+            batches = self._with_mixed(batches)
         weights: Sequence[Sequence[float]] | Tensor = [[1.0] * len(LossTerms._fields)]
         if len(batches) > 1 or self.world.grouped:
             weights = item_weights(self.module, batches, self.world)
@@ -193,11 +236,35 @@ class TrainStep:
         def run(part: _Part) -> _Result:
             return self._forward_and_backward(part, weights[part.number], adapt)
 
-        if self.concurrent_backward is not None and len(batches) == 1:
-            streams = [_Part(stream, 0, last=True) for stream in _streams(batches[0])]
-            if len(streams) > 1:
-                return self.concurrent_backward.run(run, streams[:1], streams[1:])
+        if self.concurrent_backward is not None and concurrent:
+            first, second = self._sides(batches[0], mixes)
+            if first and second:
+                return self.concurrent_backward.run(run, first, second)
         return [run(part) for part in self._parts(batches)]
+
+    def _sides(self, batch: StepBatch, mixes: bool) -> tuple[list[_Part], list[_Part]]:
+        """The parts of the two threads of a concurrent backward: the source's, the target's.
+
+        The source's thread also makes the mixed batch, while the target's forwards the labelled
+        one. The target's streams then share one backward, so each side adds one gradient to a
+        parameter, and the sum does not depend on which comes first.
+        """
+        if not mixes:
+            parts = [_Part(stream, 0, last=True) for stream in _streams(batch)]
+            return parts[:1], parts[1:]
+        mixed: Future[StepBatch] = Future()
+
+        def mix() -> None:
+            try:
+                mixed.set_result(StepBatch(mixed=self._with_mixed([batch])[0].mixed))
+            except BaseException as error:
+                mixed.set_exception(error)  # which ends the thread that waits for it
+                raise
+
+        clean = batch.unlabelled if self.module.global_discriminators else None
+        target = StepBatch(labelled=batch.labelled, unlabelled=clean)
+        source = _Part(StepBatch(source=batch.source), 0, last=True, before=mix)
+        return [source], [_Part(target, 0, last=True, then=mixed.result)]
 
     def _parts(self, batches: Sequence[StepBatch]) -> Iterator[_Part]:
         """The parts that run one after the other: whole batches, or each of their streams.
@@ -216,12 +283,16 @@ class TrainStep:
         self, part: _Part, weights: Sequence[float] | Tensor, adapt: bool
     ) -> _Result:
         """Add the gradients of one part to those that are there → its weighted terms."""
+        if part.before is not None:
+            part.before()
         with self._exchange(part.last):
             with self.runtime.autocast(), collected() as seen:
                 if self.config.runtime.compile:
                     # CUDA graphs may reuse what the last forward returned.
                     torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call, unused-ignore]
                 terms = self._forward(part.batch, adapt=adapt)
+                if part.then is not None:
+                    terms = sum_terms([terms, self._forward(part.then(), adapt=adapt)])
                 pairs = zip(terms, weights, strict=True)
                 terms = LossTerms(*(None if t is None else w * t for t, w in pairs))
                 # The exchange averages over the ranks, and the weights already do.
@@ -266,6 +337,7 @@ class TrainStep:
             "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
             "scaler": self.scaler.state_dict(),
             "ema_updates": self.ema_updates,
+            "self_training": None if self.self_training is None else self.self_training.state(),
             "rng": torch.get_rng_state(),
         }
 
@@ -275,6 +347,8 @@ class TrainStep:
             optimizer.load_state_dict(state["optimizers"][name])
         self.scaler.load_state_dict(state["scaler"])
         self.ema_updates = state.get("ema_updates", 0)
+        if self.self_training is not None:
+            self.self_training.load_state(state["self_training"])
         torch.set_rng_state(state["rng"])
 
 

@@ -145,8 +145,8 @@ def before_and_after(
     networks = {"adapted": generator}
     if (before := _before(run, init)) is not None:
         with contextlib.suppress(UserError):  # a run of days must not fail because of a picture
-            before_network = _generator_of(before, generator, runtime, statistics)
-            networks = {"source only": before_network, **networks}
+            source_only = _generator_of(before, generator, runtime, statistics)
+            networks = {"source only": source_only, **networks}
     path = _examples(run, networks, data, runtime)
     if data.source is not None:
         means = {_FILE[t]: _class_means(n, data, runtime) for t, n in networks.items()}

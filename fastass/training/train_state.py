@@ -114,9 +114,8 @@ class TrainState:
         progress = read_progress(saved.state.get("position"), where)
         module = self.train_step.module
         if add_target_statistics(saved.weights, module):
-            self.reporter.line(
-                f"{saved.path}: without statistics of the target; the mixed are used"
-            )
+            note = "without statistics of the target; the mixed are used"
+            self.reporter.line(f"{saved.path}: {note}")
         load_into(module, saved.weights, saved.path)
         try:
             self.train_step.load_state(saved.state["engine"])

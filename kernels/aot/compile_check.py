@@ -34,6 +34,7 @@ MODULES = (
     "pixel_discriminator_loss.gpu",
     "upsample.softmax_gpu",
     "upsample.confusion_gpu",
+    "upsample.pseudo_labels_gpu",
 )
 ARCHITECTURES = (80, 90, 100)
 COLUMNS = (

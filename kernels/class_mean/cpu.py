@@ -11,7 +11,7 @@ from fastass.kernels.nearest import nearest_index
 
 
 def forward(
-    features: Tensor, labels: Tensor, num_classes: int, ignore_index: int
+    features: Tensor, labels: Tensor, num_classes: int, ignore_index: int, aligned: bool
 ) -> tuple[Tensor, Tensor]:
     features, channels_last = dense(features)
     B, N, h, w = features.shape
@@ -24,8 +24,8 @@ def forward(
         native_library.ELEMENTS[features.dtype],
         channels_last,
         labels.contiguous(),
-        nearest_index(h, H),
-        nearest_index(w, W),
+        nearest_index(h, H, aligned),
+        nearest_index(w, W, aligned),
         *(B, N, h, w, H, W),
         num_classes,
         ignore_index,
@@ -44,6 +44,7 @@ def backward(
     ignore_index: int,
     dtype: torch.dtype,
     channels_last: bool,
+    aligned: bool,
 ) -> Tensor:
     B, C, N = gradient.shape
     (h, w), (H, W) = size, labels.shape[1:]
@@ -53,8 +54,8 @@ def backward(
         gradient.contiguous(),
         counts,
         labels.contiguous(),
-        nearest_index(h, H),
-        nearest_index(w, W),
+        nearest_index(h, H, aligned),
+        nearest_index(w, W, aligned),
         *(B, N, h, w, H, W),
         C,
         ignore_index,

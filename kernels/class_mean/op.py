@@ -4,8 +4,10 @@ Shapes: B images, N channels, h×w feature pixels, H×W label pixels, C classes.
   features F [B,N,h,w], float32, bfloat16 or float16; channels last is the fast layout, channels
   first is read as it is, any other layout is copied first; labels Y [B,H,W], uint8.
   → means V [B,C,N] float32, counts [B,C] int64; an absent class has zeros and count 0.
-Labels are nearest-indexed to h×w as F.interpolate(mode="nearest") does. Pixels labelled
-`ignore_index` take no part. Sums are float32 or better, in an order that the shapes alone decide.
+Labels are nearest-indexed to h×w as F.interpolate(mode="nearest") does, or, `aligned`, at the pixel
+where an upsampling with aligned corners puts the feature pixel (`fastass.kernels.nearest`). Pixels
+labelled `ignore_index` take no part. Sums are float32 or better, in an order that the shapes alone
+decide.
 Saved for backward: labels and counts, never the features.
 """
 
@@ -33,11 +35,15 @@ from fastass.kernels.nearest import nearest_labels
 
 
 def reference(
-    features: Tensor, labels: Tensor, num_classes: int, ignore_index: int = 255
+    features: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    ignore_index: int = 255,
+    aligned: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The definition: one masked sum for each class. Keeps float64."""
     features = features.to(torch.promote_types(features.dtype, torch.float32))
-    classes = nearest_labels(labels, (features.shape[2], features.shape[3]))
+    classes = nearest_labels(labels, (features.shape[2], features.shape[3]), aligned)
     means, counts = [], []
     for k in range(num_classes):
         mask = (classes == k) & (classes != ignore_index)
@@ -66,7 +72,7 @@ def _backward_cuda(*arguments: Any) -> Tensor:
 
 
 def _forward_fake(
-    features: Tensor, labels: Tensor, num_classes: int, ignore_index: int
+    features: Tensor, labels: Tensor, num_classes: int, ignore_index: int, aligned: bool
 ) -> tuple[Tensor, Tensor]:
     B, N = features.shape[:2]
     return (
@@ -83,6 +89,7 @@ def _backward_fake(
     ignore_index: int,
     dtype: torch.dtype,
     channels_last: bool,
+    aligned: bool,
 ) -> Tensor:
     B, _, N = gradient.shape
     return empty_map(gradient, (B, N, *size), dtype, channels_last)
@@ -95,7 +102,7 @@ _backward = operator(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    features, labels, _, ignore_index = inputs
+    features, labels, _, ignore_index, ctx.aligned = inputs
     ctx.save_for_backward(labels, output[1])
     ctx.size = list(features.shape[2:])
     ctx.dtype, ctx.channels_last = features.dtype, is_channels_last(features)
@@ -103,12 +110,10 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.mark_non_differentiable(output[1])
 
 
-def _differentiate(ctx: Any, gradient: Tensor, _: Tensor | None) -> tuple[Tensor, None, None, None]:
+def _differentiate(ctx: Any, gradient: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
     labels, counts = ctx.saved_tensors
-    result = _backward(
-        gradient, counts, labels, ctx.size, ctx.ignore_index, ctx.dtype, ctx.channels_last
-    )
-    return result, None, None, None
+    how = (ctx.ignore_index, ctx.dtype, ctx.channels_last, ctx.aligned)
+    return _backward(gradient, counts, labels, ctx.size, *how), None, None, None, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_setup_context)
@@ -117,7 +122,12 @@ _forward.register_autograd(_differentiate, setup_context=_setup_context)
 
 
 def class_mean(
-    features: Tensor, labels: Tensor, num_classes: int, *, ignore_index: int = 255
+    features: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    *,
+    ignore_index: int = 255,
+    aligned: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Mean feature vector of each class of each image, Eq. 4, and the pixels it is taken over.
 
@@ -127,6 +137,7 @@ def class_mean(
         labels: Y [B,H,W], uint8, any size; nearest-indexed to h×w inside.
         num_classes: C, 1 to 255.
         ignore_index: the label of pixels that take no part.
+        aligned: index the labels on the grid of an upsampling with aligned corners.
 
     Returns:
         means V [B,C,N] float32 (float64 for a float64 reference) and counts [B,C] int64. An absent
@@ -142,8 +153,8 @@ def class_mean(
     check_labels(labels, features, "features")
     check_classes(num_classes, ignore_index)
     if implementation == "reference":
-        read = nearest_labels(labels, (features.shape[2], features.shape[3]))
+        read = nearest_labels(labels, (features.shape[2], features.shape[3]), aligned)
         check_label_values(read, num_classes, ignore_index)
-        return reference(features, labels, num_classes, ignore_index)
-    means, counts = _forward(features, labels, num_classes, ignore_index)
+        return reference(features, labels, num_classes, ignore_index, aligned)
+    means, counts = _forward(features, labels, num_classes, ignore_index, aligned)
     return means, counts

@@ -9,7 +9,7 @@
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 // Raised with every new routine or argument; native.py refuses a library of another number.
-EXPORT int fastass_abi() { return 5; }
+EXPORT int fastass_abi() { return 6; }
 
 // The best instruction set that this processor has: 0 base, 1 avx2, 2 avx512.
 EXPORT int fastass_best_isa() {

@@ -27,7 +27,7 @@ def _product(rows: Tensor, weight: Tensor) -> Tensor:
 
 
 def _valid_pixels(
-    labels: Tensor, size: list[int], num_classes: int, ignore_index: int
+    labels: Tensor, size: list[int], num_classes: int, ignore_index: int, aligned: bool
 ) -> tuple[Tensor, Tensor, int]:
     """Indices of all pixels, the valid ones first; the classes of those; how many they are."""
     (B, H, W), (h, w) = labels.shape, size
@@ -37,8 +37,8 @@ def _valid_pixels(
     native_library.call(
         "valid_pixels",
         labels.contiguous(),
-        nearest_index(h, H),
-        nearest_index(w, W),
+        nearest_index(h, H, aligned),
+        nearest_index(w, W, aligned),
         *(B, h, w, H, W),
         num_classes,
         ignore_index,
@@ -62,10 +62,11 @@ def forward(
     ignore_index: int,
     weight_gradient: bool,
     feature_gradient: bool,
+    aligned: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     B, N, h, w = features.shape
     M, C, dtype = weight1.shape[0], weight2.shape[0] // 2, features.dtype
-    index, classes, count = _valid_pixels(labels, [h, w], C, ignore_index)
+    index, classes, count = _valid_pixels(labels, [h, w], C, ignore_index, aligned)
     rows = rows_of(features)
     bias1, weight2, bias2 = (t.float().contiguous() for t in (bias1, weight2, bias2))
     nothing = torch.empty(0)
@@ -136,8 +137,9 @@ def backward(
     size: list[int],
     num_classes: int,
     ignore_index: int,
+    aligned: bool,
 ) -> Tensor:
-    index, _, count = _valid_pixels(labels, size, num_classes, ignore_index)
+    index, _, count = _valid_pixels(labels, size, num_classes, ignore_index, aligned)
     factor = float(gradient) * float(scale)
     rows = torch.empty((len(index), weight1.shape[1]), dtype=weight1.dtype)
     rows.index_fill_(0, index[count:], 0)

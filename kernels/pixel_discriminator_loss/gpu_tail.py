@@ -35,8 +35,8 @@ def tail_kernel(
     pixel_losses, bias1_partials, bias2_partials, slope, pixels, image_pixels, hidden_channels,
     width, label_height, label_width, scale_y, scale_x, num_classes, ignore_index,
     DOMAIN: tl.constexpr, STORE_DOMAIN: tl.constexpr, STORE_ADVERSARIAL: tl.constexpr,
-    STORE_WEIGHTS: tl.constexpr, PIXELS: tl.constexpr, OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr,
-    PRECISION: tl.constexpr, INTERPRET: tl.constexpr,
+    STORE_WEIGHTS: tl.constexpr, ALIGNED: tl.constexpr, PIXELS: tl.constexpr,
+    OUTPUTS: tl.constexpr, HIDDEN: tl.constexpr, PRECISION: tl.constexpr, INTERPRET: tl.constexpr,
 ):  # fmt: skip
     """From F W1ᵀ of PIXELS pixels to both losses and the gradients of the hidden layer.
 
@@ -51,7 +51,7 @@ def tail_kernel(
     outputs = 2 * num_classes
     label = nearest_class(
         labels, p // image_pixels, p % image_pixels, p < pixels, width, label_height, label_width,
-        scale_y, scale_x, num_classes, ignore_index,
+        scale_y, scale_x, num_classes, ignore_index, ALIGNED,
     )  # fmt: skip
     valid = label >= 0
     # A label that is no class makes the losses NaN, and is left out of everything else.

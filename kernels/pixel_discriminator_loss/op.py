@@ -9,7 +9,8 @@ over the pixels that are not ignored; k is the pixel's class, z the domain.
 Shapes: B images, N channels, h×w feature pixels, P = B·h·w, H×W label pixels, M hidden channels,
 C classes. features F [B,N,h,w] (channels last is the fast layout) and weight1 [M,N] have one dtype,
 in which the large products run; the rest is float32 inside. labels [B,H,W], uint8, are indexed to
-h×w as F.interpolate(mode="nearest") does.
+h×w as F.interpolate(mode="nearest") does, or, `aligned`, on the grid of an upsampling with aligned
+corners (`fastass.kernels.nearest`).
 
 The gradients are computed in the forward, up to factors that backward applies: saved for it are
 the hidden gradient of the adversarial loss [P,M] and the gradients of the weights. The native form
@@ -55,10 +56,11 @@ def reference(
     adversarial: bool,
     negative_slope: float = 0.2,
     ignore_index: int = 255,
+    aligned: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The definition: a forward with detached features, another with detached weights."""
     C = weight2.shape[0] // 2
-    classes = nearest_labels(labels, (features.shape[2], features.shape[3]))
+    classes = nearest_labels(labels, (features.shape[2], features.shape[3]), aligned)
     unknown = unknown_labels(classes, C, ignore_index)
     valid = (classes != ignore_index) & ~unknown
     poison = torch.where(unknown.any(), torch.nan, 0.0)
@@ -107,6 +109,7 @@ def _forward_fake(
     ignore_index: int,
     weight_gradient: bool,
     feature_gradient: bool,
+    aligned: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     B, _, h, w = features.shape
     M = weight1.shape[0]
@@ -131,6 +134,7 @@ def _backward_fake(
     size: list[int],
     num_classes: int,
     ignore_index: int,
+    aligned: bool,
 ) -> Tensor:
     return empty_map(weight1, (labels.shape[0], weight1.shape[1], *size), weight1.dtype)
 
@@ -145,7 +149,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     features, labels, weight1, bias1, weight2, bias2 = inputs[:6]
     ctx.save_for_backward(labels, weight1, *output[2:])
     ctx.size, ctx.classes = list(features.shape[2:]), weight2.shape[0] // 2
-    ctx.ignore_index, ctx.weight_gradient, ctx.feature_gradient = inputs[9:12]
+    ctx.ignore_index, ctx.weight_gradient, ctx.feature_gradient, ctx.aligned = inputs[9:13]
     ctx.dtypes = [weight.dtype for weight in (weight1, bias1, weight2, bias2)]
     ctx.mark_non_differentiable(*output[2:])
 
@@ -166,13 +170,14 @@ def _differentiate(
             ctx.size,
             ctx.classes,
             ctx.ignore_index,
+            ctx.aligned,
         )
     if ctx.weight_gradient:
         weights = [
             (gradient * domain_gradient).to(dtype)
             for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
         ]
-    return features, None, *weights, None, None, None, None, None, None
+    return features, None, *weights, None, None, None, None, None, None, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_setup_context)
@@ -192,6 +197,7 @@ def pixel_discriminator_loss(
     adversarial: bool,
     negative_slope: float = 0.2,
     ignore_index: int = 255,
+    aligned: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Domain loss and adversarial loss of the pixel-wise semantic discriminator, Eq. 7–8.
 
@@ -204,6 +210,7 @@ def pixel_discriminator_loss(
         adversarial: also compute the adversarial loss, for output k + C.
         negative_slope: of the LeakyReLU, 0 to 1.
         ignore_index: the label of pixels that take no part.
+        aligned: index the labels on the grid of an upsampling with aligned corners.
 
     Under autocast features and weight1 are cast to autocast's dtype; sums, softmax and losses are
     float32 always.
@@ -234,7 +241,7 @@ def pixel_discriminator_loss(
         raise TypeError(f"weight1: got {weight1.dtype}, expected {features.dtype} as features")
     weights = (weight1, bias1, weight2, bias2)
     if implementation == "reference":
-        read = nearest_labels(labels, (features.shape[2], features.shape[3]))
+        read = nearest_labels(labels, (features.shape[2], features.shape[3]), aligned)
         check_label_values(read, weight2.shape[0] // 2, ignore_index)
         return reference(
             features,
@@ -244,6 +251,7 @@ def pixel_discriminator_loss(
             adversarial=adversarial,
             negative_slope=negative_slope,
             ignore_index=ignore_index,
+            aligned=aligned,
         )
     tracked = torch.is_grad_enabled()
     domain_loss, adversarial_loss, *_ = _forward(
@@ -256,6 +264,7 @@ def pixel_discriminator_loss(
         ignore_index,
         tracked and any(weight.requires_grad for weight in weights),
         tracked and adversarial and features.requires_grad,
+        aligned,
     )
     return domain_loss, adversarial_loss
 

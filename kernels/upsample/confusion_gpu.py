@@ -12,7 +12,7 @@ from fastass.kernels.launch import cdiv, power_of_2
 
 
 @triton.jit
-def _source(position, inputs, outputs, ALIGN: tl.constexpr):
+def source(position, inputs, outputs, ALIGN: tl.constexpr):
     """⌊x⌋ and the weight of its successor for output positions; exact but for the last division."""
     if ALIGN:
         numerator = position * (inputs - 1)
@@ -41,8 +41,8 @@ def count_kernel(
         pixel = (tl.program_id(0) * CHUNKS + chunk) * PIXELS + tl.arange(0, PIXELS)
         inside = pixel < height * width
         truth = tl.load(labels + pixel, mask=inside, other=IGNORE).to(tl.int32)
-        y0, ty = _source(tl.minimum(pixel // width, height - 1), in_height, height, ALIGN)
-        x0, tx = _source(pixel % width, in_width, width, ALIGN)
+        y0, ty = source(tl.minimum(pixel // width, height - 1), in_height, height, ALIGN)
+        x0, tx = source(pixel % width, in_width, width, ALIGN)
         y1, x1 = tl.minimum(y0 + 1, in_height - 1), tl.minimum(x0 + 1, in_width - 1)
         corner00 = scores + y0 * stride_h + x0 * stride_w
         corner01 = scores + y0 * stride_h + x1 * stride_w

@@ -6,6 +6,10 @@ Shapes: scores S [B, C, h, w] (any strides; float32, bfloat16 or float16), label
 loss float32 [], P [B, C, H, W] in the dtype of S. Sums are float32 within an image row's cells and
 float64 above. No valid pixel: the loss and its gradient are 0.
 
+With pixel weights w (`fastass.kernels.upsample.pixel_weights`) it is the mean over all pixels,
+
+    - 1/(B H W) · Σ over valid p of w_p log P[p, Y_p]
+
 The gradient of the summed loss, ∂/∂S = bilinearᵀ(P - onehot(Y)), is gathered in the forward pass
 and saved at the size of S; backward scales it. The upsampled scores never exist; P exists only
 where it is asked for.
@@ -32,6 +36,7 @@ from fastass.kernels.upsample.grid import (
     empty_probabilities,
     upsampled,
 )
+from fastass.kernels.upsample.pixel_weights import PixelWeights
 from fastass.kernels.upsample.softmax import softmax_backward
 
 # --- reference ------------------------------------------------------------------------------------
@@ -44,20 +49,25 @@ def reference(
     align_corners: bool,
     ignore_index: int = 255,
     return_probabilities: bool = False,
+    weights: PixelWeights | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The definition."""
     wide = upsampled(scores, (labels.shape[1], labels.shape[2]), align_corners)
     unknown = unknown_labels(labels, scores.shape[1], ignore_index)
     target = torch.where(unknown, ignore_index, labels).long()
-    total = functional.cross_entropy(wide, target, ignore_index=ignore_index, reduction="sum")
-    loss = total / (target != ignore_index).sum().clamp(min=1)
+    if weights is None:
+        total = functional.cross_entropy(wide, target, ignore_index=ignore_index, reduction="sum")
+        loss = total / (target != ignore_index).sum().clamp(min=1)
+    else:
+        each = functional.cross_entropy(wide, target, ignore_index=ignore_index, reduction="none")
+        loss = (weights.of_pixels().to(each.dtype) * each).mean()
     loss = loss + torch.where(unknown.any(), torch.nan, 0.0)
     return (loss, wide.softmax(1).to(scores.dtype)) if return_probabilities else loss
 
 
 # --- registration ---------------------------------------------------------------------------------
 
-# (loss, valid pixels, gradient of the summed loss or empty, P or empty)
+# (loss, pixels that it is the mean over, gradient of the summed loss or empty, P or empty)
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -69,11 +79,17 @@ def _forward(
     ignore_index: int,
     need_gradient: bool,
     need_probabilities: bool,
+    full: Tensor | None = None,
+    scale: Tensor | None = None,
 ) -> Outputs:
     size = (labels.shape[1], labels.shape[2])
+    needs = (need_gradient, need_probabilities)
+    weights = () if full is None else (full, scale)
     total, valid, saved, p = run(
-        scores, labels, size, align_corners, ignore_index, need_gradient, need_probabilities
+        scores, labels, size, align_corners, ignore_index, *needs, *weights
     )
+    if full is not None:
+        valid = torch.full_like(valid, labels.numel())
     loss = (total / valid.clamp(min=1)).float()
     saved = saved if saved is not None else scores.new_empty(0, dtype=torch.float32)
     return loss, valid, saved, p if p is not None else scores.new_empty(0)
@@ -92,9 +108,11 @@ def _cpu(
     ignore_index: int,
     need_gradient: bool,
     need_probabilities: bool,
+    full: Tensor | None = None,
+    scale: Tensor | None = None,
 ) -> Outputs:
-    arguments = (scores, labels, align_corners, ignore_index, need_gradient, need_probabilities)
-    return _forward(cpu.forward, *arguments)
+    needs = (need_gradient, need_probabilities)
+    return _forward(cpu.forward, scores, labels, align_corners, ignore_index, *needs, full, scale)
 
 
 def _fake(
@@ -104,6 +122,8 @@ def _fake(
     ignore_index: int,
     need_gradient: bool,
     need_probabilities: bool,
+    full: Tensor | None = None,
+    scale: Tensor | None = None,
 ) -> Outputs:
     size = (labels.shape[1], labels.shape[2])
     return (
@@ -118,7 +138,7 @@ _operator = operator("upsample_cross_entropy", cuda=_cuda, cpu=_cpu, fake=_fake)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
-    scores, _, align_corners, _, need_gradient, need_probabilities = inputs
+    scores, _, align_corners, _, need_gradient, need_probabilities = inputs[:6]
     _, valid, gradient, _ = output
     if not need_gradient:
         raise RuntimeError(
@@ -139,7 +159,7 @@ def _backward(
     if p is not None and scores is not None:
         through_p = softmax_backward(scores, p.to(scores.dtype), ctx.align_corners)
         total = through_p if total is None else total + through_p
-    return (total if total is None else total.to(ctx.dtype), *(None,) * 5)
+    return (total if total is None else total.to(ctx.dtype), *(None,) * 7)
 
 
 _operator.register_autograd(_backward, setup_context=_save)
@@ -155,6 +175,7 @@ def upsample_cross_entropy(
     align_corners: bool,
     ignore_index: int = 255,
     return_probabilities: Literal[False] = False,
+    weights: PixelWeights | None = None,
 ) -> Tensor: ...
 
 
@@ -166,6 +187,7 @@ def upsample_cross_entropy(
     align_corners: bool,
     ignore_index: int = 255,
     return_probabilities: Literal[True],
+    weights: PixelWeights | None = None,
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -176,6 +198,7 @@ def upsample_cross_entropy(
     align_corners: bool,
     ignore_index: int = 255,
     return_probabilities: bool = False,
+    weights: PixelWeights | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Mean cross-entropy (float32 scalar) of upsampled scores over valid pixels, Eq. 1; and P.
 
@@ -184,6 +207,8 @@ def upsample_cross_entropy(
     align_corners: as in `torch.nn.functional.interpolate`.
     return_probabilities: return (loss, P) with P [B, C, H, W] in the dtype of scores, channels
         last; a gradient that comes back through P is added to the loss's.
+    weights: of the pixels; not differentiated. The loss is then the weighted sum over the valid
+        pixels, divided by the number of all pixels.
     Autocast leaves the scores' dtype alone; inside, everything is float32.
 
     Raises TypeError or ValueError for arguments that do not fit. A label that is no class and not
@@ -195,6 +220,8 @@ def upsample_cross_entropy(
     check_labels(labels, scores, "scores")
     check_grid((labels.shape[1], labels.shape[2]), scores, align_corners, "labels")
     check_ignore(ignore_index)
+    if weights is not None:
+        weights.check(labels)
     if implementation == "reference":
         check_label_values(labels, scores.shape[1], ignore_index)
         return reference(
@@ -203,7 +230,11 @@ def upsample_cross_entropy(
             align_corners=align_corners,
             ignore_index=ignore_index,
             return_probabilities=return_probabilities,
+            weights=weights,
         )
+    full = scale = None
+    if weights is not None:
+        full, scale = weights.full.contiguous(), weights.scale.detach().float().contiguous()
     need_gradient = scores.requires_grad and torch.is_grad_enabled()
     loss, _, _, p = _operator(
         scores,
@@ -212,5 +243,7 @@ def upsample_cross_entropy(
         ignore_index,
         need_gradient,
         return_probabilities,
+        full,
+        scale,
     )
     return (loss, p) if return_probabilities else loss

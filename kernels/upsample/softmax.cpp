@@ -42,10 +42,15 @@ void do_rows(const Job& job, const Worker& w, int image, int block, int phase, i
     if (job.labels && !read_labels(job, image, px, totals) && !job.probabilities.data) return;
     exponentials<R, kClamp>(w, classes, px);
     if (job.probabilities.data) write_probabilities(job, w, image, px);
+    if (job.winners) write_winners(job, w, image, px, totals);
     if (!job.labels) return;
-    add_losses(w, classes, px, totals);
+    if (job.full) read_full(job, image, px);
+    add_losses(job, w, image, px, totals);
     if (!job.gradient) return;
-    for (int i = 0; i < R; ++i) weight[i] = px.label[i] < classes ? px.inverse[i] : Vf{};
+    for (int i = 0; i < R; ++i) {
+        weight[i] = px.label[i] < classes ? px.inverse[i] : Vf{};
+        if (job.full) weight[i] *= px.full[i] ? splat(1.0f) : splat(job.scale[image]);
+    }
     add_moments(w, classes, px, weight);
 }
 
@@ -130,9 +135,9 @@ void do_band(void* context, int64_t index, int worker) {
     if (job.gradient) write_gradient(job.carry + index * out_row, w.grad_top, classes, job.scores.width, padded);
     if (job.loss) {
         job.loss[index] = loss;
-        job.valid[index] = totals.valid;
         job.refused[index] = totals.refused;
     }
+    if (job.valid) job.valid[index] = totals.valid;
 }
 
 // Sets up the grids and buffers of `job`, runs every band, and joins the bands' gradients in order.
@@ -181,18 +186,22 @@ bool sound(const Scores& scores, int height, int width) {
 }  // namespace
 
 // labels (uint8 [B][H][W]) may be null: P alone. P (the element type of the scores) and gradient (float
-// [B][h][w][C]: of the sum of losses) may be null. loss and valid receive the sum over the counted pixels and
-// their number.
+// [B][h][w][C]: of the sum of losses) may be null. full (bool [B][H][W]) and scale (float [B]) may be null: every
+// pixel has weight 1; else `full` ones have weight 1 and the others their image's scale. loss and valid receive
+// the weighted sum over the counted pixels and their number.
 FASTASS_ROUTINE(upsample_softmax_forward)
 (const void* scores, int type, int64_t stride_b, int64_t stride_c, int64_t stride_h, int64_t stride_w,
- const uint8_t* labels, void* probabilities, int64_t p_stride_b, int64_t p_stride_c, int64_t p_stride_h,
- int64_t p_stride_w, float* gradient, double* loss, int64_t* valid, int batch, int classes, int in_height,
- int in_width, int height, int width, int align_corners, int ignore_index, int threads) {
+ const uint8_t* labels, const uint8_t* full, const float* scale, void* probabilities, int64_t p_stride_b,
+ int64_t p_stride_c, int64_t p_stride_h, int64_t p_stride_w, float* gradient, double* loss, int64_t* valid, int batch,
+ int classes, int in_height, int in_width, int height, int width, int align_corners, int ignore_index, int threads) {
     Job job = {};
     job.scores = {scores, static_cast<Element>(type), batch, classes, in_height, in_width,
                   stride_b, stride_c, stride_h, stride_w};
     if (!sound(job.scores, height, width) || (gradient && !labels)) return kBadArgument;
+    if ((full != nullptr) != (scale != nullptr) || (full && !labels)) return kBadArgument;
     job.labels = labels;
+    job.full = full;
+    job.scale = scale;
     for (int label = 0; label < 256; ++label)
         job.lookup[label] = static_cast<uint16_t>(label == ignore_index ? classes
                                                   : label < classes     ? label
@@ -234,4 +243,29 @@ FASTASS_ROUTINE(upsample_softmax_backward)
     job.gradient = gradient;
     job.backward = true;
     return run(job, height, width, align_corners, threads);
+}
+
+// winners (uint8 [B][H][W]) receives the class of the largest upsampled score of each pixel, the first of equals;
+// confident (int64 [B]) the number of pixels of each image with P of that class above `threshold`.
+FASTASS_ROUTINE(upsample_pseudo_labels)
+(const void* scores, int type, int64_t stride_b, int64_t stride_c, int64_t stride_h, int64_t stride_w,
+ uint8_t* winners, int64_t* confident, float threshold, int batch, int classes, int in_height, int in_width,
+ int height, int width, int align_corners, int threads) {
+    Job job = {};
+    job.scores = {scores, static_cast<Element>(type), batch, classes, in_height, in_width,
+                  stride_b, stride_c, stride_h, stride_w};
+    if (!sound(job.scores, height, width) || !winners || !confident) return kBadArgument;
+    job.winners = winners;
+    job.threshold = threshold;
+    const int64_t bands = bands_of(in_height > 1 ? in_height - 1 : 1), tasks = batch * bands;
+    Scratch counts(tasks * sizeof(int64_t));
+    if (!counts.memory) return kNoMemory;
+    job.valid = counts.as<int64_t>();
+    const int status = run(job, height, width, align_corners, threads);
+    if (status != kOk) return status;
+    for (int image = 0; image < batch; ++image) {
+        confident[image] = 0;
+        for (int64_t band = 0; band < bands; ++band) confident[image] += job.valid[image * bands + band];
+    }
+    return kOk;
 }

@@ -1,6 +1,6 @@
 """The native softmax and cross-entropy of bilinearly upsampled scores.
 
-`fastass.kernels.upsample.softmax` and `upsample_cross_entropy` have the contracts.
+`softmax`, `cross_entropy` and `pseudo_labels` beside it have the contracts.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ def forward(
     ignore_index: int,
     need_gradient: bool,
     need_probabilities: bool,
+    full: Tensor | None = None,
+    scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Sum of losses (float64), valid pixels, the gradient of the sum (float32), P."""
+    """Weighted sum of losses (float64), valid pixels, the gradient of the sum (float32), P."""
     batch, classes, in_height, in_width = scores.shape
     loss = torch.zeros((), dtype=torch.float64)
     valid = torch.zeros((), dtype=torch.int64)
@@ -34,6 +36,8 @@ def forward(
         ELEMENTS[scores.dtype],
         *scores.stride(),
         labels,
+        full,
+        scale,
         probabilities,
         *strides,
         gradient,
@@ -68,3 +72,27 @@ def backward(scores: Tensor, incoming: Tensor, align_corners: bool) -> Tensor:
         torch.get_num_threads(),
     )
     return gradient
+
+
+def pseudo_labels(
+    scores: Tensor, height: int, width: int, threshold: float, align_corners: bool
+) -> tuple[Tensor, Tensor]:
+    """The most probable class of each pixel, uint8; each image's confident pixels, int64."""
+    batch = scores.shape[0]
+    winners = torch.empty((batch, height, width), dtype=torch.uint8)
+    confident = torch.empty(batch, dtype=torch.int64)
+    call(
+        "upsample_pseudo_labels",
+        scores,
+        ELEMENTS[scores.dtype],
+        *scores.stride(),
+        winners,
+        confident,
+        threshold,
+        *scores.shape,
+        height,
+        width,
+        align_corners,
+        torch.get_num_threads(),
+    )
+    return winners, confident

@@ -1,7 +1,7 @@
 """Launches of softmax and cross-entropy of bilinearly upsampled scores in Triton.
 
 `fastass.kernels.upsample.softmax` and `cross_entropy` have the contracts. Up to 32 classes are the
-work of `gpu_columns`, more of `gpu_tiles`; P is written by `gpu_probabilities`.
+work of `gpu.columns`, more of `gpu.tiles`; P is written by `gpu.probabilities`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from torch import Tensor
 
 from fastass.kernels.aot.launch_spec import Bounds, Launch
 from fastass.kernels.launch import cdiv, power_of_2
-from fastass.kernels.upsample import gpu_columns, gpu_probabilities, gpu_tiles
-from fastass.kernels.upsample.gpu_cells import (
+from fastass.kernels.upsample.gpu import columns as gpu_columns
+from fastass.kernels.upsample.gpu import probabilities as gpu_probabilities
+from fastass.kernels.upsample.gpu import tiles as gpu_tiles
+from fastass.kernels.upsample.gpu.cells import (
     GATHER,
     cell_count,
     empty_sums,
@@ -22,7 +24,7 @@ from fastass.kernels.upsample.gpu_cells import (
     gather_kernel,
     largest_cell,
 )
-from fastass.kernels.upsample.gpu_probabilities import write_probabilities
+from fastass.kernels.upsample.gpu.probabilities import write_probabilities
 
 _Size = tuple[int, int]
 
@@ -50,10 +52,10 @@ def _product(classes: int, inputs: _Size, outputs: _Size, align: bool) -> int:
     return int(classes ** largest_cell(inputs[0], outputs[0], align) < 2**126)
 
 
-def _tile_tiles(classes: int, align: bool) -> dict[str, int]:
-    """A tile is 16 cells, so that some 16 tiles fit into the registers of 4 warps."""
-    padded = power_of_2(classes, at_least=4)
-    return {"CLASSES": classes, "PADDED": padded, "CELLS": 16, "ALIGN": int(align)}
+def _tile_tiles(classes: int, align: bool, weighted: bool = False) -> dict[str, int]:
+    """16 cells a tile, so that some 16 tiles fit into the registers of 4 warps; 8 with weights."""
+    padded, cells = power_of_2(classes, at_least=4), 8 if weighted else 16
+    return {"CLASSES": classes, "PADDED": padded, "CELLS": cells, "ALIGN": int(align)}
 
 
 def _grid(tiles: dict[str, int], batch: int, inputs: _Size) -> tuple[int, int, int]:
@@ -71,11 +73,13 @@ def forward(
     ignore_index: int,
     need_gradient: bool,
     need_probabilities: bool,
+    full: Tensor | None = None,
+    scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Sum of losses (float64), valid pixels, the gradient of the sum (float32), P."""
+    """Weighted sum of losses (float64), valid pixels, the gradient of the sum (float32), P."""
     batch, classes = scores.shape[:2]
     inputs = (scores.shape[2], scores.shape[3])
-    tiles = _tile_tiles(classes, align_corners)
+    tiles = _tile_tiles(classes, align_corners, weighted=full is not None)
     options: dict[str, Any] = {"num_warps": 4}
     kernel = gpu_tiles.forward_kernel
     if _in_columns(classes):
@@ -92,8 +96,9 @@ def forward(
         scores.new_empty((batch, *size), dtype=torch.float32) if need_probabilities else None
     )
     kernel[grid](
-        scores, labels, losses, valid, sums, logarithms, *scores.stride(), *inputs, *size,
-        **tiles, IGNORE=ignore_index, LABELS=labels is not None, GRADIENT=need_gradient,
+        scores, labels, full if full is None else full.view(torch.uint8), scale, losses, valid,
+        sums, logarithms, *scores.stride(), *inputs, *size, **tiles, IGNORE=ignore_index,
+        LABELS=labels is not None, WEIGHTS=full is not None, GRADIENT=need_gradient,
         LOGARITHMS=need_probabilities, **options,
     )  # fmt: skip
     gradient = gather(sums, scores, *parts) if sums is not None else None
@@ -124,11 +129,12 @@ _INPUTS, _OUTPUTS = (91, 161), (720, 1280)
 _CELL = 8  # rows and columns of a cell
 _LOSS = ("labels", "losses", "valid")
 _TRAINING = (*_LOSS, "sums")
+_WEIGHTED = (*_TRAINING, "full", "scale")
 
 
 def _aot_arguments(dtype: torch.dtype, classes: int, names: tuple[str, ...]) -> dict[str, Any]:
     """Pointers by name, and the sizes and strides that every kernel takes."""
-    dtypes = {"labels": torch.uint8, "valid": torch.int32}
+    dtypes = {"labels": torch.uint8, "full": torch.uint8, "valid": torch.int32}
     types = {name: dtypes.get(name, torch.float32) for name in names}
     for name in ("scores", "incoming", "probabilities"):
         if name in names:
@@ -154,13 +160,14 @@ def _aot_forward(
     flags = {
         "IGNORE": 255,
         "LABELS": "labels" in pointers,
+        "WEIGHTS": "full" in pointers,
         "GRADIENT": "sums" in pointers,
         "LOGARITHMS": "logarithms" in pointers,
     }
-    given: dict[str, Any] = dict.fromkeys((*_TRAINING, "logarithms"))
+    given: dict[str, Any] = dict.fromkeys((*_WEIGHTED, "logarithms"))
     given |= _aot_arguments(dtype, classes, ("scores", *pointers))
     if not _in_columns(classes):
-        constants = {**_tile_tiles(classes, align), **flags}
+        constants = {**_tile_tiles(classes, align, "full" in pointers), **flags}
         return Launch(name, gpu_tiles.forward_kernel, given, constants, num_warps=4)
     tiles = _column_tiles(classes, _INPUTS, _OUTPUTS, align)
     product = {"PRODUCT": _product(classes, _INPUTS, _OUTPUTS, align)}
@@ -219,6 +226,8 @@ AOT = (
     _aot_forward("cross-entropy fp16 half-pixel", _FP16, 19, False, _TRAINING, 12, 10),
     _aot_forward("cross-entropy bf16 32 classes", _BF16, 32, True, _TRAINING, 20, 8),
     _aot_forward("cross-entropy bf16 64 classes", _BF16, 64, True, _TRAINING),
+    _aot_forward("weighted cross-entropy bf16", _BF16, 19, True, _WEIGHTED, 13, 10),
+    _aot_forward("weighted cross-entropy bf16 64 classes", _BF16, 64, True, _WEIGHTED),
     _aot_forward("cross-entropy for P bf16", _BF16, 19, True, (*_TRAINING, "logarithms"), 14, 10),
     _aot_forward("cross-entropy alone bf16", _BF16, 19, True, _LOSS, 8, 12),
     _aot_forward("logarithms fp32", _FP32, 19, True, ("logarithms",), 8, 12),

@@ -24,6 +24,10 @@ struct Job {
     Scores scores;
     const uint8_t* labels;   // forward: null where only P is wanted
     uint16_t lookup[256];    // label -> class, or `classes` where ignored; + 256 where out of range
+    const uint8_t* full;     // labels' shape: pixels of weight 1, the others have their image's `scale`; or null
+    const float* scale;      // [B], with `full`
+    uint8_t* winners;        // labels' shape: the most probable class of each pixel; or null
+    float threshold;         // with `winners`: a pixel whose P is larger is counted as valid
     Map probabilities;       // forward: P, written if data; backward: the gradient of P
     float* gradient;         // [B][h][w][C], or null
     float* carry;            // [tasks][w][C]: the gradient of the first row below each band
@@ -75,6 +79,7 @@ struct Pixels {
     const int* slot;  // [kLanes]: column less x0, or -1 where the cell has no such pixel
     Vf tx, ty[R], sum[R], inverse[R];
     Vi label[R];      // class, or `classes` where nothing counts
+    Vi full[R];       // with Job.full: -1 where the pixel's weight is 1, 0 where it is its image's scale
 };
 
 inline bool any(Vi mask) {
@@ -108,6 +113,18 @@ int read_labels(const Job& job, int image, Pixels<R>& px, Totals& totals) {
     totals.valid += counted;
     totals.refused |= flags >> 8;
     return counted;
+}
+
+template <int R>
+void read_full(const Job& job, int image, Pixels<R>& px) {
+    const int width = job.columns.out;
+    int32_t found[R][kLanes];
+    for (int i = 0; i < R; ++i) {
+        const uint8_t* row =
+            job.full + (static_cast<size_t>(image) * job.rows.out + px.y + (i < px.held ? i : 0)) * width + px.x0;
+        for (int lane = 0; lane < kLanes; ++lane) found[i][lane] = px.slot[lane] >= 0 && row[px.slot[lane]] ? -1 : 0;
+    }
+    std::memcpy(px.full, found, sizeof found);
 }
 
 // terms = e^(score - bound), sum over the classes, 1 / sum.
@@ -173,6 +190,27 @@ void write_probabilities(const Job& job, const Worker& w, int image, const Pixel
     }
 }
 
+// The class of the largest term of each pixel, to wherever the pixels are; counts the confident ones.
+template <int R>
+void write_winners(const Job& job, const Worker& w, int image, const Pixels<R>& px, Totals& totals) {
+    for (int i = 0; i < px.held; ++i) {
+        Vf largest = load(w.terms + i * kLanes);
+        Vi winner = {};
+        for (int c = 1; c < job.scores.classes; ++c) {
+            const Vf term = load(w.terms + (c * R + i) * kLanes);
+            winner = term > largest ? splat_int(c) : winner;
+            largest = term > largest ? term : largest;
+        }
+        const Vi confident = largest * px.inverse[i] > job.threshold;
+        uint8_t* row = job.winners + (static_cast<size_t>(image) * job.rows.out + px.y + i) * job.columns.out + px.x0;
+        for (int lane = 0; lane < kLanes; ++lane)
+            if (px.slot[lane] >= 0) {
+                row[px.slot[lane]] = static_cast<uint8_t>(winner[lane]);
+                totals.valid -= confident[lane];
+            }
+    }
+}
+
 // The reverse: the gradient of P, zero where there is no pixel.
 template <int R>
 void read_incoming(const Job& job, const Worker& w, int image, const Pixels<R>& px) {
@@ -213,9 +251,26 @@ __attribute__((noinline)) Vf far_losses(const Worker& w, int classes, Vf tx, Vf 
     return label < classes ? largest - own + log_vector(total) : Vf{};
 }
 
+// The losses of four rows of pixels, those where `counts`. Their sum is one logarithm:
+// ln(sum sum sum sum / term term term term).
+template <int R>
+Vf four_losses(const Worker& w, int classes, const Pixels<R>& px, const float (*picked)[kLanes], const Vi* counts,
+               int begin) {
+    Vf numerator = splat(1.0f), denominator = numerator, loss = {};
+    for (int i = begin; i < begin + 4; ++i) {
+        numerator *= counts[i] ? px.sum[i] : splat(1.0f);
+        denominator *= counts[i] ? load(picked[i]) : splat(1.0f);
+    }
+    if (!any((denominator < kTinyTerms) | (numerator < kTinyTerms))) return log_vector(numerator / denominator);
+    for (int i = begin; i < begin + 4; ++i)
+        loss += far_losses(w, classes, px.tx, px.ty[i], counts[i] ? px.label[i] : splat_int(classes));
+    return loss;
+}
+
 // Adds the losses, and takes the sum from each label's term: (P - 1) sum is its score's gradient.
 template <int R>
-void add_losses(const Worker& w, int classes, const Pixels<R>& px, Totals& totals) {
+void add_losses(const Job& job, const Worker& w, int image, const Pixels<R>& px, Totals& totals) {
+    const int classes = job.scores.classes;
     float picked[R][kLanes], sum[R][kLanes];
     int32_t label[R][kLanes];
     std::memcpy(sum, px.sum, sizeof sum);
@@ -226,19 +281,14 @@ void add_losses(const Worker& w, int classes, const Pixels<R>& px, Totals& total
             picked[i][lane] = *term;
             *term -= sum[i][lane];
         }
-    // The sum of four losses is one logarithm: ln(sum sum sum sum / term term term term).
+    Vi counts[R], scaled[R];
+    for (int i = 0; i < R; ++i) {
+        counts[i] = px.label[i] < classes;
+        if (job.full) scaled[i] = counts[i] & ~px.full[i], counts[i] &= px.full[i];
+    }
     for (int begin = 0; begin < R; begin += 4) {
-        Vf numerator = splat(1.0f), denominator = numerator;
-        for (int i = begin; i < begin + 4; ++i) {
-            const Vi counts = px.label[i] < classes;
-            numerator *= counts ? px.sum[i] : splat(1.0f);
-            denominator *= counts ? load(picked[i]) : splat(1.0f);
-        }
-        if (any((denominator < kTinyTerms) | (numerator < kTinyTerms)))
-            for (int i = begin; i < begin + 4; ++i)
-                totals.loss += far_losses(w, classes, px.tx, px.ty[i], px.label[i]);
-        else
-            totals.loss += log_vector(numerator / denominator);
+        totals.loss += four_losses(w, classes, px, picked, counts, begin);
+        if (job.full) totals.loss += splat(job.scale[image]) * four_losses(w, classes, px, picked, scaled, begin);
     }
 }
 

@@ -5,10 +5,12 @@ The train ids are those of the Cityscapes evaluation; all other pixels are `IGNO
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from fastass.pipelines.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 IGNORE = 255
 MAX_CLASSES = 64  # of the kernels
@@ -34,11 +36,13 @@ class ClassTable:
     def __len__(self) -> int:
         return len(self.names)
 
-    def encode(self, raw: np.ndarray, where: str) -> np.ndarray:
+    def encode(self, raw: "np.ndarray", where: str) -> "np.ndarray":
         """Raw label values [H,W] (any integer dtype) → train ids uint8 [H,W].
 
         Raises DataError, naming `where`, for a value outside the table.
         """
+        import numpy as np  # here, so that the presets and every help text load without it
+
         length = max(*self.train_ids, int(raw.max(initial=0)), 255) + 1
         table = np.full(length, IGNORE if self.ignore_others else _UNKNOWN, np.uint8)
         for value, train_id in self.train_ids.items():

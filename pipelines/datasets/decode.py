@@ -39,15 +39,24 @@ def read_label(dataset: Dataset, sample: Sample, size: tuple[int, int] | None = 
     Raises DataError if there is no label, if it is damaged or a colour image, if a value is not in
     the class table, and if image and label differ in size.
     """
+    raw = read_label_values(dataset, sample)
+    _check_size(size or image_size(sample.image), (raw.shape[1], raw.shape[0]), sample)
+    return dataset.classes.encode(raw, str(sample.label))
+
+
+def read_label_values(dataset: Dataset, sample: Sample) -> np.ndarray:
+    """The label's values as the file has them, uint8 or uint16 [H,W]; the image is not read.
+
+    Raises DataError if there is no label, and if it is damaged or a colour image.
+    """
     if sample.label is None:
         raise DataError(f"{sample.image}: image without label")
-    where = str(sample.label)
-    colors = dataset.layout in ("gta5", "cityscapes")
-    raw = decode_label(
-        read_file(sample.label), where, rgb16=dataset.rgb16, cityscapes_colors=colors
+    return decode_label(
+        read_file(sample.label),
+        str(sample.label),
+        rgb16=dataset.rgb16,
+        cityscapes_colors=dataset.layout in ("gta5", "cityscapes"),
     )
-    _check_size(size or image_size(sample.image), (raw.shape[1], raw.shape[0]), sample)
-    return dataset.classes.encode(raw, where)
 
 
 def open_image(data: bytes | memoryview, where: str, *, turn: bool = True) -> Image.Image:

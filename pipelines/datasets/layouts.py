@@ -8,6 +8,7 @@
 
 GTA5 and SYNTHIA may have <split>/ folders too. Symbolic links are followed; hidden files and
 folders are not read. Zip archives of the owners are read as if they were unpacked.
+Other layouts: `fastass.pipelines.datasets.custom_layout`.
 Nothing is decoded here; see `fastass.pipelines.datasets.decode` for the pixels.
 """
 
@@ -19,13 +20,12 @@ from typing import Literal
 
 from fastass.pipelines.datasets.class_file import CLASS_FILE, read_class_file
 from fastass.pipelines.datasets.classes import CITYSCAPES, GTA5, SYNTHIA, ClassTable
+from fastass.pipelines.datasets.custom_layout import load_layout
 from fastass.pipelines.datasets.detect import detect_layout as detect_layout
 from fastass.pipelines.datasets.files import IMAGE_SUFFIXES, File, Files, FolderFiles, open_files
 from fastass.pipelines.datasets.image_file import SUFFIXES
 from fastass.pipelines.datasets.splits import WHOLE, split_folder
 from fastass.pipelines.errors import DataError
-
-LAYOUTS = ("gta5", "synthia", "cityscapes", "folder")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Sample:
     label: File | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """The samples of one split, sorted by name, and the class table of their labels.
 
@@ -50,6 +50,12 @@ class Dataset:
     classes: ClassTable
     samples: tuple[Sample, ...]
     rgb16: bool = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<Dataset {self.layout}, {self.root}, split {self.split}: {len(self)} images, "
+            f"{len(self.classes)} classes>"
+        )
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -80,6 +86,14 @@ _LAYOUTS = {
     ),
     "folder": _Layout("images", "labels", None),
 }
+LAYOUTS = tuple(_LAYOUTS)
+
+
+class LayoutName:
+    """The permitted names of a layout, for help texts: `Annotated[str, LayoutName()]`."""
+
+    def __str__(self) -> str:
+        return f"auto, {', '.join(LAYOUTS)} or MODULE:NAME"
 
 
 def open_dataset(
@@ -95,13 +109,14 @@ def open_dataset(
     root: its folder; a folder of its zip archives; or the archives, separated by commas. split: a
     sub-folder of the image folder. A data set without splits is `train`, or `all`; whole: it may
     be asked for any split. labels: `optional` accepts images without a label.
+    layout: auto, one of `LAYOUTS`, an entry point's name or MODULE:NAME.
     Raises DataError: root missing, layout not recognised, no such split, no samples, an image
     without label, a label without image, a bad class file.
     """
+    if layout not in ("auto", *LAYOUTS):
+        return _open_custom(Path(root), layout, split, labels)
     files = open_files(root)
     name = detect_layout(files) if layout == "auto" else layout
-    if name not in _LAYOUTS:
-        raise DataError(f"layout {name!r} is unknown; choose one of auto, {', '.join(LAYOUTS)}")
     rule, table = _with_class_file(_LAYOUTS[name], files)
     parent, _, last = rule.images.rpartition("/")
     if last not in files.folders(parent):
@@ -123,6 +138,21 @@ def open_dataset(
     if not part and split not in WHOLE:
         split = "all"
     return Dataset(name, files.root, split, table, samples, rule.rgb16)
+
+
+def _open_custom(root: Path, layout: str, split: str, labels: str) -> Dataset:
+    """The samples that a layout of another package finds, checked and sorted by name."""
+    data = load_layout(layout, LAYOUTS)(root, split, labels)
+    if not isinstance(data, Dataset):
+        raise DataError(f"layout {layout}: returned {type(data).__name__}, not a Dataset")
+    samples = sorted(data.samples, key=lambda sample: sample.name)
+    if not samples:
+        raise DataError(f"{root}: layout {layout} found no images of split {split}")
+    if len({sample.name for sample in samples}) < len(samples):
+        raise DataError(f"{root}: layout {layout} gave two samples the same name")
+    if labels == "required" and (bare := [s.name for s in samples if s.label is None]):
+        raise DataError(f"{root}: {bare[0]}: image without label{_and_more(bare)}")
+    return replace(data, layout=layout, samples=tuple(samples))
 
 
 def _with_class_file(rule: _Layout, files: Files) -> tuple[_Layout, ClassTable]:

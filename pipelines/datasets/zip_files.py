@@ -47,6 +47,11 @@ class ZipMember:
         """When the archive was modified, as `st_mtime_ns`."""
         return self.archive.stat().st_mtime_ns
 
+    @property
+    def crc32(self) -> int:
+        """The checksum of the unpacked file, as the archive lists it."""
+        return _open(self.archive).getinfo(self.name).CRC
+
     def read_bytes(self) -> bytes:
         """The file unpacked, its checksum verified. Raises DataError."""
         if self.size > MAX_BYTES:

@@ -1,7 +1,8 @@
 """Random augmentation: the parameters drawn for each sample, and the geometry they imply.
 
 All loaders apply `AugmentParams` in this order: resize the region to the training size (images
-bicubic with antialiasing, labels nearest), mirror, colour matrix, blur.
+bicubic with antialiasing, labels nearest), mirror, colour matrix, blur, and padding where the
+region goes beyond the image: 0 after normalisation, and `IGNORE` in labels.
 """
 
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from fastass.pipelines.datasets.classes import IGNORE
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.loaders.order import uniforms
 
@@ -19,7 +21,8 @@ class Augment:
 
     mirror: flip left–right with probability ½. scale: (low, high); the image is resized to `resize`
     (W,H; default: the training size) times a random factor in that range, then a random crop of
-    the training size is taken. Both steps are done as one resize of a region. None: no crop.
+    the training size is taken. Both steps are done as one resize of a region. Where the scaled
+    image is smaller than the crop, it lies at a random place in it. None: no crop.
     jitter: brightness, contrast and saturation are each multiplied by a factor in 1 ± jitter.
     hue: rotation by up to ± this angle, in degrees. blur: Gaussian blur with a sigma of up to this
     many pixels, with probability ½.
@@ -33,7 +36,7 @@ class Augment:
     blur: float = 0.0
 
     def check(self, size: tuple[int, int]) -> None:
-        """Raises DataError for values out of range, and for a crop larger than the image."""
+        """Raises DataError for values out of range."""
         if not 0 <= self.jitter < 1:
             raise DataError(f"jitter must be in [0, 1), got {self.jitter}")
         if not 0 <= self.hue <= 180:
@@ -49,20 +52,23 @@ class Augment:
         low, high = self.scale
         if not 0 < low <= high:
             raise DataError(f"scale must be (low, high) with 0 < low ≤ high, got {self.scale}")
+
+    def pads(self, size: tuple[int, int]) -> bool:
+        """Whether a scaled image may be smaller than the crop `size` (W,H)."""
+        if self.scale is None:
+            return False
         base = self.resize or size
-        if round(base[0] * low) < size[0] or round(base[1] * low) < size[1]:
-            raise DataError(
-                f"scale {low:g} makes {base[0]}x{base[1]} smaller than the crop {size[0]}x{size[1]}"
-                "; raise it, or resize"
-            )
+        lengths = (size[i] / (base[i] * self.scale[0]) for i in (0, 1))
+        return any(_span(0.0, n, size[i])[1] < size[i] for i, n in enumerate(lengths))
 
 
 @dataclass(frozen=True)
 class AugmentParams:
     """The random decisions for one sample.
 
-    region: (x, y, width, height) as fractions of the image. color: RGB → RGB, 3 rows of 3 factors
-    and an offset (levels 0–255), or None. sigma: of the blur in pixels, 0 for none.
+    region: (x, y, width, height) as fractions of the image; it may be larger. color: RGB → RGB, 3
+    rows of 3 factors and an offset (levels 0–255), or None. sigma: of the blur in pixels, 0 for
+    none.
     """
 
     mirror: bool = False
@@ -81,8 +87,7 @@ def draw_params(
         low, high = augment.scale
         scale = low + (high - low) * u[1]
         base = augment.resize or size
-        width = min(1.0, size[0] / (base[0] * scale))
-        height = min(1.0, size[1] / (base[1] * scale))
+        width, height = size[0] / (base[0] * scale), size[1] / (base[1] * scale)
         region = (u[2] * (1 - width), u[3] * (1 - height), width, height)
     color = None
     if augment.jitter or augment.hue:
@@ -116,18 +121,46 @@ def color_matrix(
 
 
 def region_box(params: AugmentParams, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The region of `params` in pixels of an image of `size` (W,H): (left, top, right, bottom)."""
+    """The part of the region that is in the image, in pixels of an image of `size` (W,H): (left,
+    top, right, bottom)."""
     x, y, width, height = params.region or (0.0, 0.0, 1.0, 1.0)
     right, bottom = min(1.0, x + width), min(1.0, y + height)
-    return x * size[0], y * size[1], right * size[0], bottom * size[1]
+    return max(0.0, x) * size[0], max(0.0, y) * size[1], right * size[0], bottom * size[1]
+
+
+def placement(params: AugmentParams, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Where the image lies in the crop `size` (W,H): (left, top, width, height) in pixels.
+
+    The rest is padding: none unless the region is larger than the image.
+    """
+    x, y, width, height = params.region or (0.0, 0.0, 1.0, 1.0)
+    left, wide = _span(x, width, size[0])
+    top, high = _span(y, height, size[1])
+    return size[0] - left - wide if params.mirror else left, top, wide, high
+
+
+def _span(start: float, length: float, pixels: int) -> tuple[int, int]:
+    """The first of `pixels` that shows the image, and how many do, along one axis."""
+    inside = min(pixels, max(1, round(pixels / length)))
+    return min(pixels - inside, max(0, round(-start / length * pixels))), inside
 
 
 def resize_label(label: np.ndarray, params: AugmentParams, size: tuple[int, int]) -> np.ndarray:
     """Nearest resize of the region, mirrored if `params.mirror`: uint8 [H,W] → [size[1],size[0]].
 
-    Each new pixel takes the old pixel that contains its centre, computed exactly. Pillow does the
-    same, but may round down where a centre lies on a border. The result may be a view.
+    Padding is `IGNORE`. Each new pixel takes the old pixel that contains its centre, computed
+    exactly. Pillow does the same, but may round down where a centre lies on a border. The result
+    may be a view.
     """
+    left, top, wide, high = placement(params, size)
+    if (wide, high) == size:
+        return _resize_nearest(label, params, size)
+    padded = np.full((size[1], size[0]), IGNORE, np.uint8)
+    padded[top : top + high, left : left + wide] = _resize_nearest(label, params, (wide, high))
+    return padded
+
+
+def _resize_nearest(label: np.ndarray, params: AugmentParams, size: tuple[int, int]) -> np.ndarray:
     height, width = label.shape
     if params.region is None and size == (width, height):
         return label[:, ::-1] if params.mirror else label

@@ -12,6 +12,9 @@ class Batch(NamedTuple):
     images: float [B,3,H,W], channels-last memory, normalised. labels: train ids uint8 [B,H,W], None
     for an unlabelled stream. names: of the samples, in order. skipped: how many of them replace a
     bad sample. found_bad: one line per bad sample that was read for the first time.
+
+    Of mixed images alone (`fastass.self_training`): pasted: bool [B,H,W], the pixels of pasted
+    pieces. confidence: float32 [B], the weight of an image's other pixels.
     """
 
     images: Tensor
@@ -19,20 +22,26 @@ class Batch(NamedTuple):
     names: tuple[str, ...] = ()
     skipped: int = 0
     found_bad: tuple[str, ...] = ()
+    pasted: Tensor | None = None
+    confidence: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
-        """Images and labels on `device`, without names and counts: a compiled step would guard on
-        these."""
+        """Images and labels as a loader reads them on `device`, without names and counts: a
+        compiled step would guard on these."""
         labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
         return Batch(self.images.to(device, non_blocking=True), labels)
 
 
 class StepBatch(NamedTuple):
-    """The streams I_s, I_tl, I_tu of one step; None for one that the method does not use."""
+    """The streams I_s, I_tl, I_tu and I_m of one step; None for one that the method does not use.
+
+    Loaders read the first three; `mixed` is made from them.
+    """
 
     source: Batch | None = None
     labelled: Batch | None = None
     unlabelled: Batch | None = None
+    mixed: Batch | None = None
 
     @property
     def skipped(self) -> int:

@@ -1,4 +1,4 @@
-"""The DALI graph of one stream: decode, region resize, colour, blur, mirror and normalisation.
+"""The DALI graph of one stream: decode, region resize, colour, blur, mirror, normalise and pad.
 
 All random parameters are inputs (see `fastass.pipelines.loaders.augment`), so the graph has no
 state that a resumed run would need.
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from nvidia.dali import Pipeline, fn, types
 
-from fastass.pipelines.loaders.augment import AugmentParams, region_box
+from fastass.pipelines.loaders.augment import AugmentParams, placement, region_box
 from fastass.pipelines.loaders.spec import NORMALIZATIONS, StreamSpec
 from fastass.pipelines.packed.dataset import PackedDataset
 
@@ -42,6 +42,7 @@ def build(
     """
     gpu = device.type == "cuda"
     augment, how = spec.augment, NORMALIZATIONS[spec.normalize]
+    pads = augment.pads(spec.size)
     # device_id=None builds a pipeline without a GPU; −1 fails.
     pipe = Pipeline(
         spec.batch, threads, device.index if gpu else None, prefetch_queue_depth=prefetch
@@ -63,7 +64,7 @@ def build(
                 }
             images = fn.resize(
                 images,
-                size=(spec.size[1], spec.size[0]),
+                size=_input("inside", 1, types.FLOAT) if pads else (spec.size[1], spec.size[0]),
                 interp_type=types.INTERP_CUBIC,
                 antialias=True,
                 **region,
@@ -90,6 +91,15 @@ def build(
             dtype=_DTYPES[dtype],
             output_layout="HWC",
         )
+        if pads:
+            images = fn.slice(
+                images,
+                start=_input("corner", 1, types.INT32),
+                shape=(spec.size[1], spec.size[0]),
+                axes=(0, 1),
+                out_of_bounds_policy="pad",
+                fill_values=0.0,
+            )
         outputs = [images]
         if gpu and spec.with_labels:
             outputs.append(_input("labels", 2, types.UINT8).gpu())
@@ -108,6 +118,10 @@ def feed(
         boxes = [np.array(region_box(s.params, s.size), np.float32) for s in samples]
         pipe.feed_input("roi_start", [box[[1, 0]] for box in boxes])
         pipe.feed_input("roi_end", [box[[3, 2]] for box in boxes])
+    if augment.pads(spec.size):
+        placed = [np.array(placement(s.params, spec.size)) for s in samples]
+        pipe.feed_input("inside", [place[[3, 2]].astype(np.float32) for place in placed])
+        pipe.feed_input("corner", [-place[[1, 0]].astype(np.int32) for place in placed])
     if augment.jitter or augment.hue:
         matrices = [np.array(s.params.color, np.float32).reshape(3, 4) for s in samples]
         pipe.feed_input("color", matrices)

@@ -1,5 +1,7 @@
 """The order of samples: a pure function of (seed, stream, step, rank, world).
 
+`fastass.pipelines.loaders.rare_class` has the other order, which draws rare classes more often.
+
 A stream is an endless sequence of epochs; each epoch is a new permutation of all its samples.
 Position p of a stream is sample `permutation(seed, stream, p // size, size)[p % size]`.
 Step t takes the positions [t·B, (t+1)·B) with B = batch · world, rank r the r-th part of them, so

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fastass.pipelines.loaders.augment import AugmentParams, region_box, resize_label
+from fastass.pipelines.loaders.augment import AugmentParams, placement, region_box, resize_label
 from fastass.pipelines.loaders.batch import Batch, StepBatch
 from fastass.pipelines.loaders.order import positions
 from fastass.pipelines.loaders.spec import (
@@ -153,8 +153,16 @@ def fill(
     """Read the sample of a position into entry i of images [B,H,W,3] and labels [B,H,W]."""
     located, (image, label) = reader.read(position, reader.decode)
     spec = reader.spec
-    image = augment_image(image, located.params, spec.size)
-    normalize(image, NORMALIZATIONS[spec.normalize], images[i].numpy())
+    left, top, width, height = placement(located.params, spec.size)
+    image = augment_image(image, located.params, (width, height))
+    how, out = NORMALIZATIONS[spec.normalize], images[i].numpy()
+    if (width, height) == spec.size:
+        normalize(image, how, out)
+    else:
+        inside = np.empty((height, width, 3), np.float32)
+        normalize(image, how, inside)
+        out[...] = 0
+        out[top : top + height, left : left + width] = inside
     if labels is not None:
         assert label is not None
         labels[i].numpy()[...] = resize_label(label, located.params, spec.size)
@@ -162,7 +170,7 @@ def fill(
 
 
 def augment_image(image: Image.Image, params: AugmentParams, size: tuple[int, int]) -> Image.Image:
-    """Apply `params` to an RGB image; the result has `size` (W,H)."""
+    """Apply `params` to an RGB image, but for the padding; the result has `size` (W,H)."""
     if params.region is not None:
         image = image.resize(size, BICUBIC, box=region_box(params, image.size))
     elif image.size != size:

@@ -24,6 +24,8 @@ from fastass.pipelines.datasets.layouts import Dataset
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.loaders.augment import Augment
 from fastass.pipelines.loaders.batch import StepBatch
+from fastass.pipelines.loaders.order import sample_at
+from fastass.pipelines.loaders.rare_class import RareClassOrder
 from fastass.pipelines.loaders.sample_reader import open_reader
 from fastass.pipelines.packed.dataset import PackedDataset
 
@@ -57,7 +59,9 @@ class StreamSpec:
     """One stream of samples.
 
     batch: samples per rank. size: (W,H) of images and labels. indices: the samples to use, default
-    all. Raises DataError for values out of range, and if the stream needs labels that are missing.
+    all. rare_class: rare-class sampling, over the numbers 0 … len−1 of the samples used; default:
+    each sample once per epoch. Raises DataError for values out of range, and if the stream needs
+    labels that are missing.
     """
 
     dataset: Dataset | PackedDataset
@@ -67,6 +71,7 @@ class StreamSpec:
     augment: Augment = field(default_factory=Augment)
     indices: tuple[int, ...] | None = None
     with_labels: bool = True
+    rare_class: RareClassOrder | None = None
 
     def __post_init__(self) -> None:
         if self.batch < 1 or min(self.size) < 1:
@@ -90,6 +95,12 @@ class StreamSpec:
 
     def __len__(self) -> int:
         return len(self.dataset) if self.indices is None else len(self.indices)
+
+    def sample_at(self, seed: int, stream: str, position: int) -> int:
+        """The sample at a position, as its number 0 … len−1 among those used."""
+        if self.rare_class is not None:
+            return self.rare_class.sample_at(seed, stream, position)
+        return sample_at(seed, stream, position, len(self))
 
 
 class Loader(Protocol):

@@ -12,7 +12,6 @@ from PIL import Image
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.loaders.augment import AugmentParams, draw_params, resize_label
 from fastass.pipelines.loaders.batch import Batch
-from fastass.pipelines.loaders.order import sample_at
 from fastass.pipelines.loaders.sample_reader import open_reader
 from fastass.pipelines.loaders.spec import OnBadSample, StreamSpec
 
@@ -65,7 +64,7 @@ class StreamReader:
         """
         numbers = self.spec.indices
         count = len(self.spec)
-        at = sample_at(self.seed, self.name, position, count)
+        at = self.spec.sample_at(self.seed, self.name, position)
         found_bad = []
         for offset in range(count):
             i = (at + offset) % count

@@ -8,7 +8,8 @@ A packed directory holds one split of one data set, written by `fastass.pipeline
                          KEY.seg.raw | KEY.seg.png   train ids, uint8, row by row or grey PNG
                          KEY.json                    {"name": …, "width": W, "height": H}
                        KEY = NUMBER-NAME without dots or slashes
-    shard-00000.json   index: key, name and (offset, size, CRC-32) of the members of every record
+    shard-00000.json   index: key, name and (offset, size, CRC-32) of the members of every record,
+                       and the class histogram of its label
     shard-00000.idx    the same offsets in the format of DALI's `wds2idx`
     packing.json       only until the directory is finished
     packing.lock       while a process packs into the directory (or was killed doing so)
@@ -39,7 +40,7 @@ from fastass.pipelines.packed.index import AGAIN, Member, Record, shard_name
 from fastass.pipelines.packed.manifest import MANIFEST, UNFINISHED, Manifest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PackedDataset:
     """Records of a packed directory, all or a part, by number 0 … len−1.
 
@@ -54,6 +55,9 @@ class PackedDataset:
     classes: ClassTable
     lookup: bytes | None = None
     _maps: dict[int, mmap.mmap] = field(default_factory=dict, init=False, compare=False, repr=False)
+
+    def __repr__(self) -> str:
+        return f"<PackedDataset {self.root}: {len(self)} images, {len(self.classes)} classes>"
 
     def __len__(self) -> int:
         return len(self.locations)

@@ -41,6 +41,9 @@ def check_index(index: ShardIndex, settings: PackSettings, path: Path) -> None:
     """Raise DataError, naming `path`, unless the index may belong to a directory of `settings`."""
     if len(index.class_pixels) != len(settings.classes):
         raise DataError(f"{path}: is damaged: class pixels of another number of classes")
+    length = len(settings.classes) + 1
+    if any(r.histogram is not None and len(r.histogram) != length for r in index.records):
+        raise DataError(f"{path}: is damaged: a histogram of another number of classes")
     if settings.label is None and any(record.label for record in index.records):
         raise DataError(f"{path}: is damaged: has labels, and the data set has none")
 

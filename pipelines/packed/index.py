@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from reprlib import repr as repr_short
 from typing import Any, NamedTuple, TypeVar
@@ -32,13 +32,18 @@ class Member(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One sample inside a shard. name: of the sample; key: common stem of its tar members."""
+    """One sample inside a shard. name: of the sample; key: common stem of its tar members.
+
+    histogram: pixels of its label per train id, and those of `IGNORE` at the end. None: it has no
+    label, or an earlier fastass packed it.
+    """
 
     key: str
     name: str
     image: Member
     label: Member | None
     meta: Member
+    histogram: tuple[int, ...] | None = None
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -72,18 +77,30 @@ class ShardIndex:
     records: tuple[Record, ...]
 
     def encode(self) -> bytes:
-        """JSON, one record per line, with the SHA-256 of everything else in it."""
-        head = {"format": FORMAT, "version": VERSION} | asdict(self)
-        head["sha256"] = digest(head)
+        """JSON, one record per line, with the SHA-256 of everything else in it.
+
+        Histograms are a list of their own, which earlier readers pass over; without any, the bytes
+        are those that an earlier fastass wrote.
+        """
+        head = {"format": FORMAT, "version": VERSION} | asdict(replace(self, records=()))
+        rows: dict[str, list[Any]] = {"records": [record[:-1] for record in self.records]}
+        if any(record.histogram is not None for record in self.records):
+            rows["histograms"] = [record.histogram for record in self.records]
+        head["sha256"] = digest(head | rows)
         del head["records"]
-        lines = ",\n".join(json.dumps(record) for record in self.records)
-        return f'{json.dumps(head)[:-1]}, "records": [\n{lines}\n]}}\n'.encode()
+        tables = [
+            f'"{name}": [\n' + ",\n".join(map(json.dumps, lines)) + "\n]"
+            for name, lines in rows.items()
+        ]
+        return f"{json.dumps(head)[:-1]}, {', '.join(tables)}}}\n".encode()
 
     @classmethod
     def decode(cls, data: bytes, path: Path, shard: str) -> "ShardIndex":
         """Raises DataError for damage, another version and the index of another shard."""
 
         def build(tree: dict[str, Any]) -> ShardIndex:
+            histograms = tree.get("histograms", [None] * len(tree["records"]))
+            rows = zip(tree["records"], histograms, strict=True)
             return cls(
                 shard=text(tree["shard"]),
                 size=natural(tree["size"]),
@@ -92,7 +109,7 @@ class ShardIndex:
                 class_pixels=tuple(map(natural, tree["class_pixels"])),
                 ignored_pixels=natural(tree["ignored_pixels"]),
                 bad=tuple(BadSample(*map(text, bad)) for bad in tree["bad"]),
-                records=tuple(_record(*row) for row in tree["records"]),
+                records=tuple(_record(histogram, *row) for row, histogram in rows),
             )
 
         index = decode(data, path, build)
@@ -133,11 +150,16 @@ def text(value: object) -> str:
     return value
 
 
-def _record(key: object, name: object, image: Any, label: Any, meta: Any) -> Record:
+def _record(histogram: Any, key: object, name: object, image: Any, label: Any, meta: Any) -> Record:
     if not _KEY.fullmatch(text(key)):
         raise ValueError(f"{repr_short(key)} is no key of a record")
     return Record(
-        text(key), text(name), _member(image), _member(label) if label else None, _member(meta)
+        text(key),
+        text(name),
+        _member(image),
+        _member(label) if label else None,
+        _member(meta),
+        None if histogram is None else tuple(map(natural, histogram)),
     )
 
 

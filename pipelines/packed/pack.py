@@ -11,9 +11,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from fastass.pipelines.datasets.classes import IGNORE
 from fastass.pipelines.datasets.files import File
 from fastass.pipelines.datasets.layouts import Dataset, Sample
 from fastass.pipelines.datasets.zip_files import ZipMember
@@ -168,7 +165,6 @@ class _Packing:
         chunk = self.chunks[number]
         first = number * self.settings.records_per_shard
         bad: list[BadSample] = []
-        pixels = np.zeros(IGNORE + 1, np.int64)
         with ShardWriter(self.out / shard_name(number), self.settings) as shard:
             for at, sample in enumerate(chunk):
                 result = next(encoded)
@@ -177,19 +173,20 @@ class _Packing:
                     bad.append(result)
                     continue
                 shard.add(record_key(first + at, sample.name), sample.name, result)
-                if result.histogram is not None:
-                    pixels += result.histogram
             self.bad += bad
             if bad and not self.skip:
                 return
             size = shard.finish()
+        histograms = [r.histogram for r in shard.records if r.histogram is not None]
+        nothing = (0,) * (len(self.dataset.classes) + 1)
+        *class_pixels, ignored_pixels = map(sum, zip(nothing, *histograms, strict=True))
         index = ShardIndex(
             shard=shard_name(number),
             size=size,
             settings=self.digest,
             source=source_digest(chunk),
-            class_pixels=tuple(pixels[: len(self.dataset.classes)].tolist()),
-            ignored_pixels=int(pixels[IGNORE]),
+            class_pixels=tuple(class_pixels),
+            ignored_pixels=ignored_pixels,
             bad=tuple(bad),
             records=tuple(shard.records),
         )

@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from fastass.pipelines.datasets.classes import IGNORE
 from fastass.pipelines.durable import PART, publish
 from fastass.pipelines.new_file import open_new
 from fastass.pipelines.packed.index import Member, Record, ShardIndex
@@ -97,6 +98,7 @@ class ShardWriter:
                 self._append(f"{key}{image}", sample.image),
                 self._append(f"{key}{label}", sample.label) if sample.label else None,
                 self._append(f"{key}{META_SUFFIX}", sample.meta),
+                None if sample.histogram is None else self._per_class(sample.histogram),
             )
         )
 
@@ -106,6 +108,9 @@ class ShardWriter:
         size = self._file.tell()
         publish(self._file, self.path)
         return size
+
+    def _per_class(self, histogram: tuple[int, ...]) -> tuple[int, ...]:
+        return (*histogram[: len(self._settings.classes)], histogram[IGNORE])
 
     def _append(self, name: str, member: EncodedMember) -> Member:
         size = len(member.data)

@@ -105,6 +105,9 @@ def _check_pixels(
             value = len(classes) + int(outside[0])
             text = f"label value {value} is outside its {len(classes)} classes"
             damages.append(Damage(index.shard, record.key, text))
+        elif record.histogram not in (None, (*histogram[: len(classes)], histogram[IGNORE])):
+            text = "its class pixels differ from the index"
+            damages.append(Damage(index.shard, record.key, text))
     stored = (*index.class_pixels, index.ignored_pixels)
     if not broken and not damages and (*counts[: len(classes)], counts[IGNORE]) != stored:
         damages.append(Damage(index.shard, "", "its class pixels differ from the index"))

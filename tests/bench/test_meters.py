@@ -39,3 +39,28 @@ def test_the_peak_rate_is_that_of_the_fastest_call(monkeypatch: pytest.MonkeyPat
     assert meters.peak_rate(CPU, torch.float32, rounds=3) == max(
         2 * 1024**3 / 2.0, 2 * 48**2 * 256**2 * 9 / 4.0
     )
+
+
+def test_a_gpu_is_timed_by_its_own_clock_over_many_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            self.at: int | None = None
+
+        def record(self) -> None:
+            self.at = len(calls)
+
+        def synchronize(self) -> None:
+            assert self.at == len(calls)  # waits once, after the last call
+
+        def elapsed_time(self, end: "Event") -> float:  # ms
+            assert self.at is not None
+            assert end.at is not None
+            return 3.0 * (end.at - self.at)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: pytest.fail("waits in between"))
+    assert meters.per_call(lambda: calls.append(0), torch.device("cuda")) == pytest.approx(3e-3)
+    assert len(calls) == meters.CALLS >= 20
+    assert meters.COPY_BYTES["cuda"] >= 2 * 10**9

@@ -21,8 +21,8 @@ from fastass.config.presets import PRESETS, preset
 from fastass.config.schema import Config
 from fastass.config.text import override
 from fastass.errors import UserError
-from fastass.models import build_deeplab
 from fastass.models.config import ModelConfig
+from fastass.models.deeplab import build_deeplab
 from fastass.models.weights.imagenet import FILES
 
 NAMES = tuple(f"class {i}" for i in range(19))

@@ -62,7 +62,11 @@ def test_section_4_2() -> None:
     assert config.labelled == 500
     assert config.resolved().loss.sadv == 0.01
     assert preset("gta5_to_cityscapes_fcsa_500").resolved().loss.sadv == 0.04
-    assert preset("gta5_to_cityscapes_ga_0").model.heads == "multi"
+    for row_0 in (preset("gta5_to_cityscapes_ga_0"), preset("synthia_to_cityscapes_ga_0")):
+        # AdaptSegNet's own figures, so its model and its direction.
+        assert (row_0.model.heads, row_0.model.aspp_branches) == ("multi", 2)
+        assert row_0.loss.push == "target"
+    assert (config.model.aspp_branches, config.loss.push) == (4, "source")
     synthia = preset("synthia_to_cityscapes_csa_100").data
     assert (len(synthia.classes), len(synthia.report)) == (16, 13)
 

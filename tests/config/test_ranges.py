@@ -25,7 +25,7 @@ def ranges(hint: Any) -> list[tuple[type, Range]]:
     """The ranges in a type, each with the type of number."""
     if get_origin(hint) is Annotated:
         kind, limits = get_args(hint)
-        return [(kind, limits)]
+        return [(kind, limits)] if isinstance(limits, Range) else []
     return [found for argument in get_args(hint) for found in ranges(argument)]
 
 
@@ -159,7 +159,7 @@ def test_flags_of_other_commands(
 
 def test_the_help_shows_range_and_default(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["train", "--help"])
+        main(["train", "--help-all"])
     shown = " ".join(capsys.readouterr().out.split())
     for leaf in settable():
         for _, limits in ranges(leaf.type)[:1]:

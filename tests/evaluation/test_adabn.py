@@ -10,7 +10,8 @@ from fastass.cli.main import main
 from fastass.config.schema import RuntimeConfig
 from fastass.errors import UserError
 from fastass.evaluation.adabn import reestimate
-from fastass.models import ModelConfig, build_deeplab
+from fastass.models.config import ModelConfig
+from fastass.models.deeplab import build_deeplab
 from fastass.pipelines.loaders.evaluation import EvalBatch
 from fastass.runtime.device import setup_runtime
 

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 import fastass
 from fastass.cli.main import main
-from fastass.models import ModelConfig, build_deeplab
+from fastass.models.config import ModelConfig
+from fastass.models.deeplab import build_deeplab
 from fastass.pipelines.datasets.classes import SYNTHIA_13, SYNTHIA_16
 
 official = pytest.importorskip(

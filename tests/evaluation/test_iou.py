@@ -32,6 +32,18 @@ def test_a_class_that_is_only_predicted_counts_as_zero() -> None:
     assert per_class_iou(counts, "ab") == {"a": 75.0, "b": 0.0}
 
 
+def test_a_class_of_one_pixel_counts_and_one_of_none_does_not() -> None:
+    """The union decides: from one pixel on, a class has an IoU and takes part in the mean."""
+    counts = torch.zeros(4, 4, dtype=torch.int64)
+    counts[0, 0] = 3
+    counts[1, 1] = 1  # a union of one pixel, all of it hit
+    counts[0, 2] = 1  # a union of one pixel, none of it hit
+    named = per_class_iou(counts, "abcd")
+    assert named == {"a": 75.0, "b": 100.0, "c": 0.0, "d": None}
+    assert mean_iou(named) == pytest.approx((75 + 100 + 0) / 3)
+    assert mean_iou(named, over="bd") == 100
+
+
 def test_counts_beyond_the_precision_of_float32() -> None:
     counts = torch.tensor([[2**40 + 1, 1], [0, 2**40]])
     assert iou(counts)[0].item() == (2**40 + 1) / (2**40 + 2)

@@ -18,7 +18,7 @@ from fastass.method.adaptation import Adaptation
 from fastass.method.terms import LossTerms
 from fastass.training.step import TrainStep
 
-OFTEN = ("--save-every", "2", "--log-every", "4")
+OFTEN = ("--save-every", "2", "--log-every", "4", "--mix")
 
 
 @pytest.fixture(autouse=True)

@@ -14,11 +14,13 @@ from PIL import Image
 import fastass
 from fastass.cli.main import main
 from fastass.errors import ExportFailure, UserError
-from fastass.inference.export import export
+from fastass.inference.export import WRITERS, export
 from fastass.inference.export.folder import CARD, PLAIN
 from fastass.inference.export.graph import compare, graph_of
+from fastass.inference.formats import EXPORT_FORMATS
 from fastass.inference.segmenter import Preparation
-from fastass.models import ModelConfig, build_deeplab
+from fastass.models.config import ModelConfig
+from fastass.models.deeplab import build_deeplab
 from fastass.pipelines.datasets.classes import GTA5
 
 
@@ -214,3 +216,7 @@ def test_overwrite(folder: Path, network: fastass.Segmenter, tmp_path: Path) -> 
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == sorted(
         p.name for p in folder.iterdir()
     )
+
+
+def test_the_command_line_knows_every_format() -> None:
+    assert tuple(WRITERS) == EXPORT_FORMATS

@@ -51,6 +51,51 @@ def test_scales_and_flips_average_probabilities(network: fastass.Segmenter) -> N
     assert (found - expected[0]).abs().max() > 0.01  # the views do differ
 
 
+@pytest.mark.parametrize(
+    ("scales", "size", "at"),
+    [
+        ((1.0,), (65, 35), (65, 35)),
+        ((0.5, 1.25), (64, 36), (80, 45)),  # that of the largest scale
+        ((0.5,), (66, 34), (33, 17)),
+        ((0.3,), (11, 12), (3, 4)),  # 3.3 and 3.6, rounded
+        ((0.01,), (65, 35), (1, 1)),  # at least a pixel
+        ((0.1,), (10, 30), (1, 3)),
+    ],
+)
+def test_an_image_is_read_at_the_largest_scale(
+    scales: tuple[float, ...], size: tuple[int, int], at: tuple[int, int]
+) -> None:
+    assert Views(scales).read_at(size) == at
+
+
+@pytest.mark.parametrize(
+    ("scales", "sizes"),
+    [
+        ((0.75, 1.0, 1.25), [(30, 36), (40, 48), (50, 60)]),
+        ((0.5, 1.0), [(25, 30), (50, 60)]),
+        ((0.33, 1.0), [(16, 20), (50, 60)]),  # 16.5 and 19.8, rounded
+        ((2.0,), [(50, 60)]),
+        ((0.01, 1.0), [(1, 1), (50, 60)]),
+    ],
+)
+def test_each_view_has_the_size_of_its_scale(
+    network: fastass.Segmenter, scales: tuple[float, ...], sizes: list[tuple[int, int]]
+) -> None:
+    """The image as it was read has the largest scale; the others are that share of it."""
+    seen: list[tuple[int, ...]] = []
+    hook = network.generator.register_forward_pre_hook(
+        lambda _, images: seen.append(tuple(images[0].shape[2:]))
+    )
+    try:
+        images = torch.randn(1, 3, 50, 60)
+        P = probabilities(network.generator, images, (33, 47), Views(scales), network.runtime)
+    finally:
+        hook.remove()
+    assert seen == sizes
+    assert P.shape == (1, 19, 33, 47)
+    torch.testing.assert_close(P.sum(1), torch.ones(1, 33, 47))
+
+
 @pytest.mark.parametrize("size", [(50, 60), (25, 30)])
 def test_tiles_average_probabilities(network: fastass.Segmenter, size: tuple[int, int]) -> None:
     torch.manual_seed(1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from gpu_waits import waiting_is_an_error
 from torch import Tensor
 
 from fastass import kernels
@@ -140,17 +141,13 @@ def test_nothing_waits_for_the_gpu(case: Case) -> None:
     labels, tensors = inputs(case, torch.bfloat16)
     leaves = [tensor.requires_grad_(case.differentiable) for tensor in tensors]
     cotangents = None
-    for synchronising in ("default", "error"):  # the first pass compiles
-        torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode(synchronising)
-        try:
+    for compiled in (False, True):  # the first pass compiles
+        with waiting_is_an_error(compiled):
             outputs = case.call(labels, *leaves)
             given = [output for output in outputs if output.requires_grad]
             if given:
                 cotangents = cotangents or [torch.ones_like(output) for output in given]
                 torch.autograd.grad(given, leaves, cotangents)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
 
 
 @every_case

@@ -1,7 +1,9 @@
 """One backward of the objective gives the gradients of the alternating procedure, in float64."""
 
 from collections.abc import Iterator
+from dataclasses import FrozenInstanceError
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -50,8 +52,10 @@ def all_streams(spec: MethodSpec) -> StepBatch:
     )
 
 
-def module(spec: MethodSpec, heads: str = "single", gan: str = "vanilla") -> Adaptation:
-    loss = LossConfig(**{**vars(WEIGHTS), "gan": gan})
+def module(
+    spec: MethodSpec, heads: str = "single", gan: str = "vanilla", **loss_values: Any
+) -> Adaptation:
+    loss = LossConfig(**{**vars(WEIGHTS), "gan": gan, **loss_values})
     config = Config(
         model=ModelConfig(backbone="tiny", width=16, num_classes=CLASSES, heads=heads),  # type: ignore[arg-type]
         discriminator=DiscriminatorConfig(width=4, hidden=16),
@@ -64,8 +68,14 @@ def upsample(scores: Tensor, size: tuple[int, ...]) -> Tensor:
     return F.interpolate(scores, size=size, mode="bilinear", align_corners=True)
 
 
-def small(labels: Tensor, features: Tensor) -> Tensor:
+def small(labels: Tensor, features: Tensor, aligned: bool) -> Tensor:
     size = tuple(features.shape[2:])
+    if aligned:  # label pixels at the places that an upsampling with aligned corners gives F's
+        rows, columns = (
+            (torch.linspace(0, n - 1, m, dtype=torch.float64) + 0.5).floor().long()
+            for n, m in zip(labels.shape[1:], size, strict=True)
+        )
+        return labels[:, rows][:, :, columns].long()
     return F.interpolate(labels[:, None].double(), size=size, mode="nearest")[:, 0].long()
 
 
@@ -87,7 +97,8 @@ def domain(logits: Tensor, z: int, gan: str) -> Tensor:
 
 def semantic(adaptation: Adaptation, features: Tensor, labels: Tensor, z: int) -> Tensor:
     """−log of the probability of (class, z): over class means (FCSA), or over pixels (CSA)."""
-    d_s, y = adaptation.semantic_discriminator, small(labels, features)
+    d_s = adaptation.semantic_discriminator
+    y = small(labels, features, adaptation.weights.label_grid == "aligned")
     assert d_s is not None
     if type(d_s).__name__ == "FeatureDiscriminator":
         losses = []
@@ -120,7 +131,8 @@ def alternating(a: Adaptation, streams: StepBatch, gan: str) -> None:
         loss = w.seg * seg(output, labels)
         for share, scores, d in zip((1, w.aux_gadv), output.levels, a.global_discriminators):  # noqa: B905
             P = upsample(scores, labels.shape[1:]).softmax(1)
-            loss = loss + w.gadv * share * domain(d(P), 1, gan)
+            if a.weights.push != "target":
+                loss = loss + w.gadv * share * domain(d(P), 1, gan)
         if a.semantic_discriminator is not None:
             assert w.sadv is not None
             loss = loss + w.sadv * semantic(a, output.features, labels, 1)
@@ -131,8 +143,12 @@ def alternating(a: Adaptation, streams: StepBatch, gan: str) -> None:
         output = outputs["labelled"] = a.generator(pixels)
         (w.seg * seg(output, labels)).backward()
     if streams.unlabelled is not None:
-        with torch.no_grad():
-            outputs["unlabelled"] = a.generator(streams.unlabelled.images)
+        pixels = streams.unlabelled.images
+        output = outputs["unlabelled"] = a.generator(pixels)
+        if a.weights.push != "source":
+            for share, scores, d in zip((1, w.aux_gadv), output.levels, a.global_discriminators):  # noqa: B905
+                P = upsample(scores, pixels.shape[2:]).softmax(1)
+                (w.gadv * share * domain(d(P), 0, gan)).backward(retain_graph=True)
 
     for d in discriminators:
         d.requires_grad_(True)
@@ -179,6 +195,25 @@ def test_gradients_with_least_squares() -> None:
     assert_same_gradients(module(spec, gan="ls"), all_streams(spec), gan="ls")
 
 
+@pytest.mark.parametrize("push", ["target", "both"])
+@pytest.mark.parametrize("heads", ["single", "multi"])
+def test_gradients_where_the_target_is_pushed(push: str, heads: str) -> None:
+    spec = method_spec("ga+csa", labelled=4)
+    a, streams = module(spec, heads, push=push), all_streams(spec)
+    assert_same_gradients(a, streams)
+    terms = a(streams)
+    assert (terms.gadv is None) == (push == "target")
+    assert terms.gadv_target is not None
+    terms.gadv_target.backward()
+    assert all(name.startswith("generator.") for name in gradients(a))
+
+
+@pytest.mark.parametrize("method", ["ga+fcsa", "ga+csa"])
+def test_gradients_with_labels_on_the_classifiers_grid(method: str) -> None:
+    spec = method_spec(method, labelled=4)  # type: ignore[arg-type]
+    assert_same_gradients(module(spec, label_grid="aligned"), all_streams(spec))
+
+
 @pytest.mark.parametrize("method", ["ga+fcsa", "ga+csa"])
 def test_a_labelled_batch_without_any_label_adds_nothing(method: str) -> None:
     """All labels ignored: no NaN, and the gradients are those of the other terms."""
@@ -210,6 +245,40 @@ def test_streams_taken_one_by_one_give_the_same_gradients(method: str) -> None:
             objective(a(StepBatch(**{name: stream})), a.weights).backward()
     for name, grad in gradients(a).items():
         torch.testing.assert_close(grad, together[name], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("method", "labelled", "source", "target", "global_", "semantic"),
+    [
+        ("oracle", 1, False, True, False, ""),
+        ("source_only", 1, True, False, False, ""),
+        ("joint", 1, True, True, False, ""),
+        ("joint", 0, True, False, False, ""),
+        ("ga", 1, True, True, True, ""),
+        ("ga", 0, True, False, True, ""),
+        ("ga+fcsa", 1, True, True, True, "fcsa"),
+        ("ga+fcsa", 0, True, False, True, ""),
+        ("ga+csa", 1, True, True, True, "csa"),
+        ("ga+csa", 0, True, False, True, ""),
+    ],
+)
+def test_what_each_method_trains(
+    method: str, labelled: int, source: bool, target: bool, global_: bool, semantic: str
+) -> None:
+    spec = method_spec(method, labelled)  # type: ignore[arg-type]
+    assert spec == MethodSpec(source, target, global_, semantic)
+    assert spec.start() == MethodSpec(source, not source, global_=False, semantic="")
+    with pytest.raises(FrozenInstanceError):
+        spec.source = False  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("stream", ["source", "unlabelled"])
+def test_every_head_needs_its_discriminator(stream: str) -> None:
+    spec = method_spec("ga", labelled=0)
+    a = module(spec, "multi")
+    a.global_discriminators = a.global_discriminators[:1]
+    with pytest.raises(ValueError, match="argument"):
+        a(StepBatch(**{stream: getattr(all_streams(spec), stream)}))
 
 
 def test_without_labelled_images_the_semantic_module_is_off() -> None:

@@ -29,9 +29,14 @@ def test_symbols() -> None:
 
 @pytest.mark.parametrize("name", LossTerms._fields)
 def test_the_objective_weights_each_term_with_its_own_λ(name: str) -> None:
-    λ = {"seg": 2.0, "gadv": 3.0, "sadv": 5.0, "gd": 7.0, "sd": 11.0}
+    λ = {"seg": 2.0, "gadv": 3.0, "sadv": 5.0, "gd": 7.0, "sd": 11.0, "mix": 13.0}
     total = objective(LossTerms(**{name: torch.tensor(0.5)}), LossConfig(**λ))  # type: ignore[arg-type]
     assert float(total) == 0.5 * λ[name.partition("_")[0]]
+
+
+def test_a_λ_that_is_unset_weighs_nothing() -> None:
+    terms = LossTerms(seg_source=torch.tensor(0.5), sadv=torch.tensor(0.5))
+    assert float(objective(terms, LossConfig(seg=2.0, sadv=None))) == 1.0
 
 
 def test_terms_add_up_over_the_parts_that_have_them() -> None:

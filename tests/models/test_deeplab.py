@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from fastass.errors import UserError
-from fastass.models import DeepLab, ModelConfig, build_deeplab
+from fastass.models.config import ModelConfig
+from fastass.models.deeplab import DeepLab, build_deeplab
 
 
 def picture(batch: int = 1, height: int = 65, width: int = 97) -> torch.Tensor:
@@ -80,7 +81,7 @@ def test_backbone_has_torchvisions_parameters(
     backbone: str, features: int, parameters: int
 ) -> None:
     with torch.device("meta"):
-        model = DeepLab(ModelConfig(backbone=backbone))  # type: ignore[arg-type]
+        model = DeepLab(ModelConfig(backbone=backbone))
     assert sum(p.numel() for p in model.backbone.parameters()) == parameters
     assert sum(p.numel() for p in model.classifier.parameters()) == 4 * (9 * features * 19 + 19)
 

@@ -3,7 +3,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastass.models import FeatureDiscriminator, GlobalDiscriminator, PixelDiscriminator
+from fastass.models.discriminators import (
+    FeatureDiscriminator,
+    GlobalDiscriminator,
+    PixelDiscriminator,
+)
 
 
 def test_global_is_adaptsegnets() -> None:

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from fastass.models import ModelConfig, build_deeplab
+from fastass.models.config import ModelConfig
+from fastass.models.deeplab import build_deeplab
 from fastass.models.norm import FrozenBatchNorm2d, conv_bn, make_norm
 
 

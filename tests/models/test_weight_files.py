@@ -15,7 +15,8 @@ from published_weights import (
 )
 from safetensors.torch import save_file
 
-from fastass.models import DeepLab, ModelConfig, build_deeplab
+from fastass.models.config import ModelConfig
+from fastass.models.deeplab import DeepLab, build_deeplab
 from fastass.models.weights.init import WeightsError, init_weights, load_weights
 
 

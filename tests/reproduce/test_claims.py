@@ -12,9 +12,9 @@ from fastass.cli.main import main
 from fastass.report.plane import plane
 from fastass.reproduce.centroid_plot import centroid_plot
 from fastass.reproduce.claims import claims, class_distances, markdown
+from fastass.reproduce.comparison import gains
 from fastass.reproduce.figure import svg
 from fastass.reproduce.grids import grid
-from fastass.reproduce.table import gains
 
 Records = list[dict[str, Any]]
 

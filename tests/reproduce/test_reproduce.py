@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 from run_summaries import write_summary
 
-from fastass.cli import reproduce as command
 from fastass.cli.main import main
 from fastass.config import paper
 from fastass.config.presets import PRESETS
 from fastass.errors import UserError
 from fastass.pipelines.datasets.classes import CITYSCAPES, SYNTHIA_13
 from fastass.reproduce import figure, scheduler
-from fastass.reproduce.grids import GRIDS, TOYCITY_COUNTS, grid
+from fastass.reproduce.grids import GRIDS, TOYCITY_COUNTS, Cell, grid
 from fastass.reproduce.scheduler import CellRun, run_all
 from fastass.reproduce.table import markdown, results
 from fastass.tracking.progress import Plain
@@ -54,7 +53,12 @@ def test_tables_4_and_5_are_per_class() -> None:
     four, five = (grid(table, None, toycity=False) for table in ("table4", "table5"))
     assert [c.paper for c in four.cells] == [65.9, 50.1, 54.2, 56.0, 60.2, 64.5, 69.1]
     assert [c.paper for c in five.cells] == [73.8, 60.7, 62.1, 64.8, 69.8, 73.0, 77.1]
-    assert [c.method for c in five.cells] == ["oracle"] + ["ga+csa"] * 6
+    assert [c.method for c in four.cells] == ["oracle"] + ["ga+csa"] * 6
+    # The paper's rows with 50, 100 and 200 images carry GA's figures.
+    assert [c.method for c in five.cells] == ["oracle"] + ["ga"] * 3 + ["ga+csa"] * 3
+    for cell in five.cells[1:]:
+        assert "Table 5, ours" in PRESETS[cell.preset("synthia")].where
+        assert PRESETS[cell.preset("synthia")].miou == cell.paper
 
 
 def test_the_improve_columns_follow_from_the_tables() -> None:
@@ -84,17 +88,28 @@ def test_toycity_has_its_own_counts_and_no_figure_of_the_paper() -> None:
     cells = grid("table1", (20,), toycity=True).cells
     assert [(c.method, c.labelled) for c in cells] == [
         ("source_only", 0),
-        ("ga", 0),
-        ("joint", 20),
         ("oracle", 20),
+        ("joint", 20),
+        ("control", 20),
         ("ga", 20),
         ("ga+fcsa", 20),
         ("ga+csa", 20),
+        ("joint+mix", 20),
+        ("ga+csa+mix", 20),
     ]
+    assert Cell("control", 20).flags == ["--method", "ga", "--loss-gadv", "0"]
+    assert Cell("ga+csa+mix", 20).flags == ["--method", "ga+csa", "--mix"]
+    assert Cell("joint+mix", 20).name(1) == "joint_mix-20-seed1"
     for table in GRIDS:
         cells = grid(table, None, toycity=True).cells
         assert all(cell.paper is None for cell in cells)
-    assert len(grid("table1", None, toycity=True).cells) == 2 + 5 * len(TOYCITY_COUNTS)
+    assert len(grid("table1", None, toycity=True).cells) == 4 + 8 * len(TOYCITY_COUNTS)
+    without = [c.method for c in grid("table1", (0,), toycity=True).cells]
+    assert without == ["source_only", "control", "ga", "joint+mix"]
+    chosen = grid("table1", (5, 20), True, ("joint", "joint+mix")).cells
+    assert [(c.method, c.labelled) for c in chosen] == [
+        (method, n) for n in (5, 20) for method in ("joint", "joint+mix")
+    ]
 
 
 def test_statistics_over_the_complete_runs(tmp_path: Path) -> None:
@@ -158,17 +173,17 @@ def test_table_2_has_two_parts(tmp_path: Path) -> None:
 
 def test_tables_4_and_5_show_every_class_and_the_paper(tmp_path: Path) -> None:
     table = grid("table5", (50,), toycity=False)
-    write_summary(tmp_path, "ga_csa-50-seed0", 61.0, road=90.0, wall=3.0)
+    write_summary(tmp_path, "ga-50-seed0", 61.0, road=90.0, wall=3.0)
     lines = markdown(table, results(table, tmp_path, range(1)), SYNTHIA_13).splitlines()
     assert lines[0].count("|") == 13 + 3
-    assert [line.split("|")[1].strip() for line in lines[2:]] == [
+    assert [line.split("|")[1].strip() for line in lines[2:7]] == [
         "Wu et al. (paper)",
         "Tsai et al. (paper)",
         "Hong et al. (paper)",
-        "ours 50",
-        "ours 50 (paper)",
+        "ours 50 (GA)",
+        "ours 50 (GA) (paper)",
     ]
-    assert cells(lines[5])[:3] == ["ours 50", "90.0", "–"]
+    assert cells(lines[5])[:3] == ["ours 50 (GA)", "90.0", "–"]
     assert cells(lines[5])[-1] == "61.0"
     assert cells(lines[6])[-2:] == ["59.6", "60.7"]
     for rows, names in ((paper.TABLE_4, CITYSCAPES.names), (paper.TABLE_5, SYNTHIA_13)):
@@ -194,7 +209,11 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         returncode = 0
 
     def run(words: list[str], **_: Any) -> Done:
-        assert words[:4] == [sys.executable, "-m", "fastass", "train"]
+        assert words[:3] == [sys.executable, "-m", "fastass"]
+        if words[3] == "eval":
+            Path(words[words.index("--json") + 1]).write_text('{"miou": 20.0}')
+            return Done()
+        assert words[3] == "train"
         out = Path(words[words.index("--out") + 1])
         names.append(out.name)
         if "fail" in words:
@@ -247,24 +266,27 @@ def test_each_of_two_jobs_at_a_time_has_a_gpu_of_its_own(
 def test_toycity_shares_the_start_of_a_seed(
     tmp_path: Path, started: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "generate", lambda *_, **__: None)
+    monkeypatch.setattr("fastass.pipelines.toycity.generate", lambda *_, **__: None)
     words = ["reproduce", "table1", "--toycity", "--counts", "10", "--seeds", "2"]
     assert main([*words, "--out", str(tmp_path), "--part", "1/2"]) == 0
     assert started[:2] == ["start-seed0", "start-seed1"]
     half = set(started[2:])
     assert main([*words, "--out", str(tmp_path), "--part", "2/2"]) == 0
-    assert len(half) == 7
-    assert len(set(started)) == len(started) == 2 + 14
+    assert len(half) == 9
+    assert len(set(started)) == len(started) == 2 + 18
     start = (tmp_path / "start-seed1.words").read_text().splitlines()
     assert start[1:5] == ["--method", "source_only", "--labelled", "0"]
-    assert start[-2:] == ["--steps", "160"]
+    assert start[-2:] == ["--steps", "600"]
     cell = (tmp_path / "ga_csa-10-seed1.words").read_text().splitlines()
     start_weights = str(tmp_path / "start-seed1" / "last")
     assert cell[-2:] == ["--init", start_weights]
-    assert "data/toycity_gta5_shift0.25/gta5" in cell
+    assert "data/toycity_gta5_shift1/gta5" in cell
     oracle = (tmp_path / "oracle-10-seed1.words").read_text().splitlines()
     assert "--init" not in oracle
-    assert oracle[-2:] == ["--start-steps", "160"]
+    assert oracle[-2:] == ["--start-steps", "600"]
+    control = (tmp_path / "control-10-seed1.words").read_text().splitlines()
+    last = len(control) - 1 - control[::-1].index("--loss-gadv")
+    assert control[last - 2 : last + 2] == ["--method", "ga", "--loss-gadv", "0"]
     written = {path.name for path in (tmp_path / "table1").iterdir()}
     assert written == {"results.json", "table.md", "plot.svg"}
     started.clear()
@@ -274,7 +296,7 @@ def test_toycity_shares_the_start_of_a_seed(
     out = tmp_path / "synthia"
     assert main(["reproduce", "table5", "--toycity", "--counts", "10", "--out", str(out)]) == 0
     synthia = (out / "ga_csa-10-seed0.words").read_text()
-    assert "data/toycity_synthia_shift0.25/synthia" in synthia
+    assert "data/toycity_synthia_shift1/synthia" in synthia
     assert "terrain" not in synthia
 
 
@@ -286,6 +308,11 @@ def test_toycity_shares_the_start_of_a_seed(
         (["table1", "--toycity", "--counts", "few"], "--counts: expected numbers"),
         (["table3", "--counts", "7"], "none of 7 is a row of table3"),
         (["table1", "--toycity", "--part", "3/2"], "--part: expected I/N"),
+        (["table1", "--toycity", "--methods", "gan"], "--methods: gan is not a column of table1"),
+        (["table1", "--methods", "joint"], "joint is not a column of table1; it has ga, oracle,"),
+        (["table1", "--shift", "0.5"], "--shift is of the built-in data set"),
+        (["table1", "--toycity", "--shift", "2"], "--shift: expected number, 0 to 1"),
+        (["claims", "--toycity", "--methods", "ga"], "--methods has no effect on claims"),
         (["table1", "--toycity", "--jobs", "0"], "--jobs: expected whole number, at least 1"),
     ],
 )

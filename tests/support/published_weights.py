@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from fastass.models import DeepLab, ModelConfig
+from fastass.models.config import ModelConfig
+from fastass.models.deeplab import DeepLab
 
 State = dict[str, Tensor]
 DEPTHS = {"resnet101": (3, 4, 23, 3), "resnet50": (3, 4, 6, 3), "resnet18": (2, 2, 2, 2)}

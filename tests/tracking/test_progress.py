@@ -6,6 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
+from fastass.errors import UserError
 from fastass.method.terms import LossTerms
 from fastass.tracking.live_view import LiveView, curve
 from fastass.tracking.progress import Plain, Silent, TrainStats

@@ -13,6 +13,8 @@ from fastass.errors import UserError
 from fastass.method.adaptation import method_spec
 from fastass.pipelines.datasets.layouts import open_dataset
 from fastass.pipelines.loaders.batch import Batch, StepBatch
+from fastass.pipelines.loaders.order import sample_at
+from fastass.pipelines.loaders.sample_reader import open_reader
 from fastass.pipelines.packed.pack import pack
 from fastass.tracking.terminal import reporter
 from fastass.training.data import TrainingData
@@ -85,6 +87,29 @@ def test_ranks_times_batch_is_what_counts(
             if a.labels is not None:
                 assert b.labels is not None
                 assert torch.equal(a.labels, b.labels)
+
+
+@pytest.mark.parametrize("loader", ["pillow", "dali"])
+def test_batches_begin_at_the_step_asked_for(
+    config: Config, loader: Literal["pillow", "dali"]
+) -> None:
+    """No batch is given anew, none is left out: each holds the samples of its own positions."""
+    if loader == "dali":
+        pytest.importorskip("nvidia.dali")
+    config = replace(config, data=replace(config.data, loader=loader))
+    data, spec = opened(config), method_spec(config.method, config.labelled)
+    assert data.source is not None
+    source, target = open_reader(data.source).names, open_reader(data.target).names
+    labelled = data.labelled_names
+    for first in (0, 1, 5):
+        batches = data.batches(first, spec, CPU)
+        for step, batch in enumerate(islice(batches, 3), first):
+            for name, stream in batch._asdict().items():
+                names = {"source": source, "labelled": labelled, "unlabelled": target}[name]
+                where = range(step * config.batch, (step + 1) * config.batch)
+                wanted = [names[sample_at(config.seed, name, p, len(names))] for p in where]
+                assert list(stream.names) == wanted, (name, first, step)
+        batches.close()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])

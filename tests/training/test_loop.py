@@ -24,6 +24,7 @@ from fastass.errors import TrainingFailure
 from fastass.pipelines.toycity import generate
 from fastass.tracking.progress import Plain
 from fastass.training import loop, run
+from fastass.training.data import TrainingData
 from fastass.training.meters import Meters
 from fastass.training.step import TrainStep
 
@@ -140,6 +141,25 @@ def test_a_resume_reads_its_checkpoint_once(
     monkeypatch.setattr(files, "_read", counted)
     assert main(["train", "--out", str(run), "--resume", "--plain", "--stop-at", "2"]) == 0
     assert sorted(names) == sorted([MODEL, STATE])
+
+
+def test_a_resumed_run_reads_on_where_it_stopped(
+    toycity: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two micro-batches per step: neither is given anew, neither is left out."""
+    run, read, firsts = tmp_path / "run", TrainingData.batches, []
+
+    def batches(self: TrainingData, first: int, *rest: Any) -> Iterator[Any]:
+        firsts.append(first)
+        return read(self, first, *rest)
+
+    monkeypatch.setattr(TrainingData, "batches", batches)
+    assert main(arguments(toycity, run, "--stop-at", "2")) == 0
+    assert firsts == [0]
+    assert main(["train", "--out", str(run), "--resume", "--plain", "--stop-at", "4"]) == 0
+    assert firsts == [0, 4, 6]  # the start goes on at step 2, the method begins at step 3
+    assert main(["train", "--out", str(run), "--resume", "--plain", "--stop-at", "5"]) == 0
+    assert firsts == [0, 4, 6, 8]
 
 
 def test_statistics_are_averaged_over_the_ranks_once_a_step(

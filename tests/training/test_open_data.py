@@ -45,7 +45,8 @@ def test_archives_are_trained_from(config: Config) -> None:
         replace(config, data=replace(config.data, source=archives)), Silent()
     )
     plain, _ = open_training_data(config, Silent())
-    assert data.source is not None and plain.source is not None
+    assert data.source is not None
+    assert plain.source is not None
     assert len(data.source) == len(plain.source) == 2
 
 
@@ -64,14 +65,12 @@ def test_archives_are_found_again(
     resumed = replace(config, data=replace(config.data, source=None))
     assert adopt_roots(run, resumed).data.source == config.data.source
     (tmp_path / "0_labels.zip").unlink()
-    with pytest.raises(UserError, match="the run's source data .* is not there; give --data-s"):
+    with pytest.raises(UserError, match=r"the run's source data .* is not there; give --data-s"):
         adopt_roots(run, resumed)
 
 
 @pytest.mark.parametrize("name", ["source", "target"])
-def test_no_image_is_trained_on_and_validated_on(
-    config: Config, tmp_path: Path, name: str
-) -> None:
+def test_no_image_is_trained_on_and_validated_on(config: Config, tmp_path: Path, name: str) -> None:
     own = tmp_path / "own"
     (own / "images").mkdir(parents=True)
     (own / "labels").mkdir()

@@ -76,13 +76,16 @@ def test_the_same_as_torchs(backend: str) -> None:
     assert len(hooked) == 6
 
 
-def install(monkeypatch: pytest.MonkeyPatch, folder: Path, text: str | None) -> None:
-    """A package `apex`; `text`: its module `optimizers`."""
+def install(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, text: str | None, extension: bool = True
+) -> None:
+    """A package `apex`; `text`: its module `optimizers`; `extension`: with its CUDA part."""
     package = folder / "apex"
     package.mkdir()
     (package / "__init__.py").write_text("")
     if text is not None:
         (package / "optimizers.py").write_text(text)
+    if extension:
         (folder / "amp_C.py").write_text("")
     monkeypatch.syspath_prepend(folder)
     for name in ("apex", "apex.optimizers", "amp_C"):
@@ -122,6 +125,25 @@ def test_the_unrelated_package_is_refused(
         both("apex")
 
 
+@pytest.mark.parametrize(
+    ("text", "extension", "reason"),
+    [
+        ("raise ImportError('libcudart.so.99 is missing')", True, r"can't be .*libcudart\.so\.99"),
+        ("FusedSGD = None", True, "has no FusedAdam"),
+        (FAKE, False, "without its CUDA extension"),
+    ],
+)
+def test_an_apex_that_cannot_be_used_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, extension: bool, reason: str
+) -> None:
+    install(monkeypatch, tmp_path, text, extension)
+    with pytest.raises(UserError, match=reason):
+        both("apex")
+    for device in ("cuda", "cpu"):
+        with pytest.raises(UserError, match=reason):
+            describe_optimizers("apex", torch.device(device))
+
+
 def test_apex_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str, *rest: Any) -> ModuleType | None:
         return None
@@ -135,7 +157,9 @@ def test_apex_needs_cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     install(monkeypatch, tmp_path, FAKE)
     with pytest.raises(UserError, match="need CUDA, and the device is cpu; or use torch"):
         describe_optimizers("apex", torch.device("cpu"))
+    assert describe_optimizers("apex", torch.device("cuda")) == "apex"
     assert describe_optimizers("torch", torch.device("cpu")) == "torch fused"
+    assert describe_optimizers("foreach", torch.device("cpu")) == "torch foreach"
 
 
 def scaled(rule: str, batch: int, accumulate: int = 1, world: int = 1, base: int = 4) -> Config:
@@ -173,6 +197,52 @@ def test_a_warm_up_rises_to_the_scaled_rate() -> None:
     optim = replace(scaled("linear", 16).optim, warmup=10, power=0.0)
     factors = [decay(step, optim, start_steps=0, steps=1000) for step in (0, 4, 9, 10, 500)]
     assert factors == pytest.approx([0.1, 0.5, 1, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("step", "warmup", "schedule_steps", "factor"),
+    [
+        # The start: its own decay over 10 steps, (1 − t/10)².
+        (0, 0, 0, 1.0),
+        (5, 0, 0, 0.25),
+        (9, 0, 0, 0.01),
+        # The method: anew from step 10 on, over 20 steps.
+        (10, 0, 0, 1.0),
+        (20, 0, 0, 0.25),
+        (29, 0, 0, 0.0025),
+        (30, 0, 0, 0.0),  # and 0 after its end
+        (40, 0, 0, 0.0),
+        # A schedule that is longer or shorter than the run; the start has no part in it.
+        (20, 0, 100, 0.81),
+        (15, 0, 10, 0.25),
+        (25, 0, 10, 0.0),
+        (5, 0, 100, 0.25),
+        # The warm-up multiplies the decay.
+        (0, 8, 0, 1 / 8),
+        (5, 8, 0, 6 / 8 * 0.25),
+        (7, 8, 0, 8 / 8 * 0.09),
+        (10, 8, 0, 1 / 8),
+        (14, 8, 0, 5 / 8 * 0.64),
+        (16, 8, 0, 7 / 8 * 0.49),
+        (20, 8, 0, 0.25),
+        (0, 1, 0, 1.0),
+    ],
+)
+def test_the_factor_is_warm_up_times_decay(
+    step: int, warmup: int, schedule_steps: int, factor: float
+) -> None:
+    optim = OptimConfig(power=2.0, warmup=warmup, schedule_steps=schedule_steps)
+    assert decay(step, optim, start_steps=10, steps=20) == pytest.approx(factor, abs=1e-12)
+
+
+def test_every_group_gets_its_own_rate_times_the_factor() -> None:
+    g, d = both("torch")
+    optim = config("torch").optim
+    set_rates([g, d], 0.25)
+    assert [group["lr"] for group in g.param_groups] == pytest.approx(
+        [0.25 * optim.lr, 0.25 * optim.lr * optim.head_lr]
+    )
+    assert [group["lr"] for group in d.param_groups] == pytest.approx([0.25 * optim.d_lr])
 
 
 def test_presets_keep_their_rates_at_their_own_batch() -> None:

@@ -5,30 +5,33 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from pathlib import Path
 
-from fastass.bench.input.loaders import format_rates, measure
 from fastass.cli.command import Command
+from fastass.cli.parser import typed
+from fastass.config.schema import Layout
 from fastass.config.text import parse
 from fastass.errors import UserError
-from fastass.pipelines.datasets.layouts import open_dataset
-from fastass.pipelines.packed.dataset import open_packed
-from fastass.tracking.terminal import reporter
 
 
 def flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("--files", metavar="DIR", help="a data set in its original layout")
-    add("--layout", default="auto", help="gta5, synthia, cityscapes, folder or auto")
-    add("--split", default="train", help="split of the data set (train)")
+    add("--layout", type=typed(Layout), default="auto", help="its layout; auto recognises it")
+    add("--split", default="train", help="split of the data set")
     add("--packed", metavar="DIR", help="the same data set, packed")
     add("--size", metavar="WxH", required=True, help="training size, e.g. 1280x720")
-    add("--batch", type=int, default=4, help="images per batch (4)")
-    add("--workers", type=int, default=2, help="workers per loader (2)")
-    add("--rounds", type=int, default=5, help="turns per loader; medians count (5)")
-    add("--device", default="cpu", help="device that gets the batches: cpu or cuda:N (cpu)")
+    add("--batch", type=int, default=4, help="images per batch")
+    add("--workers", type=int, default=2, help="workers per loader")
+    add("--rounds", type=int, default=5, help="turns per loader; medians count")
+    add("--device", default="cpu", help="device that gets the batches: cpu or cuda:N")
     add("--json", type=Path, metavar="FILE", help="also write the result there")
 
 
 def run(args: Namespace) -> None:
+    from fastass.bench.input.loaders import format_rates, measure
+    from fastass.pipelines.datasets.layouts import open_dataset
+    from fastass.pipelines.packed.dataset import open_packed
+    from fastass.tracking.terminal import reporter
+
     if args.files is None and args.packed is None:
         raise UserError("bench data needs --files DIR, --packed DIR, or both")
     width, height = parse(args.size, tuple[int, int], "--size")

@@ -1,12 +1,14 @@
 """`fastass bench`: one module per part, each with its own flags."""
 
-import argparse
 from argparse import ArgumentParser, Namespace
 
-from fastass.cli.bench import data, scale, step, train
+from fastass.cli.bench import data, model, scale, step, train
 from fastass.cli.command import Command
 
-PARTS = {part.name: part for part in (data.COMMAND, step.COMMAND, train.COMMAND, scale.COMMAND)}
+PARTS = {
+    part.name: part
+    for part in (data.COMMAND, step.COMMAND, train.COMMAND, scale.COMMAND, model.COMMAND)
+}
 
 
 def flags(parser: ArgumentParser) -> None:
@@ -16,8 +18,6 @@ def flags(parser: ArgumentParser) -> None:
             part.name,
             help=part.help,
             description=f"example: {part.example}\n\n{part.help}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
         )
         part.flags(sub)
 

@@ -3,55 +3,52 @@
 import json
 from argparse import ArgumentParser, Namespace
 from datetime import date
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fastass.bench.scaling import scale
-from fastass.bench.scaling.allreduce_model import Cluster, Link
-from fastass.bench.scaling.timeline import BUCKET, MIB, Timeline, uniform
-from fastass.bench.step import compare
 from fastass.cli.bench.step import configured, measuring_flags
 from fastass.cli.command import Command
 from fastass.cli.train import config_flags
 from fastass.config.text import parse
 from fastass.errors import UserError
-from fastass.runtime.device import describe_runtime
-from fastass.tracking.terminal import reporter
+
+if TYPE_CHECKING:
+    from fastass.bench.scaling.allreduce_model import Cluster
+    from fastass.bench.scaling.timeline import Timeline
 
 # A node of eight H100: NVLink 450 GB/s and a 400 Gb/s card, per GPU and direction (NVIDIA's data
 # sheets), 80 % of both; latencies of NCCL's own model (src/graph/tuning.cc, ring, Simple).
 GPUS = "8,16,32,64,128,256,512,1024,2048,4096"
 DEFAULTS = {"intra_us": 3.4, "intra_gbs": 360.0, "inter_us": 14.0, "inter_gbs": 40.0}
 HELP = {
-    "intra_us": "latency of a message between two GPUs of a node, µs (NCCL's model of NVLink",
-    "intra_gbs": "bandwidth in a node, GB/s per GPU and direction (80 %% of an H100's NVLink",
-    "inter_us": "latency between nodes, µs (NCCL's model of a network",
-    "inter_gbs": "bandwidth between nodes, GB/s per GPU and direction (80 %% of 400 Gb/s",
+    "intra_us": "latency of a message between two GPUs of a node, µs (NCCL's model of NVLink)",
+    "intra_gbs": "bandwidth in a node, GB/s per GPU and direction (80 %% of an H100's NVLink)",
+    "inter_us": "latency between nodes, µs (NCCL's model of a network)",
+    "inter_gbs": "bandwidth between nodes, GB/s per GPU and direction (80 %% of 400 Gb/s)",
 }
 
 
 def flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("name", nargs="?", metavar="PRESET", help="see `fastass presets` (toycity)")
+    add("name", nargs="?", metavar="PRESET", help="see `fastass presets` [default toycity]")
     measuring_flags(parser, rounds=15)
-    add("--gpus", default=GPUS, help=f"numbers of GPUs to predict ({GPUS})")
-    add("--gpus-per-node", type=int, default=8, metavar="N", help="GPUs per node (8)")
+    add("--gpus", default=GPUS, help="numbers of GPUs to predict")
+    add("--gpus-per-node", type=int, default=8, metavar="N", help="GPUs per node")
     for name, default in DEFAULTS.items():
-        help = f"{HELP[name]}: {default:g})"
-        add(_flag(name), type=float, default=default, metavar="X", help=help)
+        add(_flag(name), type=float, default=default, metavar="X", help=HELP[name])
     add(
         "--bucket-mib",
         type=float,
-        default=BUCKET / MIB,
-        help="MiB of gradients exchanged at once (25)",
+        default=25.0,
+        help="MiB of gradients exchanged at once",
     )
     add("--step-ms", type=float, help="predict for a step of this time instead of measuring one")
     add("--gradient-mib", type=float, help="with --step-ms: size of the gradients")
-    share = "with --step-ms: share of the step in which gradients become complete (0.5)"
+    share = "with --step-ms: share of the step in which gradients become complete"
     add("--backward-share", type=float, default=0.5, metavar="SHARE", help=share)
     add(
         "--ranks",
         default="1,2,4",
-        help="numbers of CPU ranks that check the model; '' for none (1,2,4)",
+        help="numbers of CPU ranks that check the model; '' for none",
     )
     config_flags(parser)
 
@@ -61,6 +58,12 @@ def _flag(name: str) -> str:
 
 
 def run(args: Namespace) -> None:
+    from fastass.bench.scaling import scale
+    from fastass.bench.scaling.timeline import MIB
+    from fastass.bench.step import compare
+    from fastass.runtime.device import describe_runtime
+    from fastass.tracking.terminal import reporter
+
     cluster, gpus, sizes = _cluster(args), _numbers(args, "gpus"), _numbers(args, "ranks")
     for n in gpus:
         if n > cluster.gpus_per_node and n % cluster.gpus_per_node:
@@ -104,7 +107,9 @@ def run(args: Namespace) -> None:
         args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def _cluster(args: Namespace) -> Cluster:
+def _cluster(args: Namespace) -> "Cluster":
+    from fastass.bench.scaling.allreduce_model import Cluster, Link
+
     for name in ("gpus_per_node", "intra_gbs", "inter_gbs", "bucket_mib"):
         if not getattr(args, name) > 0:
             raise UserError(f"{_flag(name)}: expected more than 0, got {getattr(args, name)}")
@@ -126,8 +131,10 @@ def _numbers(args: Namespace, name: str) -> tuple[int, ...]:
     return numbers
 
 
-def _given(args: Namespace) -> Timeline | None:
+def _given(args: Namespace) -> "Timeline | None":
     """The step of --step-ms and --gradient-mib."""
+    from fastass.bench.scaling.timeline import MIB, uniform
+
     if args.step_ms is None and args.gradient_mib is None:
         return None
     for name in ("step_ms", "gradient_mib", "backward_share"):

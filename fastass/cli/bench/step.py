@@ -5,22 +5,23 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fastass.bench.step import compare
-from fastass.bench.step.candidate import engine
-from fastass.bench.step.worker import CandidateConfig
 from fastass.cli.command import Command
 from fastass.cli.train import config_flags
 from fastass.config.presets import preset
 from fastass.config.schema import Config
 from fastass.config.text import leaves, override
-from fastass.runtime.device import describe_runtime
-from fastass.tracking.terminal import reporter
+
+if TYPE_CHECKING:
+    from fastass.bench.step import compare
+
+DEFAULT = "gta5_to_cityscapes_csa_500"
 
 
 def flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("name", nargs="?", metavar="PRESET", help="see `fastass presets` (gta5_to_cityscapes_…)")
+    add("name", nargs="?", metavar="PRESET", help=f"see `fastass presets` [default {DEFAULT}]")
     measuring_flags(parser, rounds=7)
     add("--switches", action="store_true", help="also turn off one optimisation at a time")
     add(
@@ -34,8 +35,8 @@ def flags(parser: ArgumentParser) -> None:
 def measuring_flags(parser: ArgumentParser, rounds: int) -> None:
     """Flags that the benchmarks of the step and of training share."""
     add = parser.add_argument
-    add("--rounds", type=int, default=rounds, help=f"turns per path; medians count ({rounds})")
-    add("--warmup-rounds", type=int, default=2, help="turns before them, which do not count (2)")
+    add("--rounds", type=int, default=rounds, help="turns per path; medians count")
+    add("--warmup-rounds", type=int, default=2, help="turns before them, which do not count")
     add("--json", type=Path, metavar="FILE", help="also write the result there")
 
 
@@ -47,7 +48,13 @@ def configured(args: Namespace, name: str) -> Config:
 
 
 def run(args: Namespace) -> None:
-    config = configured(args, args.name or "gta5_to_cityscapes_csa_500")
+    from fastass.bench.step import compare
+    from fastass.bench.step.candidate import engine
+    from fastass.bench.step.worker import CandidateConfig
+    from fastass.runtime.device import describe_runtime
+    from fastass.tracking.terminal import reporter
+
+    config = configured(args, args.name or DEFAULT)
     line = describe_runtime(config.runtime).line
     others: list[CandidateConfig] = []
     if args.switches:
@@ -58,7 +65,11 @@ def run(args: Namespace) -> None:
 
         def measured(configs: Sequence[CandidateConfig]) -> list[compare.Row]:
             return compare.measure(
-                configs, args.rounds, args.warmup_rounds, lambda what: progress.phase(what, 0)
+                configs,
+                args.rounds,
+                args.warmup_rounds,
+                lambda what: progress.phase(what, 0),
+                line=progress.line,
             )
 
         parts = {"step": measured(compare.candidates(config))}
@@ -66,14 +77,17 @@ def run(args: Namespace) -> None:
         print(f"\n{compare.memory_table(parts['step'])}")
         if others:
             ours = engine("fastass", config, count_flops=True)
-            parts["switches"] = [measured([ours, other])[1] for other in others]
+            pairs = [measured([ours, other]) for other in others]
+            parts["switches"] = [rows[1] for rows in pairs if len(rows) == 2]  # one may have failed
             print(f"\nspeed and memory against fastass:\n\n{compare.table(parts['switches'])}")
             print(f"\n{compare.memory_table(parts['switches'])}")
     write(args.json, compare.heading(config, line), parts)
 
 
-def write(path: Path | None, heading: str, parts: dict[str, list[compare.Row]]) -> None:
+def write(path: Path | None, heading: str, parts: "dict[str, list[compare.Row]]") -> None:
     """Write the result as JSON, if a path is given."""
+    from fastass.bench.step import compare
+
     if path is not None:
         rows = {name: compare.record(measured) for name, measured in parts.items()}
         result = {"heading": heading, "date": str(date.today()), **rows}

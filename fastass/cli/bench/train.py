@@ -3,30 +3,31 @@
 from argparse import ArgumentParser, Namespace
 from datetime import date
 
-from fastass.bench.step import compare, train
 from fastass.cli.bench.step import configured, measuring_flags, write
 from fastass.cli.command import Command
 from fastass.cli.train import config_flags
-from fastass.runtime.device import describe_runtime
-from fastass.tracking.terminal import reporter
-from fastass.training.open_data import open_training_data
 
 
 def flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("name", nargs="?", metavar="PRESET", help="see `fastass presets` (toycity)")
+    add("name", nargs="?", metavar="PRESET", help="see `fastass presets` [default toycity]")
     measuring_flags(parser, rounds=5)
-    add("--turn", type=int, default=20, metavar="STEPS", help="steps per turn that count (20)")
+    add("--turn", type=int, default=20, metavar="STEPS", help="steps per turn that count")
     add(
         "--unmeasured",
         type=int,
         default=10,
-        help="steps before them, to use up prefetched data (10)",
+        help="steps before them, to use up prefetched data",
     )
     config_flags(parser)
 
 
 def run(args: Namespace) -> None:
+    from fastass.bench.step import compare, train
+    from fastass.runtime.device import describe_runtime
+    from fastass.tracking.terminal import reporter
+    from fastass.training.open_data import open_training_data
+
     config = configured(args, args.name or "toycity")
     line = describe_runtime(config.runtime).line
     with reporter() as progress:
@@ -38,6 +39,7 @@ def run(args: Namespace) -> None:
             lambda what: progress.phase(what, 0),
             steps=args.turn,
             unmeasured=args.unmeasured,
+            line=progress.line,
         )
     heading = f"{compare.heading(config, line)}, loader {config.data.loader}"
     print(f"{heading}; {date.today()}\n\n{compare.table(rows)}\n\n{compare.memory_table(rows)}")

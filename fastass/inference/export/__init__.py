@@ -25,15 +25,20 @@ WRITERS: dict[str, Callable[[Segmenter, Path], str]] = {
     "torch-export": write_torch,
     "safetensors": write_folder,
 }
-FORMATS = tuple(WRITERS)
 
 
 def export(segmenter: Segmenter, out: Path, form: str, *, overwrite: bool = False) -> str:
     """Write `out`; → a line that says what was checked, and how.
 
-    form: one of `FORMATS`. Raises UserError if `out` exists (unless `overwrite`) or a package is
+    form: a name of `WRITERS`. Raises UserError if `out` exists (unless `overwrite`) or a package is
     missing; ExportFailure if the exported network computes something else.
     """
+    backbone = segmenter.generator.config.backbone
+    if segmenter.generator.config.is_foreign and form != "safetensors":
+        raise UserError(
+            f"{backbone}: {form} is for fastass's own backbones; use --format safetensors, which "
+            "fastass.load reads"
+        )
     if out.exists() and not overwrite:
         raise UserError(f"{out}: exists already; pass --overwrite or choose another --out")
     _check_replaceable(out, form)

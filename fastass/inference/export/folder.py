@@ -56,6 +56,15 @@ CARD = f"""\
 `model.safetensors`: the weights. `graph.json`: the network's operations, in order.
 """
 
+FOREIGN_CARD = """\
+# Street-scene segmentation, DeepLab-v2's head on a Hugging Face backbone
+
+`fastass.load("model").predict("photo.png")`; it needs `pip install "fastass[hf]"` and no network.
+
+`config.json`: the backbone's configuration, the classes by train id, the size of training, and how
+pixels become the input. `model.safetensors`: the weights.
+"""
+
 
 def write_folder(segmenter: Segmenter, path: Path) -> str:
     """Write the folder; → what was checked."""
@@ -64,9 +73,11 @@ def write_folder(segmenter: Segmenter, path: Path) -> str:
     (path / FOLDER).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     weights = {k: v.contiguous() for k, v in segmenter.generator.state_dict().items()}
     (path / MODEL).write_bytes(safetensors_save(weights, metadata={"format": "pt"}))
-    lines = ",\n".join(json.dumps(entry) for entry in operations(segmenter.generator))
-    (path / GRAPH).write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-    (path / README).write_text(CARD, encoding="utf-8")
+    foreign = segmenter.generator.config.is_foreign
+    if not foreign:  # whose operations depend on the image's size
+        lines = ",\n".join(json.dumps(entry) for entry in operations(segmenter.generator))
+        (path / GRAPH).write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    (path / README).write_text(FOREIGN_CARD if foreign else CARD, encoding="utf-8")
     loaded = graph_of(load(path, device="cpu"))
     checked = compare(graph_of(segmenter), loaded, segmenter.prepare.size)
     return f"checked after fastass.load, at {checked}"

@@ -18,13 +18,19 @@ from fastass.training.optimizers.torch_eager import SGD, Adam
 def generator_optimizer(generator: DeepLab, optim: OptimConfig, factor: float) -> Optimizer:
     """SGD with Nesterov momentum; the classifier's learning rate is `head_lr` times higher.
 
+    With `layer_decay` each layer of the backbone has a rate of its own, lower towards the images.
+
     factor: on every learning rate, see `batch_factor`. UserError where the backend asked for is
     not available.
     """
-    groups = [
-        {"params": group["params"], "base_lr": optim.lr * scale * factor}
-        for group, scale in zip(generator.parameter_groups(), (1.0, optim.head_lr), strict=True)
-    ]
+    backbone, classifiers = generator.parameter_groups()
+    scaled = [(classifiers["params"], optim.head_lr)]
+    if optim.layer_decay == 1:
+        scaled.insert(0, (backbone["params"], 1.0))
+    else:  # the last layer first: the rate that is logged is the first group's
+        layers = reversed(generator.backbone.layers())
+        scaled[:0] = [(layer, optim.layer_decay**i) for i, layer in enumerate(layers)]
+    groups = [{"params": p, "base_lr": optim.lr * scale * factor} for p, scale in scaled]
     values: dict[str, Any] = {
         "lr": optim.lr,
         "momentum": optim.momentum,

@@ -9,10 +9,12 @@ import torch
 
 from fastass.bench import all_on_gpu
 from fastass.bench.step import compare
-from fastass.bench.step.candidate import Candidate, engine
+from fastass.bench.step.candidate import Candidate, StepTime, engine
 from fastass.bench.step.memory import SavedTensors
+from fastass.bench.step.worker import CandidateConfig
 from fastass.cli.main import build_parser, main
 from fastass.config.schema import Config, DataConfig, DiscriminatorConfig, RuntimeConfig
+from fastass.errors import UserError
 from fastass.models.config import ModelConfig
 
 TINY = ["--backbone", "tiny", "--source-size", "64x48", "--target-size", "64x48", "--device", "cpu"]
@@ -63,6 +65,50 @@ def test_every_switch_differs_from_the_engine_and_has_a_name() -> None:
     assert len(names) >= 8
     configs = compare.candidates(config())
     assert [r.config.model.norm for r in configs] == ["batch", "frozen", "frozen"]
+
+
+def test_on_a_gpu_each_has_the_memory_alone_and_one_that_dies_leaves_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alive: list[str] = []
+    lines: list[str] = []
+
+    class Alone:
+        def __init__(self, candidate: CandidateConfig) -> None:
+            assert not alive, "two candidates at once"
+            assert len(lines) == started.index(candidate.name), "the last one's line is not out"
+            self.config, self.name = candidate, candidate.name
+            self.times: list[StepTime] = []
+            self.facts = {"precision": torch.bfloat16}
+
+        def __enter__(self) -> "Alone":
+            alive.append(self.name)
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            alive.remove(self.name)
+
+        def turn(self, steps: int, unmeasured: int) -> None:
+            if self.name == "dies":
+                raise UserError("bench: dies: out of memory: CUDA")
+            self.times.append(StepTime(0.0, 1.0, 1.0))
+
+        def ask(self, what: str) -> object:
+            return {"memory": {"peak": 10.0, "loaders": 0.0}, "tensors": {}, "flops": 4e12}[what]
+
+    monkeypatch.setattr(compare, "Candidate", Alone)
+    monkeypatch.setattr(compare, "choose_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(compare, "peak_rate", lambda device, precision: 4e12)
+    started = ["dies", "first", "second"]
+    configs = [engine(name, config(), count_flops=name == "second") for name in started]
+    rows = compare.measure(configs, 3, 1, lambda what: None, line=lines.append)
+    assert [row.name for row in rows] == ["first", "second"]
+    assert [row.peak_share for row in rows] == [0.5, 0.5]
+    assert lines[0] == "failed: bench: dies: out of memory: CUDA"
+    assert lines[1] == "first: 2000.0 ms per step, 1.5 images/s, peak 10 MiB"
+    lines.clear()
+    with pytest.raises(UserError, match="dies"):
+        compare.measure(configs[:1], 1, 0, lambda what: None, line=lines.append)
 
 
 def test_images_of_a_step() -> None:

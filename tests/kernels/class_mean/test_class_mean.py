@@ -35,13 +35,13 @@ def inputs(
 
 
 def run(
-    features: Tensor, labels: Tensor, C: int, choice: str = "auto"
+    features: Tensor, labels: Tensor, C: int, choice: str = "auto", aligned: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Means, counts, and the gradient of a weighted sum of the means."""
     features = features.detach().requires_grad_()
     kernels.use(choice)
     try:
-        means, counts = kernels.class_mean(features, labels, C)
+        means, counts = kernels.class_mean(features, labels, C, aligned=aligned)
         weight = torch.linspace(-1, 1, means.numel()).view(means.shape).to(means.dtype)
         (gradient,) = torch.autograd.grad((means * weight).sum(), features)
     finally:
@@ -146,6 +146,36 @@ def test_nearest_index_is_torchs() -> None:
     assert torch.equal(by_table, nearest_labels(labels, (91, 161)))
 
 
+def test_aligned_labels_are_those_where_upsampling_puts_the_pixel() -> None:
+    """An upsampling with aligned corners puts feature pixel i at i · (H − 1) / (h − 1)."""
+    for size in (1, 2, 3, 65, 91, 161):
+        for source in (1, 2, 5, 512, 720, 1280):
+            at = torch.linspace(0, source - 1, size, dtype=torch.float64) if size > 1 else None
+            index = nearest_index(size, source, aligned=True).double()
+            if at is None:
+                assert index.tolist() == [0]
+            else:
+                assert float((index - at).abs().max()) <= 0.5 + 1e-9, (size, source)
+            assert 0 <= int(index.min()) <= int(index.max()) <= source - 1
+    _, labels = inputs(SHAPES[0])
+    rows, columns = nearest_index(91, 720, True).long(), nearest_index(161, 1280, True).long()
+    by_table = labels[:, rows][:, :, columns]
+    assert torch.equal(by_table, nearest_labels(labels, (91, 161), aligned=True))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_aligned_labels(shape: tuple[int, ...]) -> None:
+    features, labels = inputs(shape)
+    C = shape[-1]
+    means, counts, gradient = run(features, labels, C, aligned=True)
+    truth, true_counts, true_gradient = run(features.double(), labels, C, "reference", aligned=True)
+    assert torch.equal(counts, true_counts)
+    assert error(means, truth) < 1e-5
+    assert error(gradient, true_gradient) < 1e-6
+    floor = run(features, labels, C)[0]
+    assert torch.equal(floor, means) == (shape[2:4] == (1, 1) or shape[2:4] == shape[4:6])
+
+
 @pytest.mark.parametrize("choice", ["reference", "native"])
 def test_label_out_of_range_is_refused(choice: str) -> None:
     features, labels = inputs((2, 8, 9, 13, 50, 71, 7))
@@ -176,10 +206,12 @@ def test_arguments_are_checked() -> None:
 
 def test_operator_is_registered() -> None:
     features, labels = inputs((2, 8, 9, 13, 50, 71, 7))
-    torch.library.opcheck(torch.ops.fastass.class_mean, (features.requires_grad_(), labels, 7, 255))
+    torch.library.opcheck(
+        torch.ops.fastass.class_mean, (features.requires_grad_(), labels, 7, 255, True)
+    )
     torch.library.opcheck(
         torch.ops.fastass.class_mean,
-        (features.detach().contiguous().requires_grad_(), labels, 7, 255),
+        (features.detach().contiguous().requires_grad_(), labels, 7, 255, False),
     )
 
 
@@ -234,27 +266,38 @@ def check_triton() -> None:
         for layout in (torch.channels_last, torch.contiguous_format):
             features, labels = inputs(shape, dtype)
             features = features.contiguous(memory_format=layout)
-            truth, true_counts, true_gradient = run(features.double(), labels, 7, "reference")
-            means, counts = op._cuda(features, labels, 7, 255)
-            weight = torch.linspace(-1, 1, means.numel()).view(means.shape)
             last = layout == torch.channels_last
-            gradient = op._backward_cuda(weight, counts, labels, [9, 13], 255, dtype, last)
+            aligned = last and dtype == torch.float32
+            truth, true_counts, true_gradient = run(
+                features.double(), labels, 7, "reference", aligned
+            )
+            means, counts = op._cuda(features, labels, 7, 255, aligned)
+            weight = torch.linspace(-1, 1, means.numel()).view(means.shape)
+            size = [9, 13]
+            gradient = op._backward_cuda(weight, counts, labels, size, 255, dtype, last, aligned)
             assert torch.equal(counts, true_counts)
             assert error(means, truth) < 1e-6
             tolerance = 1e-6 if dtype == torch.float32 else 8e-3
             assert error(gradient, true_gradient) <= tolerance * float(true_gradient.abs().max())
+    # The largest number of classes.
+    features, labels = inputs((1, 33, 9, 13, 50, 71, 255))
+    truth, true_counts, _ = run(features.double(), labels, 255, "reference")
+    means, counts = op._cuda(features, labels, 255, 255, False)
+    assert torch.equal(counts, true_counts)
+    assert error(means, truth) < 1e-6
     # No class, nor ignored: out of the sums, the image's means say so, as the reference's do.
+    features, labels = inputs(shape, dtype)
     labels[1, :25] = 7
     features = features.float().requires_grad_()
     expected, expected_counts = op.reference(features, labels, 7)
     assert expected[1].isnan().all()
     assert not expected[0].isnan().any()
-    means, counts = op._cuda(features.detach(), labels, 7, 255)
+    means, counts = op._cuda(features.detach(), labels, 7, 255, False)
     torch.testing.assert_close(means, expected.detach(), equal_nan=True)
     assert torch.equal(counts, expected_counts)
     weight = torch.linspace(-1, 1, means.numel()).view(means.shape)
     (expected_gradient,) = torch.autograd.grad(expected, features, weight)
-    gradient = op._backward_cuda(weight, counts, labels, [9, 13], 255, torch.float32, True)
+    gradient = op._backward_cuda(weight, counts, labels, [9, 13], 255, torch.float32, True, False)
     torch.testing.assert_close(gradient, expected_gradient)
 
 

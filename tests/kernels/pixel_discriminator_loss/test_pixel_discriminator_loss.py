@@ -41,6 +41,18 @@ def test_error_is_at_most_twice_that_of_plain_torch(
         assert ours[2].abs().sum() == 0
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_aligned_labels(shape: tuple[int, ...]) -> None:
+    features, labels, weights = inputs(shape)
+    options: dict[str, Any] = {"domain": 0, "adversarial": True, "aligned": True}
+    ours = run(features, labels, weights, **options)
+    truth = run(features.double(), labels, double(weights), "reference", **options)
+    for a, t in zip(ours, truth, strict=True):
+        assert error(a, t) <= 1e-6 * max(1, float(t.abs().max()))
+    floor = run(features, labels, weights, domain=0, adversarial=True)
+    assert torch.equal(floor[0], ours[0]) == (shape[2:4] == (1, 1))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("domain", "adversarial"), MODES)
 def test_reduced_precision(dtype: torch.dtype, domain: int, adversarial: bool) -> None:
@@ -190,7 +202,7 @@ def test_operator_is_registered(domain: int, adversarial: bool) -> None:
         torch.ops.fastass.pixel_discriminator_loss,
         (
             *(features.requires_grad_(), labels, *leaves),
-            *(domain, adversarial, 0.2, 255, True, adversarial),
+            *(domain, adversarial, 0.2, 255, True, adversarial, domain == 1),
         ),
     )
 

@@ -69,6 +69,8 @@ AUGMENTS = {
     "none": (Augment(mirror=False), 1, 2),
     "mirror": (Augment(), 1, 2),
     "region": (Augment(scale=(1.0, 2.5)), 1, 2),
+    "padding": (Augment(scale=(0.5, 1.2)), 1, 2),
+    "padding, jitter and blur": (Augment(scale=(0.5, 0.8), jitter=0.4, blur=1.0), 3, 4),
     "jitter": (Augment(jitter=0.4, hue=30), 3, 4),
     "blur": (Augment(blur=2.0), 1, 2),
 }

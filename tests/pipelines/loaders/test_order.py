@@ -24,6 +24,17 @@ def test_ranks_share_one_global_batch(world: int, batch: int) -> None:
         assert got == list(range(4 * step, 4 * step + 4))
 
 
+def test_a_single_process_reads_every_position() -> None:
+    assert positions(3, 4) == range(12, 16)
+
+
+def test_an_epochs_order_is_made_once_and_cannot_be_changed() -> None:
+    order = permutation(5, "source", 2, 9)
+    assert permutation(5, "source", 2, 9) is order
+    with pytest.raises(ValueError, match="read-only"):
+        order[0] = 0
+
+
 @pytest.mark.parametrize(("world", "batch", "size"), [(1, 1, 7), (3, 2, 10), (4, 5, 3), (8, 4, 33)])
 def test_nothing_is_dropped_or_repeated(world: int, batch: int, size: int) -> None:
     steps = 4 * size  # whole epochs of whole steps

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fastass.pipelines.datasets.decode import read_label
+from fastass.pipelines.datasets.classes import IGNORE
+from fastass.pipelines.datasets.decode import read_image, read_label
 from fastass.pipelines.datasets.layouts import Dataset, open_dataset
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.loaders.augment import Augment
@@ -78,6 +80,29 @@ def test_preprocessing_of_the_adaptsegnet_baseline(gta5: Dataset) -> None:
         assert got.source.labels is not None
         np.testing.assert_array_equal(got.source.labels[0], truth)
     assert 0 < mirrored < 10
+
+
+def test_padding_is_the_mean_colour_and_ignored(city: Dataset) -> None:
+    """The image of 64 × 32 lies whole in the crop at half its size, mirrored or not."""
+    labels = replace(city.classes, train_ids=dict.fromkeys(range(34), 5))  # nothing is ignored
+    half = Augment(scale=(0.5, 0.5), resize=(64, 32))
+    stream = StreamSpec(replace(city, classes=labels), 4, (48, 40), augment=half)
+    pixels = {s.name: read_image(s) for s in city.samples}
+    for batch in steps(PillowLoader({"source": stream}, 0), 0, 5):
+        assert batch.source is not None
+        assert batch.source.labels is not None
+        for image, label, name in zip(
+            batch.source.images, batch.source.labels, batch.source.names, strict=True
+        ):
+            rows, columns = (label == 5).any(dim=1).nonzero(), (label == 5).any(dim=0).nonzero()
+            top, left = int(rows[0]), int(columns[0])
+            assert (len(rows), len(columns)) == (16, 32)
+            assert int((label == 5).sum()) == 16 * 32
+            assert ((label == IGNORE) == (image == 0).all(dim=0)).float().mean() > 0.999
+            small = Image.fromarray(pixels[name]).resize((32, 16), Image.Resampling.BICUBIC)
+            wanted = np.asarray(small)[..., ::-1] - np.array(NORMALIZATIONS["bgr"].mean)
+            inside = image[:, top : top + 16, left : left + 32].permute(1, 2, 0).numpy()
+            assert min(abs(inside - wanted).max(), abs(inside - wanted[:, ::-1]).max()) < 1e-4
 
 
 def test_imagenet_normalisation_and_memory_format(city: Dataset) -> None:

@@ -180,7 +180,15 @@ def test_image_that_does_not_decode(root: Path) -> None:
 
 
 def test_class_pixels(root: Path) -> None:
+    key = store(root, bytes(640), ".seg.raw")
+    expect(root, (SHARD, key, "class pixels"))
+
+
+def test_class_pixels_of_a_directory_without_histograms(root: Path) -> None:
     store(root, bytes(640), ".seg.raw")
+    index = index_of(root, 1)
+    bare = tuple(record._replace(histogram=None) for record in index.records)
+    replace_index(root, 1, replace(index, records=bare))
     expect(root, (SHARD, "", "class pixels"))
 
 

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastass.kernels.launch import cdiv
-from fastass.kernels.upsample.gpu_cells import (
+from fastass.kernels.upsample.gpu.cells import (
     LOG2E,
     cell_at,
     cell_count,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastass.kernels.upsample.gpu_cells import (
+from fastass.kernels.upsample.gpu.cells import (
     LOG2E,
     cells,
     finite,
@@ -57,10 +57,10 @@ def _store_sums(
 
 @triton.jit
 def forward_kernel(
-    scores, labels, losses, valid, sums, logarithms, stride_b, stride_c, stride_h, stride_w,
-    in_height, in_width, height, width, CLASSES: tl.constexpr, PADDED: tl.constexpr,
+    scores, labels, full, scale, losses, valid, sums, logarithms, stride_b, stride_c, stride_h,
+    stride_w, in_height, in_width, height, width, CLASSES: tl.constexpr, PADDED: tl.constexpr,
     CELLS: tl.constexpr, ALIGN: tl.constexpr, IGNORE: tl.constexpr, LABELS: tl.constexpr,
-    GRADIENT: tl.constexpr, LOGARITHMS: tl.constexpr,
+    WEIGHTS: tl.constexpr, GRADIENT: tl.constexpr, LOGARITHMS: tl.constexpr,
 ):  # fmt: skip
     """Loss, valid pixels and gradients of one block of cells; log2 Σ exp of each pixel."""
     block, row, image = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -80,6 +80,9 @@ def forward_kernel(
     gxy = tl.zeros((CELLS, PADDED), tl.float32)
     loss = tl.zeros((CELLS,), tl.float32)
     count = tl.zeros((CELLS,), tl.int32)
+    image_weight = 1.0
+    if WEIGHTS:
+        image_weight = tl.load(scale + image)
     for phase in range(0, tl.max(held)):
         x = first + phase
         inside = phase < held
@@ -106,11 +109,18 @@ def forward_kernel(
                 counts = label.to(tl.uint32) < CLASSES
                 own = c[None, :] == label[:, None]
                 nll = logarithm - tl.sum(tl.where(own, value, 0.0), 1)
+                weight = tl.zeros_like(nll) + 1.0
+                if WEIGHTS:
+                    whole = tl.load(full + pixel, mask=inside, other=0) != 0
+                    weight = tl.where(whole, 1.0, image_weight)
+                    nll *= weight
                 loss += tl.where(counts, nll, 0.0)
                 count += counts.to(tl.int32)
                 if GRADIENT:
                     p = term / total[:, None]
                     gradient = tl.where(counts[:, None], p - own.to(tl.float32), 0.0)
+                    if WEIGHTS:
+                        gradient *= weight[:, None]
                     a += gradient
                     b += ty * gradient
         if GRADIENT:

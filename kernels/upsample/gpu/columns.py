@@ -15,7 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastass.kernels.upsample.gpu_cells import (
+from fastass.kernels.upsample.gpu.cells import (
     LN2,
     LOG2E,
     cells,
@@ -101,16 +101,16 @@ def _store_line(sums, weight, line, segment, segments, CLASSES: tl.constexpr):
 
 @triton.jit
 def forward_kernel(
-    scores, labels, losses, valid, sums, logarithms, stride_b, stride_c, stride_h, stride_w,
-    in_height, in_width, height, width, CLASSES: tl.constexpr, CELLS: tl.constexpr,
+    scores, labels, full, scale, losses, valid, sums, logarithms, stride_b, stride_c, stride_h,
+    stride_w, in_height, in_width, height, width, CLASSES: tl.constexpr, CELLS: tl.constexpr,
     LANES: tl.constexpr, PHASES: tl.constexpr, ROWS: tl.constexpr, ALIGN: tl.constexpr,
-    IGNORE: tl.constexpr, PRODUCT: tl.constexpr, LABELS: tl.constexpr, GRADIENT: tl.constexpr,
-    LOGARITHMS: tl.constexpr,
+    IGNORE: tl.constexpr, PRODUCT: tl.constexpr, LABELS: tl.constexpr, WEIGHTS: tl.constexpr,
+    GRADIENT: tl.constexpr, LOGARITHMS: tl.constexpr,
 ):  # fmt: skip
     """Loss, number of valid pixels and gradients of one strip of cells; log2 Σ exp of each pixel.
 
     PRODUCT: a cell has so few rows that the product of its sums of terms does not overflow; then
-    one logarithm per cell and column does, instead of one per pixel.
+    one logarithm per cell and column does, instead of one per pixel. Not with WEIGHTS.
     """
     strip, image = tl.program_id(1), tl.program_id(2)
     segment, cell, x, tx, inside = _columns(in_width, width, CELLS, LANES, PHASES, ALIGN)
@@ -124,6 +124,9 @@ def forward_kernel(
     loss = tl.zeros_like(tx)
     count = tl.zeros_like(x)
     highest = tl.zeros_like(x)
+    image_weight = 1.0
+    if WEIGHTS:
+        image_weight = tl.load(scale + image)
     segments = cells(in_width, ALIGN) * PHASES
     line_sums = sums
     if GRADIENT:
@@ -152,22 +155,28 @@ def forward_kernel(
                 own = tl.zeros_like(tx)
                 for c in tl.static_range(CLASSES):
                     own = tl.where(label == c, values[c], own)
-                loss += tl.where(counts, largest - own, 0.0)
-                if PRODUCT:
-                    product *= tl.where(counts, total, 1.0)
+                weight = tl.zeros_like(tx) + 1.0
+                if WEIGHTS:
+                    whole = tl.load(full + pixel, mask=inside, other=0) != 0
+                    weight = tl.where(whole, 1.0, image_weight)
+                    loss += tl.where(counts, weight * (largest - own + tl.log2(total)), 0.0)
                 else:
-                    loss += tl.where(counts, tl.log2(total), 0.0)
+                    loss += tl.where(counts, largest - own, 0.0)
+                    if PRODUCT:
+                        product *= tl.where(counts, total, 1.0)
+                    else:
+                        loss += tl.where(counts, tl.log2(total), 0.0)
                 if GRADIENT:
-                    scale = tl.where(counts, 1.0 / total, 0.0)
-                    down = ty * scale
-                    up = scale - down
+                    both = tl.where(counts, weight / total, 0.0)
+                    down = ty * both
+                    up = both - down
                     new_above, new_below = (), ()
                     for c in tl.static_range(CLASSES):
                         part = tl.where(label == c, terms[c] - total, terms[c])
                         new_above = new_above + (above[c] + part * up,)
                         new_below = new_below + (below[c] + part * down,)
                     above, below = new_above, new_below
-        if LABELS and PRODUCT:
+        if LABELS and PRODUCT and not WEIGHTS:
             loss += tl.log2(product)
         if GRADIENT:
             _store_line(line_sums, tx, above, segment, segments, CLASSES)

@@ -1,0 +1,96 @@
+"""`fastass bench model`."""
+
+import json
+from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
+from pathlib import Path
+
+from fastass.bench.model import rates, roofline, trace
+from fastass.cli.command import Command
+from fastass.config.presets import preset
+from fastass.config.schema import Config
+from fastass.errors import UserError
+
+DEFAULT = "gta5_to_cityscapes_csa_500"
+
+
+def flags(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "name",
+        nargs="?",
+        metavar="PRESET",
+        default=DEFAULT,
+        help=f"see `fastass presets` ({DEFAULT})",
+    )
+    add("--batch", type=int, default=8, help="images per stream (8)")
+    add("--norm", choices=("batch", "frozen"), help="norm of the network (the preset's)")
+    add("--gpu", choices=tuple(rates.DATA_SHEET), default="H100", help="H100, A100 or H200 (H100)")
+    add("--mode", choices=trace.MODES, default="eager", help="eager or compiled (eager)")
+    add("--json", type=Path, metavar="FILE", help="also write the result there")
+
+
+def run(args: Namespace) -> None:
+    if args.batch < 1:
+        raise UserError(f"--batch: expected at least 1, got {args.batch}")
+    config = preset(args.name)
+    norm = args.norm or config.model.norm
+    kept = trace.read(config.method, norm, args.mode)
+    check(config, kept)
+    gpu = rates.gpu(args.gpu)
+    parts = roofline.parts(kept, gpu, args.batch)
+    step = roofline.total(parts)
+    root = trace.checkout()
+    if root is not None and trace.sources_hash(root) != kept.sources:
+        print(f"warning: the code has changed since this trace was written; {trace.REMEDY}\n")
+    print(
+        f"modelled, not measured: {args.name}, {config.method}, norm {norm}, {kept.backbone}, "
+        f"bf16, {args.mode}, batch {args.batch}, {gpu.name}\n\n{roofline.table(parts)}\n"
+    )
+    most = roofline.largest_batch(kept, gpu)
+    print(
+        f"modelled step {1e3 * step.seconds:.1f} ms on the GPU, "
+        f"{step.flops / 1e12:.1f} TFLOP, "
+        f"{100 * step.flops / step.seconds / gpu.peak:.0f} % of {gpu.peak / 1e12:.0f} TFLOP/s, "
+        f"{step.kernels} kernels, {step.bytes / 1e9:.1f} GB read and written\n"
+        f"modelled peak memory {trace.at(kept.peak, args.batch) / 1e9:.1f} GB of tensors; "
+        f"largest batch in {gpu.memory / 1e9:.0f} GB: {most}"
+    )
+    if args.json is not None:
+        result = {
+            "modelled": True,
+            "preset": args.name,
+            "norm": norm,
+            "mode": args.mode,
+            "batch": args.batch,
+            "gpu": gpu.name,
+            "torch": kept.torch,
+            "step": asdict(step),
+            "parts": [asdict(part) for part in parts],
+            "peak_bytes": trace.at(kept.peak, args.batch),
+        }
+        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def check(config: Config, kept: trace.Trace) -> None:
+    """UserError where the trace is of another network or of other sizes than the preset's."""
+    model, data = config.model, config.data
+    pairs = {
+        "backbone": (model.backbone, kept.backbone),
+        "heads": (model.heads, "single"),
+        "classes": (model.num_classes, kept.classes),
+        "source size": (tuple(data.source_size), kept.source_size),
+        "target size": (tuple(data.target_size), kept.target_size),
+    }
+    for name, (wanted, there) in pairs.items():
+        if wanted != there:
+            raise UserError(f"bench model: the traces have {name} {there}, this preset {wanted}")
+
+
+COMMAND = Command(
+    "model",
+    "milliseconds of a step's parts on a GPU, modelled from what the step runs",
+    "fastass bench model gta5_to_cityscapes_csa_500 --batch 8 --norm frozen",
+    flags,
+    run,
+)

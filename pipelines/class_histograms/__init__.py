@@ -1,0 +1,1 @@
+"""Pixels per class of every label of a data set, counted once and kept."""

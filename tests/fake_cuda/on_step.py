@@ -1,0 +1,79 @@
+"""The forward of every method and norm, and whole steps, on the fake CUDA device."""
+
+import pytest
+from fake_step import (
+    METHODS,
+    NORMS,
+    configured,
+    fake_batch,
+    fake_step,
+    record_forward,
+    record_step,
+)
+from recorder import Recorder, launches_to
+from torch.utils.flop_counter import FlopCounterMode
+from tracing import traced
+
+from fastass.bench.model import trace
+from fastass.bench.model.count import costs
+from fastass.bench.model.flops import of_operators
+
+LOSSES = {"upsample_cross_entropy": "L_seg", "pixel_discriminator_loss": "D_s", "class_mean": "D_s"}
+
+
+def without_fault(recorder: Recorder) -> set[str]:
+    """The project's operators that ran; fails for what would be wrong on a GPU."""
+    assert not recorder.faults, "\n".join(sorted(set(recorder.faults)))
+    names = {op.name.split(".")[0] for op in recorder.ops}
+    assert "aten::convolution" in names
+    return {name.partition("::")[2] for name in names if name.startswith("fastass::")}
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("method", METHODS)
+def test_forward(method: str, norm: str) -> None:
+    """No transfer, no waiting, no shape that depends on values, one device, NHWC everywhere."""
+    ran = without_fault(record_forward(configured(method, norm, backbone="resnet50")))
+    assert "upsample_cross_entropy" in ran
+    assert ("pixel_discriminator_loss" in ran) == (method == "ga+csa")
+    assert ("class_mean" in ran) == (method == "ga+fcsa")
+    assert ("upsample_softmax" in ran) == method.startswith("ga")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"heads": "multi", "method": "ga", "backbone": "resnet18"},
+        {"backbone": "vgg16"},
+        {"backbone": "resnet18", "norm": "frozen", "backward": "streamed"},
+        {"backbone": "resnet18", "ema": 0.999},
+        {"backbone": "resnet18", "accumulate": 2},
+        {"backbone": "resnet18", "amp": None},
+    ],
+    ids=lambda values: "-".join(map(str, values.values())),
+)
+def test_step_of_other_networks_and_switches(values: dict) -> None:
+    """Forward, backward and optimizers."""
+    values = dict(values)
+    options = {"amp": values.pop("amp")} if "amp" in values else {}
+    without_fault(record_step(configured(**values), **options))
+
+
+def test_flops_are_those_of_the_trace() -> None:
+    """PyTorch's counter, as the benchmarks use it, and the model's own rules."""
+    config = configured(backbone="resnet18")
+    counter = FlopCounterMode(display=False, custom_mapping=of_operators())
+    with fake_step(config) as step, launches_to(), counter:
+        step.step([fake_batch(config)], adapt=True)
+    modelled = sum(cost.flops for cost in costs(record_step(config).ops))
+    assert counter.get_total_flops() == modelled
+    assert {"fastass.pixel_discriminator_loss", "fastass.pixel_discriminator_loss_backward"} <= {
+        str(operator) for operator in counter.get_flop_counts()["Global"]
+    }
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_kept_trace_is_what_the_step_runs(norm: str) -> None:
+    kept, made = trace.read("ga+csa", norm, "eager"), traced("ga+csa", norm)
+    assert made.rows == kept.rows, trace.REMEDY
+    assert made.peak == pytest.approx(kept.peak, rel=0.02)

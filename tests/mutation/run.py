@@ -1,0 +1,169 @@
+"""Do the tests notice a small mistake? `make mutation`, or `make mutation ROOMS="order ema"`.
+
+cosmic-ray changes one comparison, sign, factor, constant, condition or decorator at a time, and the
+tests of the same room run on each change. All of it happens in a copy, in build/mutation. Results
+are kept there: a second run goes on where the first one stopped, starts anew with a file that was
+changed, and tries survivors again when their tests were changed.
+
+A mutant that survives is either explained in explained.txt or makes the run fail.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from cosmic_ray.commands import init
+from cosmic_ray.mutating import mutate_and_test
+from cosmic_ray.work_db import use_db
+from cosmic_ray.work_item import TestOutcome, WorkerOutcome, WorkItem, WorkResult
+from explained_mutants import Mutant, explained, from_diff
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+WORK = ROOT / "build" / "mutation"
+COPY, SESSIONS = WORK / "copy", WORK / "sessions"
+TIMEOUT_SECONDS = 120  # of the tests of one mutant
+
+
+class Room(NamedTuple):
+    """Files to mutate, and the tests that should notice."""
+
+    sources: str
+    tests: str
+
+
+ROOMS = {
+    "method": Room("fastass/method/*.py", "tests/method"),
+    "order": Room("pipelines/loaders/order.py", "tests/pipelines/loaders/test_order.py"),
+    "ema": Room("fastass/models/ema.py", "tests/models/test_ema.py"),
+    "optimizers": Room("fastass/training/optimizers/*.py", "tests/training/test_optimizers.py"),
+    "checkpoint": Room("fastass/checkpoint/*.py", "tests/checkpoint"),
+}
+
+# Of cosmic-ray's operators, those that make mistakes of people: `+` for `-`, not `+` for `<<`.
+OPERATORS = re.compile(
+    r"core/(ReplaceBinaryOperator_(Add_Sub|Sub_Add|Mul_Div|Div_Mul|FloorDiv_Mod|Mod_FloorDiv|Pow_Mul)"
+    r"|ReplaceComparisonOperator_(Eq_NotEq|NotEq_Eq|Lt_LtE|LtE_Lt|Gt_GtE|GtE_Gt|Is_IsNot|IsNot_Is)"
+    r"|ReplaceUnaryOperator_(USub_UAdd|Delete_Not)|ReplaceTrueWithFalse|ReplaceFalseWithTrue"
+    r"|ReplaceAndWithOr|ReplaceOrWithAnd|AddNot|ReplaceBreakWithContinue|ReplaceContinueWithBreak"
+    r"|ExceptionReplacer|NumberReplacer|RemoveDecorator|ZeroIterationForLoop)"
+)
+
+# An editable install finds fastass before PYTHONPATH does: the copy's processes go without it.
+SITECUSTOMIZE = """
+import sys
+sys.meta_path[:] = [f for f in sys.meta_path if "ScikitBuild" not in type(f).__name__]
+"""
+
+
+def make_copy() -> None:
+    """Copy what git knows, and the native library, to build/mutation/copy."""
+    shutil.rmtree(COPY, ignore_errors=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    names = [*filter(None, listed.stdout.split("\0")), "kernels/libfastass_native.so"]
+    for name in names:
+        if os.path.lexists(ROOT / name):
+            (COPY / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, COPY / name, follow_symlinks=False)
+    (COPY / "sitecustomize.py").write_text(SITECUSTOMIZE)
+
+
+def digest(paths: list[Path]) -> str:
+    """Of the files' contents, folders included."""
+    files = [f for p in paths for f in (sorted(p.rglob("*.py")) if p.is_dir() else [p])]
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:12]
+
+
+def is_mistake(item: WorkItem, lines: list[str]) -> bool:
+    """Whether `OPERATORS` has the mutant, and it changes no `*` that is not an operator."""
+    (mutation,) = item.mutations
+    row, column = mutation.start_pos
+    before, rest = lines[row - 1][:column].rstrip(), lines[row - 1][column:].lstrip("*")
+    unpacks = before[-1:] in ("", "(", "[", "{", ",") and rest[:1] != " "
+    starred = mutation.operator_name.endswith(("_Mul_Div", "_Pow_Mul"))
+    return bool(OPERATORS.fullmatch(mutation.operator_name)) and not (starred and unpacks)
+
+
+def is_survivor(result: WorkResult) -> bool:
+    return result.test_outcome == TestOutcome.SURVIVED
+
+
+def mutate(source: str, tests: str, reasons: dict[Mutant, str]) -> tuple[Counter[str], list[str]]:
+    """The mutants of one file by outcome, and the diffs of those that survived unexplained."""
+    session = SESSIONS / f"{source.replace('/', '.')}-{digest([COPY / source])}.sqlite"
+    tried_with = session.with_suffix(".tests")
+    now = digest([COPY / tests])
+    command = f"{sys.executable} -m pytest -x -q -m 'not slow' -p no:cacheprovider {tests}"
+    complete = session.exists() and tried_with.exists()
+    with use_db(session) as db:
+        if not complete:
+            init([source], db, {})
+            tried_with.write_text(now)
+        lines = (COPY / source).read_text(encoding="utf-8").splitlines()
+        skipped = [item.job_id for item in db.work_items if not is_mistake(item, lines)]
+        db.set_multiple_results(skipped, WorkResult(WorkerOutcome.SKIPPED))
+        todo = list(db.pending_work_items)
+        if tried_with.read_text() != now:
+            todo += [item for item, result in db.completed_work_items if is_survivor(result)]
+        for n, item in enumerate(todo, 1):
+            print(f"\r{source}: {n} of {len(todo)} ", end="", flush=True)
+            db.set_result(item.job_id, mutate_and_test(item.mutations, command, TIMEOUT_SECONDS))
+        tried_with.write_text(now)
+        results = [r for _, r in db.results if r.worker_outcome != WorkerOutcome.SKIPPED]
+    survivors = [r.diff or "" for r in results if is_survivor(r)]
+    unexplained = [diff for diff in survivors if from_diff(source, diff) not in reasons]
+    counts = Counter(
+        mutants=len(results),
+        noticed=len(results) - len(survivors),
+        explained=len(survivors) - len(unexplained),
+    )
+    if results:
+        print(f"\r{source}: {shares(counts)}")
+    return counts, unexplained
+
+
+def shares(counts: Counter[str]) -> str:
+    """How many mutants were noticed, of all and of those that no reason explains."""
+    mutants, noticed, explained = counts["mutants"], counts["noticed"], counts["explained"]
+    return (
+        f"{noticed} of {mutants} noticed ({noticed / max(1, mutants):.1%}), {explained} explained, "
+        f"{mutants - noticed - explained} neither"
+    )
+
+
+def main(names: list[str]) -> int:
+    """Mutate the rooms of that name, or all. 0 if every survivor is explained."""
+    make_copy()
+    SESSIONS.mkdir(exist_ok=True)
+    os.chdir(COPY)
+    inherited = os.environ.get("PYTHONPATH", "")
+    os.environ |= {"PYTHONPATH": f"{COPY}{os.pathsep}{inherited}", "OMP_NUM_THREADS": "1"}
+    where = "import fastass; print(fastass.__file__)"
+    found = subprocess.run([sys.executable, "-c", where], capture_output=True, text=True).stdout
+    if not found.startswith(str(COPY)):
+        sys.exit(f"the tests would import {found.strip() or 'nothing'}, not the copy in {COPY}")
+    reasons, total, left = explained(), Counter[str](), list[str]()
+    for name in names or list(ROOMS):
+        room = ROOMS[name]
+        pytest = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", room.tests]
+        if subprocess.run(pytest).returncode:
+            sys.exit(f"{room.tests} fails without any mutation: mend it first")
+        for path in sorted(COPY.glob(room.sources)):
+            counts, unexplained = mutate(str(path.relative_to(COPY)), room.tests, reasons)
+            total += counts
+            left += unexplained
+    print(*left, sep="\n\n")
+    print(f"all: {shares(total)}")
+    return bool(left)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
