@@ -18,6 +18,11 @@ class DataError(ValueError):
         super().__init__(text)
 
 
+def printable_lines(text: str) -> str:
+    """As `printable`, for a text of several lines, such as a table."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def printable(text: str) -> str:
     """`text` with control characters, line breaks and undecodable bytes as escapes: `\\x1b`."""
     if text.isprintable():

@@ -15,6 +15,7 @@ from fastass.config.schema import NAMED_WEIGHTS, Config
 from fastass.config.text import from_yaml, leaves, value_at
 from fastass.errors import UserError
 from fastass.models.weights.files import find_weight_file
+from fastass.pipelines.datasets.files import paths_of
 
 ROOTS = ("source", "target", "val")
 # What may differ when a run is resumed: where and how fast it runs, not what it computes.
@@ -74,7 +75,7 @@ def adopt_roots(path: Path, config: Config) -> Config:
     for name in ROOTS:
         if getattr(config.data, name) is None:
             values[name] = root = getattr(saved.data, name)
-            if root is not None and not Path(root).is_dir():
+            if root is not None and not all(part.exists() for part in paths_of(root)):
                 raise UserError(
                     f"{path}: the run's {name} data {root} is not there; give --data-{name} DIR "
                     "with the same images"
@@ -91,7 +92,10 @@ def with_absolute_paths(config: Config) -> Config:
     def absolute(path: str | None) -> str | None:
         return path if path is None or "://" in path else os.path.abspath(path)
 
-    roots: dict[str, Any] = {name: absolute(getattr(config.data, name)) for name in ROOTS}
+    def all_absolute(root: str | None) -> str | None:  # a folder, or archives
+        return root and ",".join(absolute(str(part)) or "" for part in paths_of(root))
+
+    roots: dict[str, Any] = {name: all_absolute(getattr(config.data, name)) for name in ROOTS}
     data = replace(config.data, **roots)
     init = config.init if config.init in (None, *NAMED_WEIGHTS) else absolute(config.init)
     return replace(config, data=data, init=init, labelled_list=absolute(config.labelled_list))

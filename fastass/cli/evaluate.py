@@ -11,6 +11,7 @@ from fastass.cli.parser import typed
 from fastass.config.schema import Layout
 from fastass.errors import UserError
 from fastass.models.number_range import Range
+from fastass.pipelines.errors import printable
 
 if TYPE_CHECKING:
     from fastass.evaluation.evaluate import Scores
@@ -79,7 +80,8 @@ def run(args: Namespace) -> None:
         _reestimate(args, network, size)
         other = None
     elif network.norm_statistics == "mixed" and other is None and args.norm_statistics is None:
-        print(f"{args.checkpoint}: without statistics of the target; the mixed are used")
+        note = f"{args.checkpoint}: without statistics of the target; the mixed are used"
+        print(printable(note))
     with reporter() as progress:
 
         def once() -> "Scores":

@@ -11,6 +11,7 @@ from fastass.cli.network_flags import (
     weight_file,
 )
 from fastass.inference.formats import EXPORT_FORMATS
+from fastass.pipelines.errors import printable
 
 
 def flags(parser: ArgumentParser) -> None:
@@ -47,7 +48,8 @@ def run(args: Namespace) -> None:
     note_missing_statistics(args, segmenter)
     line = export(segmenter, args.out, args.format, overwrite=args.overwrite)
     width, height = segmenter.prepare.size
-    print(f"{args.out}: {len(segmenter.classes)} classes, trained at {width}x{height}")
+    classes = len(segmenter.classes)
+    print(printable(f"{args.out}: {classes} classes, trained at {width}x{height}"))
     print(line)
 
 

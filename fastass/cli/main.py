@@ -22,6 +22,7 @@ from fastass.cli.bench.main import COMMAND as BENCH
 from fastass.cli.parser import Parser
 from fastass.config.text import neighbours
 from fastass.errors import USER_ERRORS, ExportFailure, Incomplete, TrainingFailure, UserError
+from fastass.pipelines.errors import printable
 from fastass.runtime.signals import Interrupted
 
 COMMANDS = {
@@ -129,7 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 1
     except OSError as error:
-        print(f"fastass: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        where = printable(str(error.filename or "output"))
+        print(f"fastass: {where}: {error.strerror or error}", file=sys.stderr)
         return 2
     except (RuntimeError, MemoryError) as error:
         if not _out_of_memory(error):

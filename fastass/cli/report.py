@@ -5,6 +5,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from fastass.cli.command import Command
+from fastass.pipelines.errors import printable
 
 
 def flags(parser: ArgumentParser) -> None:
@@ -22,8 +23,8 @@ def run(args: Namespace) -> None:
     from fastass.report.page import write_report
 
     for note in write_report(args.runs, args.out):
-        print(f"note: {note}", file=sys.stderr)
-    print(f"{args.out}: open it in a browser")
+        print(printable(f"note: {note}"), file=sys.stderr)
+    print(printable(f"{args.out}: open it in a browser"))
 
 
 COMMAND = Command(

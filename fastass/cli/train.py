@@ -13,6 +13,7 @@ from fastass.config.text import Leaf, flag_of, settable, value_at
 from fastass.config.values import kind, written
 from fastass.errors import UserError
 from fastass.models.number_range import Range
+from fastass.pipelines.errors import printable
 
 # What most runs set. `--help` shows these flags, and `--help-all` the others too.
 COMMON = frozenset(
@@ -109,7 +110,7 @@ def run(args: Namespace) -> None:
 
 
 def _note(line: str) -> None:
-    print(f"fastass: {line}", file=sys.stderr)
+    print(printable(f"fastass: {line}"), file=sys.stderr)
 
 
 COMMAND = Command(

@@ -18,6 +18,8 @@ from fastass.models.deeplab import DeepLab
 from fastass.models.domain_statistics import TargetStatistics
 from fastass.pipelines.datasets.classes import ClassTable
 from fastass.pipelines.datasets.decode import open_image, read_file
+from fastass.pipelines.datasets.image_file import DAMAGE, check_pixels, damaged, upright
+from fastass.pipelines.errors import DataError
 from fastass.pipelines.loaders.augment import AugmentParams
 from fastass.pipelines.loaders.pillow import augment_image, normalize
 from fastass.pipelines.loaders.spec import NORMALIZATIONS
@@ -146,12 +148,23 @@ class Segmenter:
         return self.prepare(pixels, (pixels.shape[1], pixels.shape[0]))
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """A PIL image turned as its EXIF orientation says, as one that is read from its file."""
+    try:
+        check_pixels(image.size, "image")
+        return upright(image)
+    except DataError:
+        raise
+    except DAMAGE as error:
+        raise damaged(getattr(image, "filename", "") or "image", error) from None
+
+
 def rgb(image: AnyImage) -> np.ndarray:
     """An image of any kind → RGB uint8 [H,W,3]. Raises DataError or UserError."""
     if isinstance(image, (str, Path)):
         return np.asarray(open_image(read_file(Path(image)), str(image)))
     if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(_upright(image).convert("RGB"))
     if not isinstance(image, np.ndarray):
         raise UserError(
             f"image: expected a path, a PIL image or a uint8 array, got {type(image).__name__}"

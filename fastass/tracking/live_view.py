@@ -3,6 +3,8 @@
 It redraws a few lines in place. Other lines scroll up above it, and at the end it disappears.
 """
 
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Self
 
 from rich.columns import Columns
@@ -12,6 +14,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TaskID,
     TaskProgressColumn,
     TextColumn,
@@ -20,10 +23,19 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from fastass.pipelines.errors import printable_lines
 from fastass.tracking.progress import TrainStats, score_line
 
 BARS = "▁▂▃▄▅▆▇█"
 SHOWN = 30  # evaluations in the curve
+
+
+class _Elapsed(TimeElapsedColumn):
+    """The time of a phase, together with that before the run was resumed."""
+
+    def render(self, task: Task) -> Text:
+        seconds = int((task.elapsed or 0) + task.fields.get("before", 0))
+        return Text(str(timedelta(seconds=seconds)), style="progress.elapsed")
 
 
 class LiveView:
@@ -35,7 +47,7 @@ class LiveView:
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TaskProgressColumn(),
-            TimeElapsedColumn(),
+            _Elapsed(),
             TextColumn("ETA"),
             TimeRemainingColumn(compact=True),
             console=console or Console(highlight=False),
@@ -46,6 +58,7 @@ class LiveView:
         self._task: TaskID | None = None
         self._stats: TrainStats | None = None
         self._scores: list[float] = []
+        self._before = 0.0  # seconds of training before the run was resumed
         self._live = Live(
             console=self._progress.console,
             get_renderable=self.picture,
@@ -65,7 +78,9 @@ class LiveView:
         if self._task is not None:
             self._progress.update(self._task, visible=False)
         if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(name, total=total or None, completed=done)
+            self._tasks[name] = self._progress.add_task(
+                name, total=total or None, completed=done, before=self._before if done else 0.0
+            )
         self._task = self._tasks[name]
         self._progress.update(self._task, total=total or None, completed=done, visible=True)
 
@@ -81,8 +96,15 @@ class LiveView:
         self._scores.append(miou)
         self.line(score_line(step, miou, note))
 
+    def resumed(self, seconds: float, scores: Sequence[float]) -> None:
+        """Continue the clock and the curve of a resumed run.
+
+        seconds: of training so far. scores: mIoU of its evaluations, percent.
+        """
+        self._before, self._scores = seconds, [*scores]
+
     def line(self, text: str) -> None:
-        self._progress.console.print(text, markup=False)
+        self._progress.console.print(printable_lines(text), markup=False)
 
     def picture(self) -> RenderableType:
         """The current contents of the view."""

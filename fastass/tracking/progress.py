@@ -1,9 +1,11 @@
 """What long work reports while it runs, and how it is printed as plain lines."""
 
 import time
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol, Self
 
 from fastass.method.terms import TERMS
+from fastass.pipelines.errors import printable_lines
 
 
 class TrainStats(NamedTuple):
@@ -41,6 +43,7 @@ class Reporter(Protocol):
     def line(self, text: str) -> None: ...
     def trained(self, step: int, stats: TrainStats) -> None: ...
     def scored(self, step: int, miou: float, note: str = "") -> None: ...
+    def resumed(self, seconds: float, scores: Sequence[float]) -> None: ...
 
 
 class Plain:
@@ -70,6 +73,9 @@ class Plain:
     def scored(self, step: int, miou: float, note: str = "") -> None:
         self.line(score_line(step, miou, note))
 
+    def resumed(self, seconds: float, scores: Sequence[float]) -> None:
+        return None
+
     def _print_progress(self, done: int, note: str = "") -> None:
         now = time.monotonic()
         if now - self._last < self.interval:
@@ -81,7 +87,7 @@ class Plain:
         self.line(f"{self._name} {done}/{self._total} · {eta}{' · ' + note if note else ''}")
 
     def line(self, text: str) -> None:
-        print(text, flush=True)
+        print(printable_lines(text), flush=True)
 
 
 class Silent:
@@ -106,6 +112,9 @@ class Silent:
         return None
 
     def scored(self, step: int, miou: float, note: str = "") -> None:
+        return None
+
+    def resumed(self, seconds: float, scores: Sequence[float]) -> None:
         return None
 
 

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from fastass.checkpoint.json_file import read_json
 from fastass.checkpoint.own_files import LOGGERS, TENSORBOARD
 from fastass.errors import UserError
+from fastass.runtime.atomic_write import write_whole
 
 SECTIONS = {"terms": "loss", "eval": "val"}  # names in metrics.jsonl → names of groups of curves
 MODULES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
@@ -41,7 +43,8 @@ class Loggers:
     """The services that a run logs to. `log` takes the records of metrics.jsonl.
 
     names: keys of SERVICES. config: the configuration as text, which the services keep with the
-    run. report: called with one line if a service fails.
+    run. report: called with one line if a service fails. resumed_at: the step at which a run
+    was resumed; what a service has of later steps will be computed again.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Loggers:
         report: Callable[[str], None],
     ) -> None:
         self.run, self.config, self.report = run, config, report
+        self.resumed_at: int | None = None
         self._open: dict[str, Service] = {}
         self._working = list(names)
 
@@ -73,7 +77,8 @@ class Loggers:
         """`do` with a service; an error is reported and ends the logging to it."""
         try:
             if name not in self._open:
-                self._open[name] = SERVICES[name](self.run, self.config, step)
+                first = step if self.resumed_at is None else self.resumed_at + 1
+                self._open[name] = SERVICES[name](self.run, self.config, first)
             do(self._open[name])
         except (
             Exception
@@ -95,7 +100,7 @@ def scalars(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 class TensorBoard:
-    """Event files in RUN/tensorboard; a resumed run replaces events from its first step on."""
+    """Event files in RUN/tensorboard; a resumed run replaces events from `step` on."""
 
     def __init__(self, run: Path, config: Mapping[str, str], step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -166,11 +171,11 @@ def _identity(run: Path, service: str) -> str | None:
     file = run / LOGGERS
     if not file.exists():
         return None
-    names: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
-    return names.get(service)
+    name = read_json(file).get(service)
+    return name if isinstance(name, str) else None
 
 
 def _remember(run: Path, service: str, identity: str) -> None:
     file = run / LOGGERS
-    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    file.write_text(json.dumps({**known, service: identity}) + "\n", encoding="utf-8")
+    known = read_json(file) if file.exists() else {}
+    write_whole(file, json.dumps({**known, service: identity}) + "\n")

@@ -1,5 +1,7 @@
 """Opening the data sets of a run, or ToyCity, and checking that they fit each other."""
 
+import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,8 +9,11 @@ import numpy as np
 
 from fastass.config.schema import Config, DataConfig, ToyCityConfig
 from fastass.errors import UserError
-from fastass.pipelines.datasets.layouts import Dataset, open_dataset
+from fastass.pipelines.datasets.files import open_files
+from fastass.pipelines.datasets.layouts import Dataset, Sample, open_dataset
 from fastass.pipelines.datasets.mask_check import mask_warning
+from fastass.pipelines.datasets.zip_files import ZipMember
+from fastass.pipelines.errors import DataError
 from fastass.pipelines.loaders.sample_reader import open_reader
 from fastass.pipelines.packed.dataset import PackedDataset, is_packed, open_packed
 from fastass.pipelines.toycity import generate, is_complete
@@ -23,8 +28,8 @@ def open_training_data(config: Config, reporter: Reporter) -> tuple[TrainingData
     """
     for name in ("source", "target", "val"):  # before minutes go into generating the others
         root = getattr(config.data, name)
-        if root is not None and "://" not in root and not Path(root).is_dir():
-            raise UserError(f"--data-{name}: {root}: no such directory")
+        if root is not None and "://" not in root:
+            _check_there(root, name)
     if config.preset == "toycity":
         config = replace(config, data=_with_toycity(config.data, config.toycity, reporter))
     d = config.data
@@ -44,6 +49,7 @@ def open_training_data(config: Config, reporter: Reporter) -> tuple[TrainingData
     val = _subset(
         open_any(d.val or root, d.target_layout, "val", whole=d.val is not None), d.classes
     )
+    check_apart(val, {"source": source, "target": target})
     shipped = [data for data in (source, target, val) if isinstance(data, Dataset)]
     for warning in dict.fromkeys(map(mask_warning, shipped)):
         if warning is not None:
@@ -77,6 +83,36 @@ def open_any(
     if is_packed(root) or is_packed(Path(root) / (split or "train")):
         return open_packed(root, split or (None if is_packed(root) else "train"))
     return open_dataset(root, layout, split or "train", labels, whole=whole)  # type: ignore[arg-type]
+
+
+def _check_there(root: str, name: str) -> None:
+    try:
+        open_files(root)
+    except DataError as error:
+        raise UserError(f"--data-{name}: {error}") from None
+
+
+def check_apart(val: AnyDataset, training: Mapping[str, AnyDataset | None]) -> None:
+    """UserError if an image is trained on and validated on, under whatever path.
+
+    Packed data are compared with nothing: shards do not say where an image came from.
+    """
+    if not isinstance(val, Dataset):
+        return
+    validated = {_real(sample): sample for sample in val.samples}
+    for name, data in training.items():
+        for sample in data.samples if isinstance(data, Dataset) else ():
+            if _real(sample) in validated:
+                raise UserError(
+                    f"{sample.image}: in the {name} training images and in the validation images; "
+                    "give other data for validation, --data-val DIR"
+                )
+
+
+def _real(sample: Sample) -> str:
+    if isinstance(sample.image, ZipMember):
+        return f"{os.path.realpath(sample.image.archive)}/{sample.image.name}"
+    return os.path.realpath(sample.image)
 
 
 def select_labelled(

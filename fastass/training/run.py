@@ -156,6 +156,7 @@ def _train(
         trainer = Trainer(step, config, data, spec, runtime, run, progress, world)
         if resuming:
             trainer.state.restore()
+            loggers.resumed_at = trainer.progress.step
             if world.main:
                 adopt_run(out, inputs)
         return trainer.fit(stop_at)

@@ -21,6 +21,7 @@ from fastass.checkpoint.run_directory import RunDirectory, has_checkpoint
 from fastass.config.schema import Config
 from fastass.config.text import to_yaml
 from fastass.errors import TrainingFailure, UserError
+from fastass.evaluation.model_selection import evaluations
 from fastass.pipelines.datasets.classes import ClassTable
 from fastass.runtime.process_group import World
 from fastass.tracking.progress import Reporter
@@ -94,6 +95,8 @@ class TrainState:
         if progress.start is not None:
             evaluated.add(self.config.start_steps)
         self.run.forget_after(progress.step, evaluated)
+        scores = [each["miou"] for _, each in evaluations(self.run.path)]
+        self.reporter.resumed(progress.seconds, scores)
         self.reporter.line(f"resuming {self.run.path} at step {progress.step}")
 
     def _restore_newest(self) -> None:

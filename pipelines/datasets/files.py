@@ -88,13 +88,19 @@ def open_files(root: str | Path) -> Files:
         if archives and not folder.folders():
             return ZipFiles([path / name for name in archives])
         return folder
-    parts = [path] if path.exists() else [Path(part) for part in str(root).split(",") if part]
+    parts = paths_of(root)
     if parts and all(part.suffix.lower() == ".zip" for part in parts):
         return ZipFiles(parts)
     what = "is no directory" if path.exists() else "no such directory"
     raise DataError(
         f"{root}: {what}; give the root of a data set, or its zip archives (images.zip,labels.zip)"
     )
+
+
+def paths_of(root: str | Path) -> list[Path]:
+    """The folder or the archives that a root names: a path, or several, separated by commas."""
+    path = Path(root)
+    return [path] if path.exists() else [Path(part) for part in str(root).split(",") if part]
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:

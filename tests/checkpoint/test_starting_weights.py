@@ -152,7 +152,9 @@ def test_imagenet_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_examples_name_their_weights() -> None:
     folder = Path(__file__).parents[2] / "examples"
-    for path in folder.iterdir():
+    paths = [path for path in folder.iterdir() if path.is_file()]  # the others train elsewhere
+    assert len(paths) >= 3
+    for path in paths:
         text = path.read_text(encoding="utf-8").replace("=", " ")
         assert "--init " in text, path
         assert "--data-normalize imagenet" in text, path

@@ -14,6 +14,7 @@ from PIL import Image, features
 import fastass
 from fastass.cli.main import main
 from fastass.inference import writer
+from fastass.inference.segmenter import rgb
 
 
 def predict(*words: object) -> int:
@@ -150,3 +151,16 @@ def test_one_process_writes_results(
     assert "is predicting into it; wait for it, or choose another --out" in message
     assert predict(trained, photos / "a.png", "--out", tmp_path) == 0
     assert json.loads((tmp_path / writer.SETTINGS).read_text())["flip"] is False
+
+
+def test_a_pil_image_is_turned_as_its_file_would_be(tmp_path: Path) -> None:
+    """EXIF orientation 6, in a file and in a PIL image of it: the same upright pixels."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 72, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    upright = rgb(tmp_path / "turned.png")
+    assert upright.shape == (72, 40, 3)
+    with Image.open(tmp_path / "turned.png") as image:
+        assert np.array_equal(rgb(image), upright)
+    assert np.array_equal(rgb(Image.fromarray(pixels)), pixels)

@@ -71,8 +71,8 @@ def test_a_batch_weighs_as_many_items_as_it_has(method: str) -> None:
         if term.stream == "unlabelled":
             counts = [1, 3]
         else:
-            streams = {"source": source, "labelled": labelled}[term.stream]
-            counts = [items(method, labels)[term.counts] for labels in streams]
+            streams = {"source": source, "labelled": labelled, "mixed": []}[term.stream]
+            counts = [items(method, labels)[term.counts] for labels in streams] or [0, 0]
         wanted = [n / max(1, sum(counts)) for n in counts]
         assert weights[:, column].tolist() == pytest.approx(wanted, abs=1e-6), name
     if "+" in method:

@@ -6,6 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
+from fastass.errors import UserError
 from fastass.method.terms import LossTerms
 from fastass.tracking.live_view import LiveView, curve
 from fastass.tracking.progress import Plain, Silent, TrainStats
@@ -97,6 +98,23 @@ def test_a_phase_comes_back_after_another() -> None:
             console.print(show.picture())
     assert "10/100" in capture.get()
     assert "evaluate" not in capture.get()
+
+
+def test_a_resumed_run_continues_its_clock_and_its_curve() -> None:
+    console = Console(file=io.StringIO(), width=80, force_terminal=True)
+    with LiveView(console) as show:
+        show.resumed(3600.0, [10.0, 20.0])
+        show.phase("train", 100, 50)
+        with console.capture() as capture:
+            console.print(show.picture())
+    assert "1:00:0" in capture.get()
+    assert "mIoU 10.0 ▁█ 20.0 (best 20.0)" in capture.get()
+
+
+def test_names_do_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    Plain().line("a\x1b]0;b\x07\nnext line")
+    assert capsys.readouterr().out == "a\\x1b]0;b\\x07\nnext line\n"
+    assert str(UserError("a\x1b[2Jb")) == "a\\x1b[2Jb"
 
 
 def test_curve() -> None:

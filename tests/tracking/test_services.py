@@ -13,7 +13,7 @@ from tiny_runs import SMALL
 import fastass
 from fastass.config.text import as_text
 from fastass.errors import UserError
-from fastass.tracking.services import Loggers, check_services, scalars
+from fastass.tracking.services import SERVICES, Loggers, check_services, scalars
 
 CONFIG = as_text(fastass.preset("toycity"))
 RECORD = {"step": 7, "lr": 0.1, "terms": {"seg_source": 0.5}, "data_wait": 0.0}
@@ -156,6 +156,25 @@ print([(e.step, round(e.value, 2)) for e in events.Scalars("loss/gadv")])
         [sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True
     )
     assert done.stdout.strip().endswith("[(1, 1.1), (2, 2.2), (3, 2.3)]")
+
+
+@pytest.mark.parametrize(("resumed_at", "first"), [(None, 510), (500, 501)])
+def test_a_service_learns_where_a_run_was_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resumed_at: int | None, first: int
+) -> None:
+    """What was logged at the step of the checkpoint stays: TensorBoard purges from the next on."""
+    opened = []
+
+    def service(run: Path, config: object, step: int) -> SimpleNamespace:
+        opened.append(step)
+        return SimpleNamespace(log=lambda step, values: None, close=lambda: None)
+
+    monkeypatch.setitem(SERVICES, "tensorboard", service)
+    with Loggers(tmp_path, ["tensorboard"], {}, pytest.fail) as loggers:
+        loggers.resumed_at = resumed_at
+        loggers.log({"step": 510})
+        loggers.log({"step": 520})
+    assert opened == [first]
 
 
 def test_a_missing_package_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,9 +155,13 @@ def test_a_resumed_run_reads_on_where_it_stopped(
 
     monkeypatch.setattr(TrainingData, "batches", batches)
     assert main(arguments(toycity, run, "--stop-at", "2")) == 0
-    assert firsts == [0]
+    assert set(firsts) == {0}  # those of the checks before the run too
+    firsts.clear()
     assert main(["train", "--out", str(run), "--resume", "--plain", "--stop-at", "4"]) == 0
-    assert firsts == [0, 4, 6]  # the start goes on at step 2, the method begins at step 3
+    assert [first for first in firsts if first] == [
+        4,
+        6,
+    ]  # the start goes on at step 2, the method begins at step 3
     assert main(["train", "--out", str(run), "--resume", "--plain", "--stop-at", "5"]) == 0
     assert firsts == [0, 4, 6, 8]
 

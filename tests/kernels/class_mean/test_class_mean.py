@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from interpreter import interpreted
+from child import interpreted
 from torch import Tensor
 
 from fastass import kernels

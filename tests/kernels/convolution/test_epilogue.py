@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from interpreter import interpreted
+from child import interpreted
 from torch import Tensor
 
 from fastass import kernels

@@ -1,7 +1,7 @@
 """pixel_discriminator_loss: the Triton kernels, in Triton's interpreter, against float64."""
 
 import torch
-from interpreter import interpreted
+from child import interpreted
 from pixel_losses import MODES, SMALL, double, error, inputs, run
 
 from fastass.kernels.pixel_discriminator_loss import op

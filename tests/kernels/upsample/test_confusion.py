@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from interpreter import interpreted
+from child import interpreted
 from torch import Tensor
 
 from fastass import kernels

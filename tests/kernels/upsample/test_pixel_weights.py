@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from interpreter import interpreted
+from child import interpreted
 from torch import Tensor
 from torch.nn import functional
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from interpreter import interpreted
+from child import interpreted
 from torch import Tensor
 from torch.nn import functional
 

@@ -1,0 +1,94 @@
+"""Opening the data of a run: archives as their owners ship them, validation apart from training.
+
+Looked for images that are both trained on and validated on: `--data-val` equal to the target, to
+the source, and either of them under another path (symbolic links). Packed data do not say where an
+image came from, so nothing is compared with them.
+"""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import dataset_files as files
+import pytest
+
+from fastass.checkpoint.resume import adopt_roots, with_absolute_paths
+from fastass.config.schema import Config, DataConfig
+from fastass.config.text import to_yaml
+from fastass.errors import UserError
+from fastass.tracking.progress import Silent
+from fastass.training.open_data import open_training_data
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    city = files.cityscapes(tmp_path / "city", 3, (96, 64))
+    files.cityscapes(tmp_path / "city", 2, (96, 64), split="val")
+    source = files.gta5(tmp_path / "gta5", 2, (96, 64))
+    data = DataConfig(source=str(source), target=str(city))
+    return Config(data=data, labelled=1)
+
+
+def zipped(folder: Path) -> str:
+    """Two archives of a data set, separated by a comma, as GTA5 ships them."""
+    names = ("images", "labels")
+    return ",".join(
+        shutil.make_archive(str(folder.with_name(f"0_{name}")), "zip", folder, name)
+        for name in names
+    )
+
+
+def test_archives_are_trained_from(config: Config) -> None:
+    assert config.data.source is not None
+    archives = zipped(Path(config.data.source))
+    data, _ = open_training_data(
+        replace(config, data=replace(config.data, source=archives)), Silent()
+    )
+    plain, _ = open_training_data(config, Silent())
+    assert data.source is not None
+    assert plain.source is not None
+    assert len(data.source) == len(plain.source) == 2
+
+
+def test_archives_are_found_again(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run remembers them by absolute paths; one that is gone is named."""
+    monkeypatch.chdir(tmp_path)
+    zipped(Path("gta5"))
+    config = replace(config, data=replace(config.data, source="0_images.zip,0_labels.zip"))
+    config = with_absolute_paths(config)
+    assert config.data.source == f"{tmp_path}/0_images.zip,{tmp_path}/0_labels.zip"
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(to_yaml(config))
+    resumed = replace(config, data=replace(config.data, source=None))
+    assert adopt_roots(run, resumed).data.source == config.data.source
+    (tmp_path / "0_labels.zip").unlink()
+    with pytest.raises(UserError, match=r"the run's source data .* is not there; give --data-s"):
+        adopt_roots(run, resumed)
+
+
+@pytest.mark.parametrize("name", ["source", "target"])
+def test_no_image_is_trained_on_and_validated_on(config: Config, tmp_path: Path, name: str) -> None:
+    own = tmp_path / "own"
+    (own / "images").mkdir(parents=True)
+    (own / "labels").mkdir()
+    for path in (tmp_path / "gta5" / "images").iterdir():
+        shutil.copy(path, own / "images")
+        shutil.copy(tmp_path / "gta5" / "labels" / path.name, own / "labels")
+    other = tmp_path / "other"
+    shutil.copytree(own, other)
+    roots = {"source": str(other), "target": str(other), name: str(own)}
+    (tmp_path / "link").symlink_to(own)
+    for val in (own, tmp_path / "link"):
+        layout = {"source_layout": "gta5", "target_layout": "gta5"}
+        data = replace(config.data, val=str(val), **roots, **layout)  # type: ignore[arg-type]
+        with pytest.raises(UserError, match=f"in the {name} training images and in the valid"):
+            open_training_data(replace(config, data=data), Silent())
+
+
+def test_a_missing_root_is_named(config: Config) -> None:
+    missing = replace(config, data=replace(config.data, val="nowhere"))
+    with pytest.raises(UserError, match="--data-val: nowhere: no such directory"):
+        open_training_data(missing, Silent())
