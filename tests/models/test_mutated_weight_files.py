@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mutations import mutated
+from dataset_files import mutated
 from safetensors.torch import save_file
 
 from fastass.checkpoint.files import read_state, read_weights

@@ -15,7 +15,10 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def interpreted(*arguments: str) -> None:
-    """`python ARGUMENTS…` with TRITON_INTERPRET=1, which Triton reads at import. Fails with what the process printed."""
+    """`python ARGUMENTS…` with TRITON_INTERPRET=1, which Triton reads at import.
+
+    Fails with what the process printed.
+    """
     ran = subprocess.run(
         [sys.executable, *arguments],
         env=environment(TRITON_INTERPRET="1"),

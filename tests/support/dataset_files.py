@@ -1,5 +1,6 @@
 """Writes small data sets in exactly the format of their owners, for the tests."""
 
+import random
 import struct
 import zlib
 from pathlib import Path
@@ -151,3 +152,22 @@ def folder(root: Path, count: int = 3, size: tuple[int, int] = (40, 24)) -> Path
         write_image(root / f"labels/{i}.png", blocks(size[1], size[0], 3, i))
     (root / "classes.yaml").write_text("names: [road, car]\nids: [1, 2]\nignore: [0]\n")
     return root
+
+
+def mutated(data: bytes, generator: random.Random) -> bytes:
+    """`data` with 1 to 20 places changed: bits flipped, bytes replaced, cut out, or doubled."""
+    changed = bytearray(data)
+    for _ in range(generator.choice((1, 1, 3, 20))):
+        if not changed:
+            break
+        at, length = generator.randrange(len(changed)), generator.choice((1, 4, 40, 400))
+        match generator.randrange(4):
+            case 0:
+                changed[at] ^= 1 << generator.randrange(8)
+            case 1:
+                changed[at : at + length] = generator.randbytes(length)
+            case 2:
+                del changed[at : at + length]
+            case 3:
+                changed[at:at] = changed[at : at + length]
+    return bytes(changed)

@@ -14,17 +14,15 @@ from typing import Any
 import pytest
 import torch
 
-from fastass.checkpoint import files
 from fastass.checkpoint.files import find_checkpoint, read_state, read_weights
-from fastass.checkpoint.pointers import MODEL, STATE
+from fastass.checkpoint.pointers import MODEL
 from fastass.cli.main import main
 from fastass.config.presets import preset
 from fastass.config.text import override
 from fastass.errors import TrainingFailure
 from fastass.pipelines.toycity import generate
 from fastass.tracking.progress import Plain
-from fastass.training import loop, run
-from fastass.training.data import TrainingData
+from fastass.training import run
 from fastass.training.meters import Meters
 from fastass.training.step import TrainStep
 
@@ -126,61 +124,6 @@ def test_stopping_and_resuming_changes_no_bit(
     assert not (run / "summary.json").exists()
     assert main(["train", "--out", str(run), "--resume", "--plain"]) == 0
     assert_same_run(straight, run)
-
-
-def test_a_resume_reads_its_checkpoint_once(
-    toycity: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run, read, names = tmp_path / "run", files._read, []
-
-    def counted(path: Path, name: str) -> bytes:
-        names.append(name)
-        return read(path, name)
-
-    assert main(arguments(toycity, run, "--stop-at", "1")) == 0
-    monkeypatch.setattr(files, "_read", counted)
-    assert main(["train", "--out", str(run), "--resume", "--plain", "--stop-at", "2"]) == 0
-    assert sorted(names) == sorted([MODEL, STATE])
-
-
-def test_a_resumed_run_reads_on_where_it_stopped(
-    toycity: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two micro-batches per step: neither is given anew, neither is left out."""
-    run, read, firsts = tmp_path / "run", TrainingData.batches, []
-
-    def batches(self: TrainingData, first: int, *rest: Any) -> Iterator[Any]:
-        firsts.append(first)
-        return read(self, first, *rest)
-
-    monkeypatch.setattr(TrainingData, "batches", batches)
-    assert main(arguments(toycity, run, "--stop-at", "2")) == 0
-    assert set(firsts) == {0}  # those of the checks before the run too
-    firsts.clear()
-    assert main(["train", "--out", str(run), "--resume", "--plain", "--stop-at", "4"]) == 0
-    assert [first for first in firsts if first] == [
-        4,
-        6,
-    ]  # the start goes on at step 2, the method begins at step 3
-    assert main(["train", "--out", str(run), "--resume", "--plain", "--stop-at", "5"]) == 0
-    assert firsts == [0, 4, 6, 8]
-
-
-def test_statistics_are_averaged_over_the_ranks_once_a_step(
-    toycity: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before the evaluation, and not again by the save that follows it."""
-    step, done = TrainStep.step, []
-
-    def stepped(self: TrainStep, *args: Any, **kwargs: Any) -> Any:
-        done.append("step")
-        return step(self, *args, **kwargs)
-
-    monkeypatch.setattr(TrainStep, "step", stepped)
-    monkeypatch.setattr(loop, "average_statistics", lambda *_: done.append("average"))
-    every = ["--steps", "2", "--start-steps", "1", "--eval-every", "1", "--save-every", "1"]
-    assert main(arguments(toycity, tmp_path / "run", *every)) == 0
-    assert done == ["step", "average"] * 3
 
 
 def test_sigterm_saves_and_the_run_goes_on(straight: Path, toycity: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import dataset_files as files
 import numpy as np
 import pytest
-from mutations import mutated
+from dataset_files import mutated
 from PIL import Image
 
 from fastass.pipelines.datasets import zip_files

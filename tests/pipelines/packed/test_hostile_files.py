@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import dataset_files as files
 import pytest
-from mutations import mutated
+from dataset_files import mutated
 from packed_files import SIZE, packed
 
 from fastass.pipelines.datasets.layouts import open_dataset
