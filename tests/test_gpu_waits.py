@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 from child import ROOT
-from gpu_waits import waiting_is_an_error
+from gpu_host.waits import waiting_is_an_error
 
 
 def test_the_first_use_warns_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,4 +30,4 @@ def test_no_test_sets_the_mode_itself() -> None:
         if path.name != "test_gpu_waits.py"
         and "set_sync_debug_mode(" in path.read_text(encoding="utf-8")
     ]
-    assert found == ["gpu_waits.py"]
+    assert found == ["waits.py"]

@@ -2,11 +2,11 @@
 
     python -m bench.first_contact --out DIR [--budget 540] [--only STAGE …]
 
-Run it from a checkout. It needs torch, Triton and numpy; what else a stage needs and does not find
-is its reason for being skipped. Each stage is a process with a time limit of its own. Every number
-is a line of DIR/results.jsonl, written as soon as it is measured; a stage's output is
-DIR/STAGE.txt. A stage that does not fit the rest of the budget is skipped and named. `--tiny` with
-`--device cpu` runs the list itself on a machine without a GPU.
+Run it from a checkout. It needs torch, Triton and the small packages of `NEEDED`; what else a stage
+needs and does not find is its reason for being skipped. Each stage is a process with a time limit
+of its own. Every number is a line of DIR/results.jsonl, written as soon as it is measured; a
+stage's output is DIR/STAGE.txt. A stage that does not fit the rest of the budget is skipped and
+named. `--tiny` with `--device cpu` runs the list itself on a machine without a GPU.
 """
 
 import argparse
@@ -17,14 +17,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from fastass.bench.first_contact.results import Results
 from fastass.bench.first_contact.stages import STAGES, Stage
 
+# Module → the package that has it.
+NEEDED = {
+    "torch": "torch",
+    "numpy": "numpy",
+    "yaml": "pyyaml",
+    "PIL": "pillow",
+    "safetensors": "safetensors",
+    "tabulate": "tabulate",
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the stages → 0, or 1 where one failed or ran out of its time."""
+    """Run the stages → 0; 1: one failed or ran out of its time; 2: a package is missing."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.first_contact", description=(__doc__ or "").partition("\n")[0]
     )
@@ -34,6 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu (cuda)")
     parser.add_argument("--tiny", action="store_true", help="small networks and images")
     arguments = parser.parse_args(argv)
+    missing = [package for module, package in NEEDED.items() if find_spec(module) is None]
+    if missing:
+        names = " ".join(missing)
+        print(f"first contact: not installed: {names}; pip install {names}", file=sys.stderr)
+        return 2
     out: Path = arguments.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     results = Results(out, "first contact")

@@ -16,17 +16,15 @@ from fastass.runtime.device import setup_runtime
 from fastass.training.step import TrainStep, build
 
 BATCHES = 20
-NEEDED = ("PIL", "yaml", "tabulate", "nvidia.dali")
 
 
 def dali(context: Context) -> None:
     """images/s of the loader alone, then of training from it, at batch 8."""
-    for package in NEEDED:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            context.results.write(what="skipped", reason=f"{package} can't be imported: {error}")
-            return
+    try:
+        importlib.import_module("nvidia.dali")
+    except ImportError as error:
+        context.results.write(what="skipped", reason=f"DALI can't be imported: {error}")
+        return
     config = configured(context, "frozen", 2 if context.tiny else 8)
     runtime = setup_runtime(config.runtime)
     batches = _batches(context, config)

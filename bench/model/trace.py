@@ -24,6 +24,7 @@ SOURCES = (
     "kernels/layout.py",
     "kernels/nearest*.py",
     "kernels/*/*.py",
+    "kernels/*/gpu/*.py",
     "fastass/models/*.py",
     "fastass/method/*.py",
     "fastass/training/step.py",

@@ -74,6 +74,11 @@ def upsample_confusion(batch: int, dtype: torch.dtype, last: bool) -> None:
     kernels.upsample_confusion(a_map(batch, C, dtype, last), labels(batch), align_corners=True)
 
 
+def upsample_pseudo_labels(batch: int, dtype: torch.dtype, last: bool) -> None:
+    scores = a_map(batch, C, dtype, last, grad=False)
+    kernels.upsample_pseudo_labels(scores, FULL, 0.968, align_corners=True)
+
+
 def convolution_epilogue(batch: int, dtype: torch.dtype, last: bool) -> None:
     x, other = (a_map(batch, 1024, dtype, last, grad=False) for _ in range(2))
     bias = torch.empty(1024, device=CUDA)
@@ -87,6 +92,7 @@ CASES: tuple[Callable[[int, torch.dtype, bool], None], ...] = (
     upsample_cross_entropy,
     upsample_softmax,
     upsample_confusion,
+    upsample_pseudo_labels,
     convolution_epilogue,
 )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from gpu_waits import waiting_is_an_error
+from gpu_host.waits import waiting_is_an_error
 from torch import Tensor
 
 from fastass import kernels

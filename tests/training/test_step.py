@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from gpu_waits import waiting_is_an_error
+from gpu_host.waits import waiting_is_an_error
 from safetensors.torch import save_file
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""A Python as on a GPU host without internet: PyTorch, and nothing else that fastass needs."""
+"""A Python as on a GPU host without internet: PyTorch, and what was brought beside it."""
 
 import re
 import subprocess
@@ -6,8 +6,9 @@ import sys
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
-PACKAGES = ("torch", "numpy", "triton")
-MISSING = ("shtab", "tensorboard", "rich", "tabulate", "safetensors", "yaml", "fastass")
+# What first contact needs: few, small wheels beside torch.
+PACKAGES = ("torch", "numpy", "triton", "pyyaml", "pillow", "safetensors", "tabulate")
+MISSING = ("shtab", "tensorboard", "rich", "jinja2", "pytest", "nvidia-dali-cuda130", "fastass")
 
 
 def make(folder: Path, packages: tuple[str, ...] = PACKAGES) -> Path:
