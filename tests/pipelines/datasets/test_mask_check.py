@@ -52,8 +52,8 @@ def test_damaged_labels_are_left_to_the_loader(tmp_path: Path) -> None:
 
 
 def test_training_warns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = str(masks(tmp_path, "names: [road, crack]\n"))
-    data = DataConfig(target=root, val=root)
+    root, val = (str(masks(tmp_path / name, "names: [road, crack]\n")) for name in ("a", "b"))
+    data = DataConfig(target=root, val=val)
     open_training_data(Config(method="oracle", labelled=2, data=data), reporter(plain=True))
     captured = capsys.readouterr()
     assert WARNING in captured.out + captured.err

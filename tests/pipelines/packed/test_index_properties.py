@@ -21,8 +21,12 @@ members = st.builds(Member, st.integers(0, 1000), st.integers(0, 1000), st.integ
 keys = st.from_regex(r"[0-9]{7,20}-[A-Za-z0-9_-]{0,72}", fullmatch=True)
 bad = st.lists(st.builds(BadSample, texts, texts), max_size=3).map(tuple)
 records = st.lists(
-    st.builds(Record, keys, texts, members, st.none() | members, members), max_size=4
-).map(tuple)
+    st.builds(
+        Record, keys, texts, members, st.none() | members, members,
+        histogram=st.none() | st.lists(counts, max_size=4).map(tuple),
+    ),
+    max_size=4,
+).map(tuple)  # fmt: skip
 
 
 @st.composite
