@@ -9,8 +9,7 @@ import numpy as np
 
 from fastass.config.configure import configure
 from fastass.config.schema import Config
-from fastass.errors import UserError
-from fastass.evaluation.evaluate import Scores
+from fastass.evaluation.evaluate import Scores, with_network_classes
 from fastass.evaluation.evaluate import evaluate as evaluate_batches
 from fastass.inference.export import export as write_export
 from fastass.inference.load import load
@@ -107,13 +106,7 @@ def evaluate(
     views = Views(tuple(scales), flip)
     if isinstance(data, str | Path):
         data = open_any(str(data), layout, split or "val", whole=split is None)
-    if len(data.classes) > len(segmenter.classes):
-        data = data.with_classes(segmenter.classes.names)
-    if data.classes.names != segmenter.classes.names:
-        raise UserError(
-            f"{data.root}: its classes ({', '.join(data.classes.names[:3])}, …) are not those of "
-            f"the network ({', '.join(segmenter.classes.names[:3])}, …)"
-        )
+    data = with_network_classes(data, segmenter.classes, data.root)
     size = views.read_at(segmenter.prepare.size)
     loader = EvalLoader(data, size, segmenter.prepare.normalize)
     return evaluate_batches(

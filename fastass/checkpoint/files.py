@@ -54,6 +54,7 @@ from fastass.pipelines.durable import sync_directory, write_synced
 from fastass.runtime.atomic_write import writing
 
 TEACHER = "teacher."  # begins the names of the weights of self-training's teacher
+MIXED_USED = "without statistics of the target; the mixed are used"  # said of older checkpoints
 # A network's prefix → that of its running statistics of the target's streams.
 _TARGET_STATISTICS = {
     "generator.": "target_statistics.",

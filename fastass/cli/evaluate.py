@@ -52,7 +52,8 @@ def flags(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    from fastass.evaluation.evaluate import evaluate, evaluate_both
+    from fastass.checkpoint.files import MIXED_USED
+    from fastass.evaluation.evaluate import evaluate, evaluate_both, with_network_classes
     from fastass.pipelines.loaders.evaluation import EvalLoader
     from fastass.runtime.atomic_write import write_whole
     from fastass.tracking.terminal import reporter
@@ -64,13 +65,7 @@ def run(args: Namespace) -> None:
     views = views_of(args)
     network = load_segmenter(args)
     data = open_any(args.data, args.layout, args.split or "val", whole=args.split is None)
-    if len(data.classes) > len(network.classes):
-        data = data.with_classes(network.classes.names)
-    if data.classes.names != network.classes.names:
-        raise UserError(
-            f"{args.data}: its classes ({', '.join(data.classes.names[:3])}, …) are not those of "
-            f"the network ({', '.join(network.classes.names[:3])}, …)"
-        )
+    data = with_network_classes(data, network.classes, args.data)
     size = views.read_at(args.size or network.prepare.size)
     loader = EvalLoader(data, size, network.prepare.normalize)
     other = network.other_statistics
@@ -80,8 +75,7 @@ def run(args: Namespace) -> None:
         _reestimate(args, network, size)
         other = None
     elif network.norm_statistics == "mixed" and other is None and args.norm_statistics is None:
-        note = f"{args.checkpoint}: without statistics of the target; the mixed are used"
-        print(printable(note))
+        print(printable(f"{args.checkpoint}: {MIXED_USED}"))
     with reporter() as progress:
 
         def once() -> "Scores":

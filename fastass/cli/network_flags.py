@@ -110,8 +110,11 @@ def load_segmenter(args: Namespace) -> "Segmenter":
 
 def note_missing_statistics(args: Namespace, segmenter: "Segmenter") -> None:
     """Say so where the target's running statistics are asked for, and the checkpoint has none."""
+    from fastass.checkpoint.files import MIXED_USED
+    from fastass.pipelines.errors import printable
+
     if args.norm_statistics == "domain" != segmenter.norm_statistics:
-        print(f"{args.checkpoint}: without statistics of the target; the mixed are used")
+        print(printable(f"{args.checkpoint}: {MIXED_USED}"))
 
 
 def weight_file(args: Namespace) -> "WeightFile":

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -9,12 +10,14 @@ from torch import Tensor
 
 from fastass import kernels
 from fastass.config.schema import NormStatistics
+from fastass.errors import UserError
 from fastass.evaluation.iou import mean_iou, per_class_iou
 from fastass.inference.views import SINGLE, Views, evaluating, probabilities
 from fastass.models.deeplab import DeepLab
 from fastass.models.domain_statistics import TargetStatistics
 from fastass.pipelines.datasets.classes import ClassTable
 from fastass.pipelines.loaders.evaluation import EvalBatch
+from fastass.pipelines.packed.dataset import AnyDataset
 from fastass.runtime.device import Runtime
 from fastass.runtime.process_group import SINGLE_PROCESS, World
 
@@ -67,6 +70,21 @@ def evaluate(
         reported_miou=mean_iou(per_class, report),
         confusion=counts.tolist(),
     )
+
+
+def with_network_classes(data: AnyDataset, classes: ClassTable, root: str | Path) -> AnyDataset:
+    """Labelled data with the classes that a network has, of which the data may have more.
+
+    root: names the data in messages. Raises UserError if the classes differ.
+    """
+    if len(data.classes) > len(classes):
+        data = data.with_classes(classes.names)
+    if data.classes.names != classes.names:
+        raise UserError(
+            f"{root}: its classes ({', '.join(data.classes.names[:3])}, …) are not those of "
+            f"the network ({', '.join(classes.names[:3])}, …)"
+        )
+    return data
 
 
 def evaluate_both(

@@ -9,7 +9,6 @@ import torch
 from fastass.config.schema import DataConfig
 from fastass.method.adaptation import MethodSpec
 from fastass.pipelines.datasets.classes import ClassTable
-from fastass.pipelines.datasets.layouts import Dataset
 from fastass.pipelines.loaders.augment import Augment
 from fastass.pipelines.loaders.batch import StepBatch
 from fastass.pipelines.loaders.evaluation import EvalBatch, EvalLoader
@@ -17,9 +16,7 @@ from fastass.pipelines.loaders.open_loader import open_loader
 from fastass.pipelines.loaders.rare_class import RareClassOrder
 from fastass.pipelines.loaders.sample_reader import open_reader
 from fastass.pipelines.loaders.spec import StreamSpec
-from fastass.pipelines.packed.dataset import PackedDataset
-
-AnyDataset = Dataset | PackedDataset
+from fastass.pipelines.packed.dataset import AnyDataset
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from fastass.pipelines.datasets.mask_check import mask_warning
 from fastass.pipelines.datasets.zip_files import ZipMember
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.loaders.sample_reader import open_reader
-from fastass.pipelines.packed.dataset import PackedDataset, is_packed, open_packed
+from fastass.pipelines.packed.dataset import AnyDataset, PackedDataset, is_packed, open_packed
 from fastass.pipelines.toycity import generate, is_complete
 from fastass.tracking.progress import Reporter
-from fastass.training.data import AnyDataset, TrainingData
+from fastass.training.data import TrainingData
 
 
 def open_training_data(config: Config, reporter: Reporter) -> tuple[TrainingData, Config]:

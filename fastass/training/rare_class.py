@@ -6,8 +6,9 @@ from fastass.errors import DataError, UserError
 from fastass.method.adaptation import MethodSpec
 from fastass.pipelines.class_histograms.histograms import ClassHistograms, class_histograms
 from fastass.pipelines.loaders.rare_class import RareClassOrder, rare_class_order
+from fastass.pipelines.packed.dataset import AnyDataset
 from fastass.tracking.progress import Reporter
-from fastass.training.data import AnyDataset, TrainingData
+from fastass.training.data import TrainingData
 
 
 def rare_class_orders(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastass.checkpoint.async_writer import AsyncWriter
 from fastass.checkpoint.files import (
+    MIXED_USED,
     Checkpoint,
     add_target_statistics,
     load_into,
@@ -114,8 +115,7 @@ class TrainState:
         progress = read_progress(saved.state.get("position"), where)
         module = self.train_step.module
         if add_target_statistics(saved.weights, module):
-            note = "without statistics of the target; the mixed are used"
-            self.reporter.line(f"{saved.path}: {note}")
+            self.reporter.line(f"{saved.path}: {MIXED_USED}")
         load_into(module, saved.weights, saved.path)
         try:
             self.train_step.load_state(saved.state["engine"])

@@ -25,12 +25,10 @@ from fastass.pipelines.class_histograms.label_values import (
     train_ids,
 )
 from fastass.pipelines.datasets.classes import IGNORE
-from fastass.pipelines.datasets.layouts import Dataset
 from fastass.pipelines.errors import DataError
-from fastass.pipelines.packed.dataset import PackedDataset
+from fastass.pipelines.packed.dataset import AnyDataset, PackedDataset
 from fastass.pipelines.process_pool import cores
 
-AnyDataset = Dataset | PackedDataset
 T = TypeVar("T")
 
 

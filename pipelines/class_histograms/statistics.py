@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from fastass.pipelines.class_histograms.histograms import AnyDataset, ClassHistograms
+from fastass.pipelines.class_histograms.histograms import ClassHistograms
 from fastass.pipelines.class_histograms.label_values import has_label
-from fastass.pipelines.packed.dataset import PackedDataset
+from fastass.pipelines.packed.dataset import AnyDataset, PackedDataset
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ import numpy as np
 
 from fastass.pipelines.datasets.classes import IGNORE, ClassTable
 from fastass.pipelines.datasets.image_file import DAMAGE, damaged, open_header
+from fastass.pipelines.datasets.layouts import Dataset
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.packed.files import check_size, map_shard, read_index, read_manifest
 from fastass.pipelines.packed.index import AGAIN, Member, Record, shard_name
@@ -174,6 +175,9 @@ class PackedDataset:
                 f"not {self.size[0]}x{self.size[1]} {mode}"
             )
         return np.asarray(image)
+
+
+AnyDataset = Dataset | PackedDataset
 
 
 def is_packed(directory: Path | str) -> bool:

@@ -1,4 +1,4 @@
-"""Writes small data sets in exactly the format of their owners, for the tests."""
+"""Writes small data sets in exactly the format of their owners, and damages their bytes."""
 
 import random
 import struct
