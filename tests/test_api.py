@@ -195,7 +195,7 @@ def test_a_client_is_type_checked(tmp_path: Path) -> None:
     assert len(errors) == 1, done.stdout
     assert "pickle" in errors[0]
     assert "-> fastass.inference.segmenter.Segmenter" in done.stdout
-    assert (Path(fastass.__path__[0]) / "py.typed").exists()
+    assert (Path(fastass.__file__).parent / "py.typed").exists()
 
 
 def test_names_of_values() -> None:
