@@ -73,8 +73,9 @@ def adopt_roots(path: Path, config: Config) -> Config:
     saved = from_yaml(path / CONFIG)
     values: dict[str, Any] = {}
     for name in ROOTS:
-        if getattr(config.data, name) is None:
-            values[name] = root = getattr(saved.data, name)
+        root = getattr(saved.data, name)
+        if getattr(config.data, name) in (None, root):
+            values[name] = root
             if root is not None and not all(part.exists() for part in paths_of(root)):
                 raise UserError(
                     f"{path}: the run's {name} data {root} is not there; give --data-{name} DIR "

@@ -309,8 +309,9 @@ def test_nothing_is_generated_where_the_data_are_gone(
     text = config.read_text()
     start = text.index("source: /")
     config.write_text(text[:start] + "source: /nowhere/gta5" + text[text.index("\n", start) :])
-    words = ["train", "toycity", *tiny_runs.TINY, "--out", str(half), "--resume"]
-    assert "source data /nowhere/gta5 is not there; give --data-source" in error_of(words, capsys)
+    for more in (["toycity", *tiny_runs.TINY], ["--plain"]):
+        message = error_of(["train", *more, "--out", str(half), "--resume"], capsys)
+        assert "source data /nowhere/gta5 is not there; give --data-source" in message
     assert not (tmp_path / "data").exists()
 
 
