@@ -12,9 +12,11 @@ from torch import Tensor
 
 from fastass import kernels
 from fastass.config.schema import Config, DiscriminatorConfig, LossConfig
+from fastass.kernels.convolution.running_statistics import BatchStatistics
 from fastass.method.adaptation import Adaptation, MethodSpec, method_spec, objective
 from fastass.models.config import ModelConfig
 from fastass.models.deeplab import Output
+from fastass.models.domain_statistics import TargetStatistics, running_norms
 from fastass.pipelines.loaders.batch import Batch, StepBatch
 from fastass.training.step import build
 
@@ -268,6 +270,7 @@ def test_what_each_method_trains(
     spec = method_spec(method, labelled)  # type: ignore[arg-type]
     assert spec == MethodSpec(source, target, global_, semantic)
     assert spec.start() == MethodSpec(source, not source, global_=False, semantic="")
+    assert spec.sees_target is (target or global_)
     with pytest.raises(FrozenInstanceError):
         spec.source = False  # type: ignore[misc]
 
@@ -308,3 +311,82 @@ def test_adversarial_terms_reach_the_generator_alone() -> None:
     discriminator = (terms.gd_source, terms.gd_target, terms.sd_source, terms.sd_target)
     torch.stack([t for t in discriminator if t is not None]).sum().backward()
     assert not any(name.startswith("generator.") for name in gradients(a))
+
+
+def test_self_training_sees_the_target() -> None:
+    assert method_spec("source_only", labelled=0, mix=True).sees_target
+    assert not method_spec("source_only", labelled=0).sees_target
+
+
+@pytest.mark.parametrize("heads", ["single", "multi"])
+def test_the_mixed_term_weighs_each_pixel(heads: str) -> None:
+    """1 where something was pasted, else the image's confidence; the mean over all pixels."""
+    a = module(method_spec("ga", labelled=0, mix=True), heads)
+    batch = images(4, 64, 80)
+    assert batch.labels is not None
+    pasted = torch.rand(batch.labels.shape, generator=torch.Generator().manual_seed(5)) < 0.3
+    confidence = torch.tensor([0.25, 0.75], dtype=torch.float64)
+    mixed = batch._replace(pasted=pasted, confidence=confidence)
+    terms = a(StepBatch(mixed=mixed))
+    weights = torch.where(pasted, 1.0, confidence[:, None, None])
+    values = []
+    for scores in a.generator(batch.images).levels:
+        up = upsample(scores, pasted.shape[1:])
+        nll = F.cross_entropy(up, batch.labels.long(), ignore_index=IGNORE, reduction="none")
+        values.append((nll * weights).mean())
+    wanted = values[0] if heads == "single" else values[0] + WEIGHTS.aux_seg * values[1]
+    torch.testing.assert_close(terms.mix, wanted)
+    assert [name for name, term in terms._asdict().items() if term is not None] == ["mix"]
+    assert a(StepBatch(images(1, 64, 64), mixed=mixed), adapt=False).mix is None
+
+
+def fed(a: Adaptation, *streams: str) -> tuple[float, float]:
+    """The running mean of the first norm (all streams, the target's) that were zero, after a feed.
+
+    What the n-th stream sees has the mean 10ⁿ.
+    """
+    norm = next(iter(running_norms(a.generator).values()))
+    for bank in (norm.running_mean, of_target(a).vectors(norm)[0]):
+        assert isinstance(bank, Tensor)
+        bank.zero_()
+    one = torch.ones_like(norm.running_var)  # type: ignore[arg-type]
+    norm.momentum = 1e-3
+    a.feed([BatchStatistics(norm, 10.0**n * one, one, name) for n, name in enumerate(streams)])
+    every, target = norm.running_mean, of_target(a).vectors(norm)[0]
+    assert every is not None
+    return round(1e3 * every[0].item(), 0), round(1e3 * target[0].item(), 0)
+
+
+def of_target(a: Adaptation) -> TargetStatistics:
+    assert a.target_statistics is not None
+    return a.target_statistics
+
+
+def test_the_streams_of_the_target_feed_its_statistics() -> None:
+    a = module(method_spec("ga+csa", labelled=4))
+    assert fed(a, "source", "labelled", "unlabelled") == (111, 110)
+    assert fed(a, "labelled", "source") == (11, 1)
+    assert fed(a, "source", "unlabelled") == (11, 10)
+    assert fed(a, "source", "mixed") == (11, 11)  # no stream of the target: all of them
+    assert fed(a, "source") == (1, 1)
+    a.target_streams = ("mixed",)
+    assert fed(a, "source", "labelled", "mixed") == (111, 100)
+
+
+def test_the_statistics_of_the_target_start_from_those_of_all_streams() -> None:
+    a = module(method_spec("ga", labelled=0))
+    norm = next(iter(running_norms(a.generator).values()))
+    a.average_target_statistics = TargetStatistics(a.generator)
+    assert norm.running_mean is not None
+    norm.running_mean.fill_(3.0)
+    a.restart_target_statistics()
+    for statistics in (a.target_statistics, a.average_target_statistics):
+        assert statistics is not None
+        assert statistics.vectors(norm)[0].eq(3.0).all()
+    a.target_statistics = a.average_target_statistics = None
+    a.restart_target_statistics()  # frozen networks have none
+
+
+def test_a_frozen_network_has_no_statistics_of_the_target() -> None:
+    config = Config(model=ModelConfig(backbone="resnet18", num_classes=CLASSES, norm="frozen"))
+    assert build(config, method_spec("joint", 4)).target_statistics is None
