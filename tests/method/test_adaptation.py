@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastass import kernels
 from fastass.config.schema import Config, DiscriminatorConfig, LossConfig
@@ -346,6 +346,7 @@ def fed(a: Adaptation, *streams: str) -> tuple[float, float]:
     What the n-th stream sees has the mean 10ⁿ.
     """
     norm = next(iter(running_norms(a.generator).values()))
+    assert isinstance(norm, nn.BatchNorm2d)
     for bank in (norm.running_mean, of_target(a).vectors(norm)[0]):
         assert isinstance(bank, Tensor)
         bank.zero_()
