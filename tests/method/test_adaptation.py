@@ -275,10 +275,11 @@ def test_what_each_method_trains(
         spec.source = False  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("push", ["source", "target"])
 @pytest.mark.parametrize("stream", ["source", "unlabelled"])
-def test_every_head_needs_its_discriminator(stream: str) -> None:
+def test_every_head_needs_its_discriminator(stream: str, push: str) -> None:
     spec = method_spec("ga", labelled=0)
-    a = module(spec, "multi")
+    a = module(spec, "multi", push=push)
     a.global_discriminators = a.global_discriminators[:1]
     with pytest.raises(ValueError, match="argument"):
         a(StepBatch(**{stream: getattr(all_streams(spec), stream)}))
