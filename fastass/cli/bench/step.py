@@ -64,6 +64,7 @@ def configured(args: Namespace, name: str) -> Config:
 def run(args: Namespace) -> None:
     from fastass.bench.step import compare
     from fastass.bench.step.candidate import engine
+    from fastass.bench.step.published import beside, published_step
     from fastass.bench.step.worker import CandidateConfig
     from fastass.runtime.device import describe_runtime
     from fastass.tracking.terminal import reporter
@@ -89,6 +90,8 @@ def run(args: Namespace) -> None:
         parts = {"step": measured(compare.candidates(config))}
         print(f"{compare.heading(config, line)}; {date.today()}\n\n{compare.table(parts['step'])}")
         print(f"\n{compare.memory_table(parts['step'])}")
+        if (row := published_step(config)) is not None:
+            print(f"\n{beside(row, parts['step'][-1])}")
         if others:
             ours = engine("fastass", config, count_flops=True)
             pairs = [measured([ours, other]) for other in others]

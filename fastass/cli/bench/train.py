@@ -28,6 +28,7 @@ def flags(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     from fastass.bench.step import compare, train
+    from fastass.bench.step.published import TOYCITY, beside
     from fastass.runtime.device import describe_runtime
     from fastass.tracking.terminal import reporter
     from fastass.training.open_data import open_training_data
@@ -47,6 +48,8 @@ def run(args: Namespace) -> None:
         )
     heading = f"{compare.heading(config, line)}, loader {config.data.loader}"
     print(f"{heading}; {date.today()}\n\n{compare.table(rows)}\n\n{compare.memory_table(rows)}")
+    if config.preset == "toycity":
+        print(f"\n{beside(TOYCITY, rows[-1])}")
     write(args.json, heading, {"train": rows})
 
 
