@@ -1,11 +1,12 @@
 # %% [markdown]
 # # Tutorial: your own images
 #
-# You have labelled images from a renderer (the *source*) and photographs of your camera (the *target*), of which a few have labels.
-# This tutorial trains a segmentation network on both, looks at its predictions, and exports it. It takes about two minutes on two
-# CPU cores.
+# You have labelled images from a renderer (the *source*) and photographs of your camera (the
+# *target*), of which a few have labels. This tutorial trains a segmentation network on both,
+# looks at its predictions, and exports it. It takes about two minutes on two CPU cores.
 #
-# The tutorial makes its images itself, so that you can run it first. Then put your own files into the same folders.
+# The tutorial makes its images itself, so that you can run it first. Then put your own files into
+# the same folders.
 
 # %%
 import shutil
@@ -26,7 +27,8 @@ fastass.wait_passively()  # before torch is imported: faster on cores that other
 #                                    images/val/z.jpg    labels/val/z.png
 # ```
 #
-# The next cell fills the folders with images of ToyCity, the built-in data set. Only six training photographs keep their label.
+# The next cell fills the folders with images of ToyCity, the built-in data set. Only six training
+# photographs keep their label.
 
 # %%
 from fastass.pipelines.toycity import generate
@@ -41,7 +43,14 @@ for split in ("train", "val"):
         (real / part / split).mkdir(parents=True, exist_ok=True)
     for image in sorted((raw / "cityscapes" / "leftImg8bit" / split).glob("*/*.png")):
         name = image.name.removesuffix("_leftImg8bit.png")
-        label = raw / "cityscapes" / "gtFine" / split / image.parent.name / f"{name}_gtFine_labelIds.png"
+        label = (
+            raw
+            / "cityscapes"
+            / "gtFine"
+            / split
+            / image.parent.name
+            / f"{name}_gtFine_labelIds.png"
+        )
         shutil.copy(image, real / "images" / split / f"{name}.png")
         labelled = len(list((real / "labels" / "train").iterdir()))
         if split == "val" or labelled < LABELLED:
@@ -50,7 +59,8 @@ for split in ("train", "val"):
 # %% [markdown]
 # ## 2. Name the classes
 #
-# `classes.yaml` says which label value is which class. All values that it does not list are ignored here.
+# `classes.yaml` says which label value is which class. All values that it does not list are
+# ignored here.
 
 # %%
 CLASSES = """\
@@ -64,7 +74,8 @@ for folder in (synthetic, real):
 # %% [markdown]
 # ## 3. Check the data
 #
-# Opening a data set checks that every file has its pair. `fastass info tutorial/real` on the command line also counts the classes.
+# Opening a data set checks that every file has its pair. `fastass info tutorial/real` on the
+# command line also counts the classes.
 
 # %%
 source = fastass.open_dataset(synthetic)
@@ -74,9 +85,10 @@ print(len(source), "source images,", len(target), "target images,", source.class
 # %% [markdown]
 # ## 4. Train
 #
-# A list names the labelled photographs. The preset `toycity` has a tiny network that trains on a CPU. It first learns on the source
-# alone, for `start_steps`; then it adapts to the target, for `steps`. For a real task, take a preset such as
-# `gta5_to_cityscapes_csa_100`, pretrained weights, and a GPU; [Your own data](own-data.md) shows the command.
+# A list names the labelled photographs. The preset `toycity` has a tiny network that trains on a
+# CPU. It first learns on the source alone, for `start_steps`; then it adapts to the target, for
+# `steps`. For a real task, take a preset such as `gta5_to_cityscapes_csa_100`, pretrained
+# weights, and a GPU; [Your own data](own-data.md) shows the command.
 
 # %%
 names = sorted(path.stem for path in (real / "labels" / "train").iterdir())
@@ -103,12 +115,13 @@ print("loss on source images:", [round(loss, 2) for loss in losses if loss is no
 # %% [markdown]
 # On two CPU cores, mIoU was 59 % after the source and 68 % after the adaptation.
 #
-# `tutorial/run` now holds checkpoints, the configuration and all numbers. With `resume=True` instead of `overwrite=True`, the same
-# call continues an interrupted run.
+# `tutorial/run` now holds checkpoints, the configuration and all numbers. With `resume=True`
+# instead of `overwrite=True`, the same call continues an interrupted run.
 #
 # ## 5. Look
 #
-# The report is one HTML page with curves, pictures and a confusion matrix. Open `tutorial/report.html` in a browser.
+# The report is one HTML page with curves, pictures and a confusion matrix. Open
+# `tutorial/report.html` in a browser.
 
 # %%
 fastass.write_report("tutorial/run", "tutorial/report.html")
@@ -138,8 +151,9 @@ print(f"mIoU {scores.miou:.1f} %", scores.per_class_iou)
 # %% [markdown]
 # ## 6. Export
 #
-# The folder works with `fastass.load` and with plain PyTorch. `format="onnx"` writes one file for ONNX Runtime and needs
-# `pip install 'fastass[export]'`. Each export is read back and compared with the network.
+# The folder works with `fastass.load` and with plain PyTorch. `format="onnx"` writes one file for
+# ONNX Runtime and needs `pip install 'fastass[export]'`. Each export is read back and compared
+# with the network.
 
 # %%
 print(fastass.export("tutorial/run", "tutorial/model", format="safetensors", overwrite=True))

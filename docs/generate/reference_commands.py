@@ -48,14 +48,20 @@ def commands(
 
 
 def own_actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """A command's arguments, but for its parts and the values of the configuration."""
-    values = {leaf.path for leaf in settable()}
+    """A command's arguments, but for its parts, its help and the values of the configuration."""
     return [
         action
         for action in parser._actions
         if not isinstance(action, argparse._SubParsersAction)
-        and action.dest not in values | {"help", "help_all"}
+        and action.dest not in ("help", "help_all")
+        and not is_value(action)
     ]
+
+
+def is_value(action: argparse.Action) -> bool:
+    """Whether an argument is a value of the configuration, which has no default of its own."""
+    paths = {leaf.path for leaf in settable()}
+    return action.dest in paths and action.default is argparse.SUPPRESS
 
 
 def _description(sub: argparse.ArgumentParser) -> list[str]:
@@ -72,5 +78,4 @@ def _flags(sub: argparse.ArgumentParser) -> list[str]:
         text = formatter._expand_help(action) if action.help else ""
         required = " [required]" if action.option_strings and action.required else ""
         entries.append(f"`{name}`\n:   {text}{required}")
-    values = {leaf.path for leaf in settable()} & {action.dest for action in sub._actions}
-    return [*entries, *([CONFIGURATION] if len(values) > 50 else [])]
+    return [*entries, *([CONFIGURATION] if any(map(is_value, sub._actions)) else [])]

@@ -44,7 +44,7 @@ def _about(section: str) -> str:
 
 
 def _entry(leaf: Leaf) -> str:
-    heading = f'### `{leaf.path}` {{: #{leaf.path.replace("_", "-")} }}'
+    heading = f"### `{leaf.path}` {{: #{leaf.path.replace('_', '-')} }}"
     return f"{heading}\n\n{_linked(leaf.help)}\n\n{facts(leaf)}"
 
 
@@ -56,7 +56,10 @@ def _linked(text: str) -> str:
 def facts(leaf: Leaf) -> str:
     """Flags, type with range, and default of a value, as a list."""
     default = written(leaf.default)
-    lines = [f"- Allowed: {kind(leaf.type)}", f"- Default: {f'`{default}`' if default else 'empty'}"]
+    lines = [
+        f"- Allowed: {kind(leaf.type)}",
+        f"- Default: {f'`{default}`' if default else 'empty'}",
+    ]
     if leaf.path in DERIVED:
         lines.insert(0, "- No flag: it follows from the preset, the data, the backbone or torchrun")
         return "\n".join(lines)

@@ -4,15 +4,16 @@ from typing import Any
 
 import jupytext
 
-DOWNLOAD = """
-Download this page as a [notebook](tutorial.ipynb), or run it as a script: `python docs/tutorial.py`.
-"""
+DOWNLOAD = (
+    "Download this page as a [notebook](tutorial.ipynb), or run it as a script: "
+    "`python docs/tutorial.py`."
+)
 
 
 def page(source: str) -> str:
     """Markdown: text cells as they are, code cells as blocks."""
     first, *cells = _cells(source)
-    parts = [first["source"], DOWNLOAD.strip()]
+    parts = [first["source"], DOWNLOAD]
     for cell in cells:
         code = cell["cell_type"] == "code"
         parts.append(f"```python\n{cell['source']}\n```" if code else cell["source"])
