@@ -119,7 +119,7 @@ def inspect_run(path: Path, *, resume: bool, overwrite: bool) -> bool:
     if overwrite and not marked:
         raise UserError(
             f"{path}: a run of an earlier version, without the mark {MARK}; it can be resumed and "
-            "evaluated, not overwritten; choose another --out, or remove it by hand: rm -r {path}"
+            f"evaluated, not overwritten; choose another --out, or remove it by hand: rm -r {path}"
         )
     return resume
 

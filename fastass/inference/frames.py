@@ -109,8 +109,7 @@ def _open_video(path: Path) -> Any:
         import av
     except ImportError:
         raise UserError(
-            f"{path}: reading a video needs PyAV: pip install 'fastass[video]'; or give a folder "
-            "of its frames"
+            f"{path}: reading a video needs PyAV: pip install av; or give a folder of its frames"
         ) from None
     try:
         return av.open(str(path))

@@ -83,7 +83,8 @@ def library() -> Any:
         return importlib.import_module("transformers")
     except ImportError as error:
         raise UserError(
-            f"--backbone hf:…: transformers can't be imported ({error}); pip install 'fastass[hf]'"
+            f"--backbone hf:…: transformers can't be imported ({error}); "
+            "pip install 'transformers>=5'"
         ) from None
 
 

@@ -40,7 +40,7 @@ _STYLE: dict[Any, Any] = {
 def check_matplotlib() -> None:
     """Raise a UserError that says how to install matplotlib, if it is missing."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise UserError("charts need the package matplotlib: pip install 'fastass[charts]'")
+        raise UserError("charts need the package matplotlib: pip install matplotlib")
 
 
 def draw(size: tuple[float, float], paint: Callable[["Figure"], None]) -> "Figure":

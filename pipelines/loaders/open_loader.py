@@ -41,7 +41,7 @@ def open_loader(
             from fastass.pipelines.loaders.dali import DaliLoader
         except ImportError as error:
             raise DataError(
-                f"loader dali: {error}; pip install 'fastass[dali]', or use --loader pillow"
+                f"loader dali: {error}; pip install nvidia-dali-cuda130, or use --loader pillow"
             ) from error
         return DaliLoader(
             streams, seed, rank, world, workers, on_bad_sample=on_bad_sample, device=device

@@ -232,7 +232,9 @@ def test_a_run_of_an_earlier_version_is_resumed_and_not_overwritten(
 ) -> None:
     old = earlier(half, tmp_path / "old")
     words = fresh(tiny_runs.train(tiny_city, old))
-    assert "without the mark" in error_of([*words, "--overwrite"], capsys)
+    message = error_of([*words, "--overwrite"], capsys)
+    assert "without the mark" in message
+    assert f"rm -r {old}" in message
     assert "a run is there already" in error_of(words, capsys)
     assert main(["eval", str(old / "last"), "--data", str(tiny_city / "cityscapes")]) == 0
     assert main([*words, "--resume"]) == 0

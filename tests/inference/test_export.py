@@ -191,7 +191,7 @@ def test_bad_words(
     for words, message in (
         ([str(trained), "--format", "onx", "--out", out], "onnx"),
         ([str(trained), "--out", out], "--format"),
-        ([str(trained), "--format", "onnx", "--out", out], "pip install 'fastass[export]'"),
+        ([str(trained), "--format", "onnx", "--out", out], "package onnxscript: pip install onnx"),
         (["/nowhere", "--format", "onnx", "--out", out], "/nowhere: no such checkpoint"),
         ([str(trained), "--format", "onnx", "--out", str(folder)], "pass --overwrite"),
     ):

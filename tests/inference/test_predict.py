@@ -123,7 +123,7 @@ def test_video_without_pyav(
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     (tmp_path / "a.mp4").touch()
     assert predict(trained, tmp_path / "a.mp4", "--out", tmp_path) == 2
-    assert "pip install 'fastass[video]'; or give a folder" in capsys.readouterr().err
+    assert "pip install av; or give a folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -195,7 +195,7 @@ def test_without_matplotlib_nothing_is_started(
 ) -> None:
     monkeypatch.setattr(figure.importlib.util, "find_spec", lambda name: None)
     assert main(["reproduce", "table1", "--toycity"]) == 2
-    assert "pip install 'fastass[charts]'" in capsys.readouterr().err
+    assert "pip install matplotlib" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -59,7 +59,8 @@ CARD = f"""\
 FOREIGN_CARD = """\
 # Street-scene segmentation, DeepLab-v2's head on a Hugging Face backbone
 
-`fastass.load("model").predict("photo.png")`; it needs `pip install "fastass[hf]"` and no network.
+`fastass.load("model").predict("photo.png")`; it needs
+`pip install "transformers>=5"` and no network.
 
 `config.json`: the backbone's configuration, the classes by train id, the size of training, and how
 pixels become the input. `model.safetensors`: the weights.

@@ -27,7 +27,7 @@ def write_onnx(segmenter: Segmenter, path: Path) -> str:
     try:
         import onnxruntime
     except ImportError:
-        return "not checked: ONNX Runtime is not installed; pip install 'fastass[export]'"
+        return "not checked: ONNX Runtime is not installed; pip install onnxruntime"
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def run(image: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def _program(graph: torch.nn.Module) -> Any:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"ONNX export needs the package {error.name}: pip install 'fastass[export]'"
+            f"ONNX export needs the package {error.name}: pip install onnx onnxscript onnxruntime"
         ) from None
     # Silence torch's own deprecations, and its warning that torchvision is missing.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
