@@ -23,7 +23,7 @@ SMALL = {
     "pack": "--workers 1",
 }
 # Not run, but their words are checked: they set up an environment, as `make test` itself does.
-SETUP = ("make ", "pip ", "git ", ".venv/bin/")
+SETUP = ("make ", "pip ", "git ", ".venv/bin/", ". .venv/bin/")
 COUNT = sum(1 for page in PAGES for block in blocks(page) if block.shell and not block.needs)
 
 
