@@ -35,7 +35,7 @@ mutation: install
 	PYTHONPATH=tests/support nice $(BIN)/python tests/mutation/run.py $(ROOMS)
 
 docs: install
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt 'mkdocs-material>=9.6'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt 'mkdocs-material>=9.6' 'mkdocstrings[python]>=1' 'jupytext>=1.16'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "build/site/index.html: open it in a browser, or serve it: $(BIN)/mkdocs serve"
 

@@ -5,7 +5,9 @@ import sys
 from argparse import ArgumentParser, Namespace
 
 from fastass.cli.command import Command
+from fastass.cli.parser import typed
 from fastass.config.presets import PRESETS
+from fastass.config.schema import Layout
 from fastass.config.text import parse
 
 
@@ -37,9 +39,10 @@ def info_flags(parser: ArgumentParser) -> None:
     add(
         "--layout",
         default="auto",
-        help="gta5, synthia, cityscapes, folder, or auto to recognise it (auto)",
+        type=typed(Layout),
+        help="layout of the data set; auto recognises it",
     )
-    add("--split", help="split to count, e.g. val (of a packed set its own, else train)")
+    add("--split", help="split to count, e.g. val [default: train; a packed set has one split]")
     add(
         "--classes",
         metavar="NAME,NAME",

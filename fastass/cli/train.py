@@ -55,6 +55,11 @@ def flags(parser: ArgumentParser) -> None:
     )
     add("--plain", action="store_true", help="print lines instead of a live view")
     config_flags(parser)
+    hide_uncommon(parser)
+
+
+def hide_uncommon(parser: ArgumentParser) -> None:
+    """Show the values of the configuration that few runs set in `--help-all` only."""
     if isinstance(parser, Parser):
         parser.hide({leaf.path for leaf in settable()} - COMMON)
 

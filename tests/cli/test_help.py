@@ -1,10 +1,12 @@
 """Help texts: defaults, types, ranges, folded names, and the flags that `--help-all` adds."""
 
+import argparse
 import re
+from collections.abc import Iterator
 
 import pytest
 
-from fastass.cli.main import main
+from fastass.cli.main import build_parser, main
 from fastass.cli.train import COMMON
 from fastass.config.text import settable
 from fastass.pipelines.datasets.layouts import LAYOUTS
@@ -57,3 +59,29 @@ def test_required_flags_are_marked(capsys: pytest.CaptureFixture[str]) -> None:
 def test_pack_without_a_root_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pack", "--size", "8x8", "--out", "x"]) == 2
     assert "pack needs --root DIR" in capsys.readouterr().err
+
+
+def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """The parsers of every command and of every part of one."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for sub in action.choices.values():
+                yield sub
+                yield from commands(sub)
+
+
+@pytest.mark.parametrize("sub", [*commands(build_parser())], ids=lambda sub: sub.prog)
+def test_a_default_is_said_once_and_in_brackets(sub: argparse.ArgumentParser) -> None:
+    text = " ".join(sub.format_help().split())
+    for action in sub._actions:
+        end = re.search(r"\(([^()]+)\)$", action.help or "")
+        assert end is None or end[1] != str(action.default), action.help
+    assert [part for part in re.findall(r"\[([^\]]*)\]", text) if part.count("default") > 1] == []
+
+
+@pytest.mark.parametrize("part", ["step", "train", "scale"])
+def test_benchmarks_fold_rare_flags(part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(capsys, "bench", part, "--help")
+    assert "--nesterov" not in text
+    assert "--rounds N" in text
+    assert "--nesterov" in shown(capsys, "bench", part, "--help-all")

@@ -47,7 +47,7 @@ def run(*words: str) -> str:
         (["train", "--labeled", "5"], 2),
         (["train", "--steps", "many"], 2),
         *(([name, "--help"], 0) for name in ("train", "eval", "predict", "export", "reproduce")),
-        *((["bench", part, "--help"], 0) for part in ("data", "step", "train", "scale")),
+        *((["bench", part, "--help"], 0) for part in ("data", "step", "train", "scale", "model")),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -23,7 +23,7 @@ SMALL = {
     "pack": "--workers 1",
 }
 # Not run, but their words are checked: they set up an environment, as `make test` itself does.
-SETUP = ("make ", "pip ", "git ", ".venv/bin/")
+SETUP = ("make ", "pip ", "git ", ".venv/bin/", ". .venv/bin/")
 COUNT = sum(1 for page in PAGES for block in blocks(page) if block.shell and not block.needs)
 
 
@@ -57,7 +57,11 @@ def test_there_is_something_to_run() -> None:
     assert COUNT >= 15
 
 
-@pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="no mkdocs: `make docs`")
+BUILDERS = ("mkdocs", "material", "mkdocstrings", "jupytext")
+MISSING = [name for name in BUILDERS if importlib.util.find_spec(name) is None]
+
+
+@pytest.mark.skipif(bool(MISSING), reason=f"not installed: {MISSING}; `make docs` installs them")
 def test_the_site_builds_and_asks_no_other_server(tmp_path: Path) -> None:
     """Strict: a dead link, a missing anchor or a page that the navigation lacks is an error."""
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]

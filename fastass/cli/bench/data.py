@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fastass.cli.command import Command
 from fastass.cli.parser import typed
-from fastass.config.schema import Layout
+from fastass.config.schema import Count, Layout
 from fastass.config.text import parse
 from fastass.errors import UserError
 
@@ -19,10 +19,16 @@ def flags(parser: ArgumentParser) -> None:
     add("--split", default="train", help="split of the data set")
     add("--packed", metavar="DIR", help="the same data set, packed")
     add("--size", metavar="WxH", required=True, help="training size, e.g. 1280x720")
-    add("--batch", type=int, default=4, help="images per batch")
-    add("--workers", type=int, default=2, help="workers per loader")
-    add("--rounds", type=int, default=5, help="turns per loader; medians count")
-    add("--device", default="cpu", help="device that gets the batches: cpu or cuda:N")
+    add("--batch", type=typed(Count), default=4, metavar="N", help="images per batch")
+    add("--workers", type=typed(Count), default=2, metavar="N", help="workers per loader")
+    add(
+        "--rounds",
+        type=typed(Count),
+        default=5,
+        metavar="N",
+        help="timed turns per loader; the median counts",
+    )
+    add("--device", default="cpu", help="device that receives the batches: cpu or cuda:N")
     add("--json", type=Path, metavar="FILE", help="also write the result there")
 
 

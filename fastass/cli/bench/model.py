@@ -7,8 +7,9 @@ from pathlib import Path
 
 from fastass.bench.model import rates, roofline, trace
 from fastass.cli.command import Command
+from fastass.cli.parser import typed
 from fastass.config.presets import preset
-from fastass.config.schema import Config
+from fastass.config.schema import Config, Count
 from fastass.errors import UserError
 
 DEFAULT = "gta5_to_cityscapes_csa_500"
@@ -21,18 +22,20 @@ def flags(parser: ArgumentParser) -> None:
         nargs="?",
         metavar="PRESET",
         default=DEFAULT,
-        help=f"see `fastass presets` ({DEFAULT})",
+        help="preset of the modelled step; see `fastass presets`",
     )
-    add("--batch", type=int, default=8, help="images per stream (8)")
-    add("--norm", choices=("batch", "frozen"), help="norm of the network (the preset's)")
-    add("--gpu", choices=tuple(rates.DATA_SHEET), default="H100", help="H100, A100 or H200 (H100)")
-    add("--mode", choices=trace.MODES, default="eager", help="eager or compiled (eager)")
+    add("--batch", type=typed(Count), default=8, metavar="N", help="images per stream")
+    add(
+        "--norm",
+        choices=("batch", "frozen"),
+        help="norm of the network [default: as in the preset]",
+    )
+    add("--gpu", choices=tuple(rates.DATA_SHEET), default="H100", help="GPU to model")
+    add("--mode", choices=trace.MODES, default="eager", help="how the step runs")
     add("--json", type=Path, metavar="FILE", help="also write the result there")
 
 
 def run(args: Namespace) -> None:
-    if args.batch < 1:
-        raise UserError(f"--batch: expected at least 1, got {args.batch}")
     config = preset(args.name)
     norm = args.norm or config.model.norm
     kept = trace.read(config.method, norm, args.mode)

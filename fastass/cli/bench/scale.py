@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastass.cli.bench.step import configured, measuring_flags
 from fastass.cli.command import Command
-from fastass.cli.train import config_flags
+from fastass.cli.train import config_flags, hide_uncommon
 from fastass.config.text import parse
 from fastass.errors import UserError
 
@@ -29,7 +29,7 @@ HELP = {
 
 def flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("name", nargs="?", metavar="PRESET", help="see `fastass presets` [default toycity]")
+    add("name", nargs="?", metavar="PRESET", help="preset to measure [default toycity]")
     measuring_flags(parser, rounds=15)
     add("--gpus", default=GPUS, help="numbers of GPUs to predict")
     add("--gpus-per-node", type=int, default=8, metavar="N", help="GPUs per node")
@@ -51,6 +51,7 @@ def flags(parser: ArgumentParser) -> None:
         help="numbers of CPU ranks that check the model; '' for none",
     )
     config_flags(parser)
+    hide_uncommon(parser)
 
 
 def _flag(name: str) -> str:

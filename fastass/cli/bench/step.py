@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastass.cli.command import Command
-from fastass.cli.train import config_flags
+from fastass.cli.parser import typed
+from fastass.cli.train import config_flags, hide_uncommon
 from fastass.config.presets import preset
-from fastass.config.schema import Config
+from fastass.config.schema import Config, Count, Steps
 from fastass.config.text import leaves, override
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ DEFAULT = "gta5_to_cityscapes_csa_500"
 
 def flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("name", nargs="?", metavar="PRESET", help=f"see `fastass presets` [default {DEFAULT}]")
+    add("name", nargs="?", metavar="PRESET", help=f"preset to measure [default {DEFAULT}]")
     measuring_flags(parser, rounds=7)
     add("--switches", action="store_true", help="also turn off one optimisation at a time")
     add(
@@ -30,13 +31,26 @@ def flags(parser: ArgumentParser) -> None:
         help="also time torch.compile, in each mode of the device",
     )
     config_flags(parser)
+    hide_uncommon(parser)
 
 
 def measuring_flags(parser: ArgumentParser, rounds: int) -> None:
     """Flags that the benchmarks of the step and of training share."""
     add = parser.add_argument
-    add("--rounds", type=int, default=rounds, help="turns per path; medians count")
-    add("--warmup-rounds", type=int, default=2, help="turns before them, which do not count")
+    add(
+        "--rounds",
+        type=typed(Count),
+        default=rounds,
+        metavar="N",
+        help="timed turns per path; the median counts. Raise it on a busy machine",
+    )
+    add(
+        "--warmup-rounds",
+        type=typed(Steps),
+        default=2,
+        metavar="N",
+        help="turns before them that are not timed",
+    )
     add("--json", type=Path, metavar="FILE", help="also write the result there")
 
 
@@ -50,6 +64,7 @@ def configured(args: Namespace, name: str) -> Config:
 def run(args: Namespace) -> None:
     from fastass.bench.step import compare
     from fastass.bench.step.candidate import engine
+    from fastass.bench.step.published import beside, published_step
     from fastass.bench.step.worker import CandidateConfig
     from fastass.runtime.device import describe_runtime
     from fastass.tracking.terminal import reporter
@@ -75,6 +90,8 @@ def run(args: Namespace) -> None:
         parts = {"step": measured(compare.candidates(config))}
         print(f"{compare.heading(config, line)}; {date.today()}\n\n{compare.table(parts['step'])}")
         print(f"\n{compare.memory_table(parts['step'])}")
+        if (row := published_step(config)) is not None:
+            print(f"\n{beside(row, parts['step'][-1])}")
         if others:
             ours = engine("fastass", config, count_flops=True)
             pairs = [measured([ours, other]) for other in others]

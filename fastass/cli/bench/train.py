@@ -5,25 +5,30 @@ from datetime import date
 
 from fastass.cli.bench.step import configured, measuring_flags, write
 from fastass.cli.command import Command
-from fastass.cli.train import config_flags
+from fastass.cli.parser import typed
+from fastass.cli.train import config_flags, hide_uncommon
+from fastass.config.schema import Count, Steps
 
 
 def flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("name", nargs="?", metavar="PRESET", help="see `fastass presets` [default toycity]")
+    add("name", nargs="?", metavar="PRESET", help="preset to measure [default toycity]")
     measuring_flags(parser, rounds=5)
-    add("--turn", type=int, default=20, metavar="STEPS", help="steps per turn that count")
+    add("--turn", type=typed(Count), default=20, metavar="STEPS", help="timed steps per turn")
     add(
         "--unmeasured",
-        type=int,
+        type=typed(Steps),
         default=10,
-        help="steps before them, to use up prefetched data",
+        metavar="STEPS",
+        help="steps before them that are not timed; they use up prefetched data",
     )
     config_flags(parser)
+    hide_uncommon(parser)
 
 
 def run(args: Namespace) -> None:
     from fastass.bench.step import compare, train
+    from fastass.bench.step.published import TOYCITY, beside
     from fastass.runtime.device import describe_runtime
     from fastass.tracking.terminal import reporter
     from fastass.training.open_data import open_training_data
@@ -43,6 +48,8 @@ def run(args: Namespace) -> None:
         )
     heading = f"{compare.heading(config, line)}, loader {config.data.loader}"
     print(f"{heading}; {date.today()}\n\n{compare.table(rows)}\n\n{compare.memory_table(rows)}")
+    if config.preset == "toycity":
+        print(f"\n{beside(TOYCITY, rows[-1])}")
     write(args.json, heading, {"train": rows})
 
 

@@ -166,7 +166,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("toycity", "the traces have backbone resnet101, this preset tiny"),
         ("synthia_to_cityscapes_csa_500", "the traces have"),
-        ("gta5_to_cityscapes_csa_500 --batch 0", "--batch: expected at least 1"),
+        ("gta5_to_cityscapes_csa_500 --batch 0", "--batch: expected whole number, at least 1"),
         ("gta5_to_cityscapes_csa_500 --gpu V100", "unknown value 'V100'"),
         ("gta5_to_cityscapes_ga_0 --norm frozen", "the traces have heads single"),
     ],
