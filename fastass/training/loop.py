@@ -73,6 +73,9 @@ class Trainer:
         """
         try:
             return self._fit(stop_at)
+        except Exception as error:
+            error.add_note(f"step {self.progress.step + 1}")  # where a lost rank is reported
+            raise
         finally:
             self.state.finish()
 
