@@ -133,4 +133,4 @@ class ExchangeClock:
             return float(sum(end - begin for begin, end in spans))
         if spans:
             spans[-1][1].synchronize()
-        return sum(begin.elapsed_time(end) for begin, end in spans) / 1e3
+        return float(sum(begin.elapsed_time(end) for begin, end in spans)) / 1e3
