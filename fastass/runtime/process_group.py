@@ -98,6 +98,14 @@ class World:
         self.barrier()
         return value
 
+    def gather(self, value: T) -> list[T]:
+        """The values of all ranks, by rank."""
+        values: list[Any] = [value]
+        if self.grouped:
+            values *= self.size
+            dist.all_gather_object(values, value)
+        return values
+
     def broadcast_from_main(self, function: Callable[[], T]) -> T:
         """The value of `function()` on rank 0, for all ranks; the others wait for it."""
         if not self.grouped:
@@ -181,6 +189,8 @@ def _connect(device_type: str, timeout: timedelta) -> Store:
             world_size=size,
             timeout=timeout,
         )
+        if device_type == "cuda":
+            _let_gloo_notice_first(timeout)
     except (dist.DistError, RuntimeError, ValueError) as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise UserError(
@@ -188,6 +198,16 @@ def _connect(device_type: str, timeout: timedelta) -> Store:
             f"{str(error).splitlines()[0]}"
         ) from error
     return PrefixStore(f"failure {_attempt()}", store)
+
+
+def _let_gloo_notice_first(timeout: timedelta) -> None:
+    """NCCL waits twice as long for a rank that hangs as gloo, whose error becomes our line.
+
+    NCCL's own time-out aborts the process from a thread of its own, without a line of ours.
+    """
+    group = dist.group.WORLD
+    assert group is not None
+    group._get_backend(torch.device("cuda"))._set_default_timeout(2 * timeout)
 
 
 def _leave(world: World) -> None:
@@ -217,10 +237,11 @@ def _attempt() -> str:
 def _end(world: World, store: Store, timeout: float, error: Exception) -> None:
     """Write to the store why this rank ends, or end silently if another rank was first."""
     text = str(error)
+    at = "".join(f" at {note}" for note in getattr(error, "__notes__", [])[:1])
     expected = isinstance(error, (*USER_ERRORS, TrainingFailure))
     if isinstance(error, RuntimeError) and any(sign in text for sign in (*_LOST, *_LATE)):
         late = any(sign in text for sign in _LATE)
-        error = RankFailure(_why_lost(world, store, timeout if late else None))
+        error = RankFailure(_why_lost(world, store, timeout if late else None, at))
     elif expected and world.size > 1:
         error = type(error)(f"rank {world.rank}: {text}")
     elif not expected:  # a traceback follows
@@ -246,8 +267,11 @@ def _is_first_failure(store: Store, text: str) -> bool:
         return True
 
 
-def _why_lost(world: World, store: Store, timeout: float | None) -> str:
-    """Which rank is missing: every rank that is left signs in, and this one looks who did not."""
+def _why_lost(world: World, store: Store, timeout: float | None, at: str) -> str:
+    """Which rank is missing: every rank that is left signs in, and this one looks who did not.
+
+    at: where the run stood, such as " at step 7".
+    """
     missing: list[int] = []
     with contextlib.suppress(dist.DistError, RuntimeError):
         store.set(f"present {world.rank}", "")
@@ -255,8 +279,8 @@ def _why_lost(world: World, store: Store, timeout: float | None) -> str:
         missing = [r for r in range(world.size) if not store.check([f"present {r}"])]
     named = ", ".join(f"rank {r}" for r in missing[:8]) or "another rank"
     if timeout is None:
-        return f"{named} has ended; continue from the last checkpoint with --resume"
+        return f"{named} has ended{at}; continue from the last checkpoint with --resume"
     return (
-        f"{named} did not answer for {timeout:g} s (--distributed-timeout): it hangs or is "
+        f"{named} did not answer for {timeout:g} s{at} (--distributed-timeout): it hangs or is "
         "unreachable; continue from the last checkpoint with --resume"
     )

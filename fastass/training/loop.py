@@ -25,6 +25,7 @@ from fastass.tracking.progress import Reporter, TrainStats
 from fastass.training.data import TrainingData
 from fastass.training.meters import Meters
 from fastass.training.optimizers.build import decay, set_rates
+from fastass.training.ranks.times import Stragglers
 from fastass.training.step import TrainStep
 from fastass.training.summary import before_and_after, statistics_note, summarize, table
 from fastass.training.train_state import Progress, TrainState
@@ -54,7 +55,8 @@ class Trainer:
         self.config, self.data, self.runtime = config, data, runtime
         self.spec, self.run, self.reporter = spec, run, reporter
         self.train_step, self.world = train_step, world
-        self.meters = Meters(world)
+        self.meters = Meters(world, train_step.exchange_clock)
+        self.stragglers = Stragglers()
         self.state = TrainState(train_step, config, data.classes, self.meters, run, reporter, world)
         self.interruption = Interruption()
         self.stop = AsyncMax(world, lambda: self.interruption.caught or 0)
@@ -73,6 +75,9 @@ class Trainer:
         """
         try:
             return self._fit(stop_at)
+        except Exception as error:
+            error.add_note(f"step {self.progress.step + 1}")  # where a lost rank is reported
+            raise
         finally:
             self.state.finish()
 
@@ -143,6 +148,10 @@ class Trainer:
             return
         if self.train_step.self_training is not None:
             means["mixing"] = self.train_step.self_training.flush()
+        if (times := self.meters.rank_times) is not None:
+            means["ranks"] = times.record()
+            for line in self.stragglers.see(times):
+                self.reporter.line(f"step {self.progress.step}: {line}")
         skipped = self.world.sum(torch.tensor(self._skipped))
         self.progress.skipped += int(skipped)
         self._skipped = 0

@@ -9,6 +9,7 @@ import torch
 from fastass.errors import TrainingFailure
 from fastass.method.terms import LossTerms
 from fastass.runtime.process_group import SINGLE_PROCESS, World
+from fastass.training.ranks.times import ExchangeClock, RankTimes, gather
 
 
 class Meters:
@@ -17,8 +18,12 @@ class Meters:
     So a step never waits for the device, and a non-finite term is still reported with its step.
     """
 
-    def __init__(self, world: World = SINGLE_PROCESS) -> None:
-        self.world = world
+    def __init__(
+        self, world: World = SINGLE_PROCESS, exchange_clock: ExchangeClock | None = None
+    ) -> None:
+        """exchange_clock: of the steps, where there are several ranks."""
+        self.world, self.exchange_clock = world, exchange_clock
+        self.rank_times: RankTimes | None = None  # of the steps of the last flush
         self._steps: list[tuple[int, LossTerms]] = []
         self.images = 0
         self.seconds = self.data_seconds = 0.0
@@ -67,6 +72,9 @@ class Meters:
             step, name, value = min(not_finite)
             raise TrainingFailure(f"step {step}: the loss term {name} is {value}")
         images, seconds, data_seconds = self._since_flush
+        if self.exchange_clock is not None:
+            exchange = self.exchange_clock.flush()
+            self.rank_times = gather(self.world, len(self._steps), seconds, data_seconds, exchange)
         self.images += int(images)
         self.seconds += seconds
         self.data_seconds += data_seconds

@@ -38,6 +38,16 @@ from fastass.training.data import TrainingData
 from fastass.training.loop import Trainer
 from fastass.training.open_data import open_training_data
 from fastass.training.optimizers.build import describe_optimizers, describe_rates
+from fastass.training.ranks.agreement import (
+    SAME_COMMAND,
+    SAME_FILES,
+    SAME_INSTALLATION,
+    check_agreement,
+    check_enough_images,
+    contents,
+    installation,
+    settings,
+)
 from fastass.training.rare_class import rare_class_orders
 from fastass.training.step import TrainStep, build
 from fastass.training.summary import table
@@ -81,6 +91,9 @@ def train(
             torch.cuda.set_device(device)
         config = replace(config, distributed=replace(config.distributed, world=world.size))
         runtime = setup_runtime(replace(config.runtime, device=str(device)))
+        check_agreement(world, lambda: installation(runtime), SAME_INSTALLATION)
+        options = {"--resume": resume, "--overwrite": overwrite, "--stop-at": stop_at}
+        check_agreement(world, lambda: settings(config, **options), SAME_COMMAND)
         check_parallel(config.model.norm, runtime.device, world)
 
         def inspect() -> bool:
@@ -121,6 +134,8 @@ def _train(
     data = replace(data, rank=world.rank, world=world.size)
     spec = method_spec(config.method, len(data.labelled_names), config.mix)
     inputs = _inputs(data)
+    check_agreement(world, lambda: contents(data, inputs, config), SAME_FILES)
+    check_enough_images(world, data)
     if resuming:
         check_same(out, config, data.labelled_names, inputs, progress.line)
         if (summary := _finished(out, progress)) is not None:

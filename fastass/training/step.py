@@ -36,6 +36,7 @@ from fastass.training.optimizers.build import (
     discriminator_optimizer,
     generator_optimizer,
 )
+from fastass.training.ranks.times import ExchangeClock
 
 
 def build(config: Config, spec: MethodSpec) -> Adaptation:
@@ -109,6 +110,10 @@ class TrainStep:
         self._parallel: DistributedDataParallel | None = None
         self._forward: nn.Module = self.module
         self.optimizers = self._optimizers()
+        self.exchange_clock: ExchangeClock | None = None
+        if world.size > 1:
+            first = next(p for p in module.generator.parameters() if p.requires_grad)
+            self.exchange_clock = ExchangeClock(runtime.device, first)
         self.backward = choose_backward(config, runtime.device, world)
         self.concurrent_backward: ConcurrentBackward | None = None
         if self.backward.kind == "concurrent":
@@ -231,7 +236,11 @@ class TrainStep:
             batches = self._with_mixed(batches)
         weights: Sequence[Sequence[float]] | Tensor = [[1.0] * len(LossTerms._fields)]
         if len(batches) > 1 or self.world.grouped:
+            if self.exchange_clock is not None:
+                self.exchange_clock.begin()
             weights = item_weights(self.module, batches, self.world)
+            if self.exchange_clock is not None:
+                self.exchange_clock.end()
 
         def run(part: _Part) -> _Result:
             return self._forward_and_backward(part, weights[part.number], adapt)
@@ -298,6 +307,8 @@ class TrainStep:
                 # The exchange averages over the ranks, and the weights already do.
                 total = objective(terms, self.config.loss) * self.world.size
             self.scaler.scale(total).backward()  # type: ignore[no-untyped-call, unused-ignore]
+        if part.last and self.exchange_clock is not None:
+            self.exchange_clock.end()
         terms = LossTerms(*(None if t is None else t.detach() for t in terms))
         return _Result(part, terms, seen)
 

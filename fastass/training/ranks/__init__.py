@@ -1,0 +1,1 @@
+"""Many ranks: whether they start the same run, and which of them is slow."""
