@@ -10,11 +10,12 @@ from fastass.kernels.convolution.conv2d import conv2d
 from fastass.kernels.convolution.conv_frozen_bn import conv_frozen_bn
 from fastass.kernels.convolution.cpu_forms import without_winograd
 from fastass.kernels.convolution.epilogue import convolution_epilogue_
+from fastass.kernels.convolution.folding import folded_once
 from fastass.kernels.convolution.leaky_conv_stack import leaky_conv_stack, leaky_conv_stack_twice
 from fastass.kernels.convolution.multi_dilation_conv import multi_dilation_conv
 from fastass.kernels.convolution.recompute import recomputed_outputs
 from fastass.kernels.convolution.winograd.conv3x3 import conv3x3, conv3x3_gradients
-from fastass.kernels.dispatch import available, choice, resolve, use
+from fastass.kernels.dispatch import OLDEST_CAPABILITY, available, choice, resolve, use
 from fastass.kernels.pixel_discriminator_loss.op import pixel_discriminator_loss
 from fastass.kernels.upsample.confusion import upsample_confusion
 from fastass.kernels.upsample.cross_entropy import upsample_cross_entropy
@@ -23,6 +24,7 @@ from fastass.kernels.upsample.pseudo_labels import PseudoLabels, upsample_pseudo
 from fastass.kernels.upsample.softmax import upsample_softmax
 
 __all__ = [
+    "OLDEST_CAPABILITY",
     "PixelWeights",
     "PseudoLabels",
     "available",
@@ -34,6 +36,7 @@ __all__ = [
     "conv3x3_gradients",
     "conv_frozen_bn",
     "convolution_epilogue_",
+    "folded_once",
     "leaky_conv_stack",
     "leaky_conv_stack_twice",
     "multi_dilation_conv",

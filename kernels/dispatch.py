@@ -1,7 +1,8 @@
 """Which implementation of an operator runs: a process-wide choice, resolved by the inputs' device.
 
 ``auto``: CUDA tensors run Triton, CPU tensors run native code. Anything that cannot run is an error
-that says why; the plain torch reference runs only when it is asked for.
+that says why. The plain torch reference runs when it is asked for, and by ``auto`` on a GPU that is
+older than the Triton kernels support; the heading of a run says so.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import torch
 from fastass.kernels import native_library
 
 CHOICES = ("auto", "reference", "native", "triton")
+OLDEST_CAPABILITY = (8, 0)  # sm_80: Triton's products in bf16 need it
 
 _choice = "auto"
+_older: dict[int, bool] = {}  # by the index of a GPU: whether it is older than that
 
 
 def use(choice: str) -> None:
@@ -82,4 +85,16 @@ def resolve(device: torch.device, choice: str | None = None) -> str:
             f"kernels={choice} does not run on {device.type} tensors: choose {wanted}, auto or "
             "reference"
         )
+    if choice == "auto" and wanted == "triton" and _is_older(device):
+        return "reference"
     return wanted
+
+
+def _is_older(device: torch.device) -> bool:
+    index = device.index or 0
+    if torch.compiler.is_compiling() or index in _older:  # a run asks once before it compiles
+        return _older.get(index, False)
+    if not torch.cuda.is_available():
+        return False
+    _older[index] = torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY
+    return _older[index]

@@ -52,10 +52,10 @@ def total(of: Sequence[Part], name: str = "step") -> Part:
 RESERVED = 0.1  # of a GPU's memory: CUDA, cuDNN's workspaces, pieces that no tensor fits
 
 
-def largest_batch(trace: Trace, gpu: GPU) -> int:
-    """The largest batch whose tensors are expected to fit; 0: none."""
+def largest_batch(trace: Trace, memory: float) -> int:
+    """The largest batch whose tensors are expected to fit into `memory` bytes; 0: none."""
     fixed, per_image = trace.peak
-    return max(0, int(((1 - RESERVED) * gpu.memory - fixed) // per_image))
+    return max(0, int(((1 - RESERVED) * memory - fixed) // per_image))
 
 
 def table(of: Sequence[Part]) -> str:

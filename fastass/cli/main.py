@@ -137,7 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not _out_of_memory(error):
             raise
         where = f" ({_one_line(error)})" if str(error) else ""
-        print(f"fastass: out of memory{where}; {LESS_MEMORY}", file=sys.stderr)
+        notes = [f"; {note}" for note in getattr(error, "__notes__", ())]
+        print(f"fastass: out of memory{where}{''.join(notes)}; {LESS_MEMORY}", file=sys.stderr)
         return 1
     return 0
 

@@ -9,6 +9,7 @@ from fastass.cli.command import Command
 from fastass.cli.parser import Parser, StoreValue, typed
 from fastass.config.configure import DEFAULT_PRESET, configure, from_file
 from fastass.config.presets import PRESETS, preset
+from fastass.config.schema import Config
 from fastass.config.text import Leaf, flag_of, settable, value_at
 from fastass.config.values import kind, written
 from fastass.errors import UserError
@@ -104,14 +105,30 @@ def run(args: Namespace) -> None:
         {leaf.path: given[leaf.path] for leaf in settable() if leaf.path in given},
         saved=saved_config(args.out, args.resume),
     )
-    train(
-        config,
-        args.out,
-        reporter(args.plain),
-        resume=args.resume,
-        overwrite=args.overwrite,
-        stop_at=args.stop_at,
-    )
+    try:
+        train(
+            config,
+            args.out,
+            reporter(args.plain),
+            resume=args.resume,
+            overwrite=args.overwrite,
+            stop_at=args.stop_at,
+        )
+    except RuntimeError as error:
+        _note_batch(error, config)
+        raise
+
+
+def _note_batch(error: RuntimeError, config: Config) -> None:
+    """Tell an error of a GPU without memory which batch is expected to fit."""
+    import torch
+
+    from fastass.bench.model.fits import expected_to_fit
+
+    if isinstance(error, torch.OutOfMemoryError) and torch.cuda.is_available():
+        _, memory = torch.cuda.mem_get_info()
+        if expected := expected_to_fit(config, memory):
+            error.add_note(expected)
 
 
 def _note(line: str) -> None:

@@ -255,6 +255,10 @@ class RuntimeConfig:
     compile_mode: Literal["default", "max-autotune", "reduce-overhead"] = "default"
     """Mode of `torch.compile`: `reduce-overhead` uses CUDA graphs, `max-autotune` also times other
     kernels."""
+    cudnn_benchmark: bool = True
+    """Let cuDNN time its convolution algorithms for each size of image in the first steps of
+    training on CUDA, and keep the fastest. Turn it off if images have many sizes, or to choose
+    the same algorithms in every run."""
     tune_allocator: bool = True
     """Let malloc keep freed blocks on a CPU: fewer page faults, more memory held. Turn it off if
     memory is short."""

@@ -26,9 +26,26 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("bias", torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
+        self._made_of: list[tuple[Tensor, int]] = []  # what `_kept` was computed from
+        self._kept: tuple[Tensor, Tensor] | None = None
 
     def scale_shift(self) -> tuple[Tensor, Tensor]:
-        """The equal affine map y = scale·x + shift; both [channels]."""
+        """The equal affine map y = scale·x + shift; both [channels].
+
+        Computed once, and again when a buffer was replaced or written to.
+        """
+        buffers = (self.weight, self.bias, self.running_mean, self.running_var)
+        if torch.compiler.is_compiling() or any(b.is_inference() for b in buffers):
+            return self._scale_shift()
+        made_of = [(b, b._version) for b in buffers]
+        known = zip(made_of, self._made_of, strict=False)
+        same = all(b is before and v == then for (b, v), (before, then) in known)
+        if self._kept is None or not same:
+            with torch.inference_mode(False), torch.no_grad():  # also training will read them
+                self._kept, self._made_of = self._scale_shift(), made_of
+        return self._kept
+
+    def _scale_shift(self) -> tuple[Tensor, Tensor]:
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return scale, self.bias - self.running_mean * scale
 

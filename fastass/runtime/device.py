@@ -24,6 +24,7 @@ class Runtime:
     tf32: str
     compile: str
     tuned: bool  # whether malloc keeps freed blocks in this process
+    cudnn: str = ""  # how cuDNN chooses its algorithms; empty on a CPU
 
     def autocast(self) -> torch.autocast:
         """The autocast context of a forward pass; disabled without mixed precision."""
@@ -44,7 +45,8 @@ class Runtime:
         return (
             f"device {describe(self.device)} · "
             f"precision {PRECISIONS[self.amp_dtype]} (amp {self.amp_reason}{self.tf32}) · "
-            f"kernels {self.kernels} · compile {self.compile} · "
+            f"kernels {self.kernels}{older_gpu(self.device, self.kernels)} · "
+            f"compile {self.compile} · {self.cudnn}"
             f"allocator {'tuned' if self.tuned else 'default'}"
         )
 
@@ -73,12 +75,23 @@ def describe_runtime(config: RuntimeConfig) -> Runtime:
     )
 
 
-def setup_runtime(config: RuntimeConfig) -> Runtime:
-    """`describe_runtime`, and set up this process: operators, TF32 and, on a CPU, malloc."""
+def setup_runtime(config: RuntimeConfig, *, fixed_shapes: bool = False) -> Runtime:
+    """`describe_runtime`, and set up this process.
+
+    Operators, TF32 and, on a CPU, malloc. On CUDA the device becomes the current one, where Triton
+    launches. fixed_shapes: the images of a run have few sizes, so that cuDNN may time its
+    algorithms for each.
+    """
     runtime = describe_runtime(config)
     kernels.use(config.kernels)
-    if config.tf32 is not None and runtime.device.type == "cuda":
-        set_tf32(config.tf32)
+    if runtime.device.type == "cuda":
+        if runtime.device.index is not None:
+            torch.cuda.set_device(runtime.device)
+        if config.tf32 is not None:
+            set_tf32(config.tf32)
+        if fixed_shapes:
+            torch.backends.cudnn.benchmark = config.cudnn_benchmark
+            runtime = replace(runtime, cudnn=describe_cudnn(config.cudnn_benchmark))
     tuned = runtime.tuned and native_library.tune_allocator(reuse=True)
     return replace(runtime, tuned=tuned)
 
@@ -97,6 +110,27 @@ def describe_tf32(wanted: bool | None, device: torch.device) -> str:
     allowed = current if wanted is None else (wanted, wanted)
     names = {(True, True): "on", (True, False): "convolutions", (False, False): "off"}
     return f"; tf32 {names.get(allowed, 'matrix products')}"
+
+
+def describe_cudnn(benchmark: bool) -> str:
+    """How cuDNN chooses among its convolution algorithms, for the heading of a run."""
+    if benchmark:
+        return "cudnn.benchmark on (sizes are fixed: algorithms are timed once) · "
+    return "cudnn.benchmark off (not asked for) · "
+
+
+def older_gpu(device: torch.device, implementation: str) -> str:
+    """A GPU that the Triton kernels are not written for, in words; empty for every other device."""
+    if device.type != "cuda":
+        return ""
+    capability = torch.cuda.get_device_capability(device)
+    if capability >= kernels.OLDEST_CAPABILITY:
+        return ""
+    both = (capability, kernels.OLDEST_CAPABILITY)
+    name, oldest = (f"sm_{major}{minor}" for major, minor in both)
+    if implementation == "triton":
+        return f" (as asked for; untested on {name}, they are written for {oldest} and newer)"
+    return f" (this GPU is {name}; the Triton kernels are written for {oldest} and newer)"
 
 
 def choose_device(name: str) -> torch.device:

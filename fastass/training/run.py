@@ -88,9 +88,9 @@ def train(
             )
         if device.type == "cuda" and world.grouped:
             device = torch.device("cuda", world.local_rank)
-            torch.cuda.set_device(device)
         config = replace(config, distributed=replace(config.distributed, world=world.size))
-        runtime = setup_runtime(replace(config.runtime, device=str(device)))
+        where = replace(config.runtime, device=str(device))
+        runtime = setup_runtime(where, fixed_shapes=True)
         check_agreement(world, lambda: installation(runtime), SAME_INSTALLATION)
         options = {"--resume": resume, "--overwrite": overwrite, "--stop-at": stop_at}
         check_agreement(world, lambda: settings(config, **options), SAME_COMMAND)

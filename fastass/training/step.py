@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from fastass import kernels
 from fastass.config.schema import Config
 from fastass.kernels.convolution.running_statistics import BatchStatistics, collected
 from fastass.method.adaptation import Adaptation, MethodSpec, objective
@@ -190,7 +191,8 @@ class TrainStep:
         """
         self.module.train()
         self._enter(adapt)
-        results = self._gradients(batches, adapt)
+        with self._folding():
+            results = self._gradients(batches, adapt)
         terms = sum_terms([result.terms for result in results])
         in_order = sorted(results, key=lambda result: result.order)
         self.module.feed([s for result in in_order for s in result.seen])
@@ -205,6 +207,11 @@ class TrainStep:
             self.self_training.follow()
         self._allocator.stepped()
         return terms
+
+    def _folding(self) -> contextlib.AbstractContextManager[None]:
+        """Frozen norms are folded once per step on CUDA; a CPU rather saves the memory."""
+        once = self.runtime.device.type == "cuda"
+        return kernels.folded_once() if once else contextlib.nullcontext()
 
     def _with_mixed(self, batches: Sequence[StepBatch]) -> list[StepBatch]:
         """The batches of a step with their mixed ones, as D_g needs them: I_tu itself is for it."""

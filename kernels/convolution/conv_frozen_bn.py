@@ -6,7 +6,8 @@ Shapes: x [B,N,h,w], weight [M,N,kh,kw], scale and shift [M], which are constant
 [B,M,h',w']. Residual and ReLU are optional.
 
 Saved for backward: x and y, which neighbouring layers keep anyway, and the weight without its
-scale: their product is computed again. Inside `recomputed_outputs` neither x nor y may be kept.
+scale: their product is computed again, or shared by a whole step (`folding.py`). Inside
+`recomputed_outputs` neither x nor y may be kept.
 The gradient of the convolution and of the residual is g · [y > 0].
 """
 
@@ -21,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from fastass.kernels import dispatch
 from fastass.kernels.convolution.conv2d import Size, conv2d, conv2d_gradients, geometry_of
 from fastass.kernels.convolution.epilogue import convolution_epilogue_
+from fastass.kernels.convolution.folding import folded, shares_products
 from fastass.kernels.convolution.recompute import (
     Recomputed,
     getter,
@@ -56,7 +58,7 @@ def conv_frozen_bn(
     """
     geometry = geometry_of(stride, padding, dilation)
     if torch.compiler.is_compiling() or x.is_meta:
-        y = conv2d(x, _scaled(weight, scale), shift, *geometry)
+        y = conv2d(x, weight * scale[:, None, None, None], shift, *geometry)
         y = y if residual is None else y + residual
         return F.relu(y) if relu else y
     device = x.device.type
@@ -80,10 +82,6 @@ def conv_frozen_bn(
     return y
 
 
-def _scaled(weight: Tensor, scale: Tensor) -> Tensor:
-    return weight * scale[:, None, None, None]
-
-
 def _forward(
     x: Tensor,
     weight: Tensor,
@@ -97,7 +95,7 @@ def _forward(
     # cuDNN's convolution has no bias: torch adds it in a pass of its own.
     apart = dispatch.resolve(x.device) == "triton"
     with torch.autocast(x.device.type, enabled=False):
-        product = _scaled(weight, scale).to(x.dtype)
+        product = folded(weight, scale, x.dtype)
         y = conv2d(x, product, None if apart else shift.to(x.dtype), *geometry)
         # In place: a sum beside y would leave a hole in memory for each block.
         return convolution_epilogue_(y, shift if apart else None, residual, relu=relu)
@@ -125,7 +123,8 @@ class _ConvolutionFrozenNorm(torch.autograd.Function):
                 recomputed.add_reader()
         kept_x = x if recomputed_x is None else None
         kept_y = y if relu and recomputed_y is None else None
-        ctx.save_for_backward(weight, scale, kept_x, kept_y)
+        product = folded(weight, scale, x.dtype) if shares_products() else None
+        ctx.save_for_backward(weight, scale, product, kept_x, kept_y)
         ctx.geometry, ctx.relu = geometry, relu
         ctx.recomputed_x, ctx.recomputed_y = recomputed_x, recomputed_y
         return y
@@ -133,7 +132,7 @@ class _ConvolutionFrozenNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        weight, scale, x, y = ctx.saved_tensors
+        weight, scale, product, x, y = ctx.saved_tensors
         if ctx.relu:
             y = ctx.recomputed_y.take() if ctx.recomputed_y else y
             gradient = torch.ops.aten.threshold_backward(gradient, y, 0)
@@ -141,7 +140,8 @@ class _ConvolutionFrozenNorm(torch.autograd.Function):
         x = ctx.recomputed_x.take() if ctx.recomputed_x else x
         to_x, to_weight, *_ = ctx.needs_input_grad
         with torch.autocast(x.device.type, enabled=False):
-            product = _scaled(weight, scale).to(x.dtype)
+            if product is None:
+                product = folded(weight, scale, x.dtype)
             wanted = (to_x, to_weight, False)
             of_x, of_weight, _ = conv2d_gradients(gradient, x, product, ctx.geometry, wanted)
         if of_weight is not None:

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -135,3 +137,20 @@ def test_affine_trains_on_request(kind: str, train_affine: bool) -> None:
 
 def test_frozen_has_no_parameters() -> None:
     assert not list(FrozenBatchNorm2d(6).parameters())
+
+
+def test_scale_and_shift_are_computed_once_and_again_when_a_buffer_changes() -> None:
+    norm = FrozenBatchNorm2d(6)
+    with torch.inference_mode():  # an evaluation may come first
+        scale, _ = norm.scale_shift()
+    assert not scale.is_inference()
+    assert norm.scale_shift()[0] is scale
+    randomise(norm)
+    changed = norm.scale_shift()
+    assert not torch.equal(changed[0], scale)
+    assert torch.equal(changed[0], norm.weight * (norm.running_var + norm.eps).rsqrt())
+    norm.double()  # other tensors
+    assert norm.scale_shift()[0].dtype == torch.float64
+    copied = copy.deepcopy(norm)
+    copied.bias.add_(1)
+    torch.testing.assert_close(copied.scale_shift()[1], norm.scale_shift()[1] + 1)

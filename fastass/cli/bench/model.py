@@ -6,11 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fastass.bench.model import rates, roofline, trace
+from fastass.bench.model.fits import check
 from fastass.cli.command import Command
 from fastass.cli.parser import typed
 from fastass.config.presets import preset
-from fastass.config.schema import Config, Count
-from fastass.errors import UserError
+from fastass.config.schema import Count
 
 DEFAULT = "gta5_to_cityscapes_csa_500"
 
@@ -50,7 +50,7 @@ def run(args: Namespace) -> None:
         f"modelled, not measured: {args.name}, {config.method}, norm {norm}, {kept.backbone}, "
         f"bf16, {args.mode}, batch {args.batch}, {gpu.name}\n\n{roofline.table(parts)}\n"
     )
-    most = roofline.largest_batch(kept, gpu)
+    most = roofline.largest_batch(kept, gpu.memory)
     print(
         f"modelled step {1e3 * step.seconds:.1f} ms on the GPU, "
         f"{step.flops / 1e12:.1f} TFLOP, "
@@ -73,21 +73,6 @@ def run(args: Namespace) -> None:
             "peak_bytes": trace.at(kept.peak, args.batch),
         }
         args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-
-
-def check(config: Config, kept: trace.Trace) -> None:
-    """UserError where the trace is of another network or of other sizes than the preset's."""
-    model, data = config.model, config.data
-    pairs = {
-        "backbone": (model.backbone, kept.backbone),
-        "heads": (model.heads, "single"),
-        "classes": (model.num_classes, kept.classes),
-        "source size": (tuple(data.source_size), kept.source_size),
-        "target size": (tuple(data.target_size), kept.target_size),
-    }
-    for name, (wanted, there) in pairs.items():
-        if wanted != there:
-            raise UserError(f"bench model: the traces have {name} {there}, this preset {wanted}")
 
 
 COMMAND = Command(

@@ -18,17 +18,17 @@ NORMS = ("batch", "frozen")
 # They may only fall; lower them with the code that lowers them.
 BOUNDS = {
     ("oracle", "batch"): (1063, 155),
-    ("oracle", "frozen"): (1760, 110),
+    ("oracle", "frozen"): (926, 109),
     ("source_only", "batch"): (1063, 270),
-    ("source_only", "frozen"): (1760, 189),
+    ("source_only", "frozen"): (926, 188),
     ("joint", "batch"): (2006, 423),
-    ("joint", "frozen"): (3610, 298),
+    ("joint", "frozen"): (1837, 296),
     ("ga", "batch"): (2537, 500),
-    ("ga", "frozen"): (4730, 352),
+    ("ga", "frozen"): (2231, 349),
     ("ga+fcsa", "batch"): (2673, 503),
-    ("ga+fcsa", "frozen"): (4863, 355),
+    ("ga+fcsa", "frozen"): (2367, 352),
     ("ga+csa", "batch"): (2620, 507),
-    ("ga+csa", "frozen"): (4810, 358),
+    ("ga+csa", "frozen"): (2314, 355),
 }
 
 
@@ -97,7 +97,7 @@ def test_milliseconds() -> None:
     assert roofline.total([d_g, epilogues]).seconds == d_g.seconds + epilogues.seconds
     slower = roofline.parts(small(), rates.gpu("A100"), 2)
     assert all(a.seconds > b for a, b in zip(slower, (1.2e-5, 8e-6), strict=True))
-    assert roofline.largest_batch(small(), rates.gpu("H100")) == 71
+    assert roofline.largest_batch(small(), rates.gpu("H100").memory) == 71
 
 
 def test_rates_of_convolutions_by_their_channels() -> None:

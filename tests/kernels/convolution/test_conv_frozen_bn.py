@@ -7,8 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
-from fastass.kernels import conv_frozen_bn, recomputed_outputs
+from fastass.kernels import conv_frozen_bn, folded_once, recomputed_outputs
 from fastass.kernels.convolution.recompute import mark_of
 
 CL = torch.channels_last
@@ -158,3 +160,56 @@ def test_on_a_gpu_the_epilogue_rounds_no_more_than_plain_torch(
     for a, b, truth in zip(ours, theirs, exact, strict=True):
         limit = 2 * float((b.double() - truth).norm()) + 1e-3 * float(truth.norm())
         assert float((a.double() - truth).norm()) <= limit
+
+
+class Products(TorchDispatchMode):
+    """Counts the products weight · scale."""
+
+    def __init__(self, shape: torch.Size) -> None:
+        super().__init__()
+        self.shape, self.count = shape, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        self.count += func.name().startswith("aten::mul") and made.shape == self.shape
+        return made
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_one_product_of_weight_and_scale_serves_a_whole_step(dtype: torch.dtype | None) -> None:
+    """Two forwards and their backwards → the same bits with one product as with four."""
+    conv, given = make(6, 3, torch.float32)
+    results, counts = [], []
+    for scope in (contextlib.nullcontext, folded_once):
+        autocast = torch.autocast("cpu", dtype, enabled=dtype is not None)
+        with Products(conv.weight.shape) as products, scope():
+            with autocast:
+                ys = [folded(conv, given, True, True) for _ in range(2)]
+            results.append([t for y in ys for t in gradients(y, conv, given, True)])
+        counts.append(products.count)
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+    gradients_of_weight = 2  # their own products with the scale
+    assert counts == [4 + gradients_of_weight, 1 + gradients_of_weight]
+
+
+def test_the_next_step_folds_the_changed_weight() -> None:
+    conv, given = make(6, 1, torch.float32)
+    for _ in range(2):
+        with folded_once(), torch.no_grad():
+            y = folded(conv, given, False, False)
+        assert torch.equal(y, folded(conv, given, False, False))
+        with torch.no_grad():
+            conv.weight.mul_(2)
+
+
+def test_a_block_computed_again_finds_the_shared_product() -> None:
+    """Activation checkpointing forwards a block in the backward; it must save the same tensors."""
+    conv, given = make(6, 3, torch.float32)
+    results = []
+    for scope in (contextlib.nullcontext, folded_once):
+        with scope():
+            y = checkpoint(folded, conv, given, True, True, use_reentrant=False)
+            results.append(gradients(y, conv, given, True))
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)

@@ -1,0 +1,54 @@
+"""The weight of a convolution with the scale of a frozen norm folded into it:
+
+    product[m,n,k] = weight[m,n,k] · scale[m],  rounded once to the dtype of the maps
+
+Weights change between two steps only, and a step forwards each convolution once per stream and
+needs the product again in each backward. Inside `folded_once` it is made once and shared. That
+holds a second copy of the weights, in the maps' precision, until the block ends; outside nothing is
+held. For a GPU, where each small kernel costs a launch.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+_Key = tuple[int, int, torch.dtype]
+# The products of the block; weight and scale are held so that no other tensor gets their id. Not
+# per thread: autograd runs a GPU's backward, and forwards again in it, on a thread of its own.
+_products: dict[_Key, tuple[Tensor, Tensor, Tensor]] | None = None
+
+
+@contextmanager
+def folded_once() -> Iterator[None]:
+    """Inside, products of the same weight and scale are made once. No weight may change there."""
+    global _products
+    before, _products = _products, {}
+    try:
+        yield
+    finally:
+        _products = before
+
+
+def shares_products() -> bool:
+    """Whether a `folded_once` is open."""
+    return _products is not None
+
+
+@torch.no_grad()
+def folded(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """The product; weight [M,N,kh,kw], scale [M]. Without gradients."""
+    if _products is None:
+        return _product(weight, scale, dtype)
+    key = id(weight), id(scale), dtype
+    if key not in _products:
+        _products[key] = weight, scale, _product(weight, scale, dtype)
+    return _products[key][2]
+
+
+def _product(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    scale = scale[:, None, None, None]
+    if dtype == weight.dtype == scale.dtype:
+        return weight * scale
+    return torch.mul(weight, scale, out=torch.empty_like(weight, dtype=dtype))  # in one pass

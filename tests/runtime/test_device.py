@@ -1,0 +1,79 @@
+"""What a run sets up for its GPU, on a machine that only claims to have one."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from fastass import kernels
+from fastass.config.schema import RuntimeConfig
+from fastass.kernels import dispatch
+from fastass.runtime.device import setup_runtime
+
+
+class Claimed:
+    """Two GPUs as `torch.cuda` describes them; `current` is what set_device chose."""
+
+    capability = (9, 0)
+    current: list[torch.device]
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[Claimed]:
+    claimed, choice = Claimed(), kernels.choice()
+    claimed.current = []
+    answers = {
+        "is_available": lambda: True,
+        "device_count": lambda: 2,
+        "get_device_name": lambda device: "a GPU",
+        "get_device_capability": lambda device: claimed.capability,
+        "is_bf16_supported": lambda including_emulation=True: claimed.capability >= (8, 0),
+        "set_device": claimed.current.append,
+    }
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, answer)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(dispatch, "_older", {})
+    pytest.importorskip("triton")
+    yield claimed
+    kernels.use(choice)
+
+
+def test_the_device_of_a_run_is_the_current_one(gpus: Claimed) -> None:
+    """Triton launches on the current device, whatever device its tensors are on."""
+    setup_runtime(RuntimeConfig(device="cuda:1"))
+    assert gpus.current == [torch.device("cuda:1")]
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_cudnn_times_its_algorithms_for_fixed_sizes(gpus: Claimed, wanted: bool) -> None:
+    runtime = setup_runtime(RuntimeConfig(device="cuda", cudnn_benchmark=wanted), fixed_shapes=True)
+    assert torch.backends.cudnn.benchmark is wanted
+    assert f"cudnn.benchmark {'on' if wanted else 'off'}" in runtime.line
+
+
+def test_cudnn_is_left_alone_where_sizes_vary_and_on_a_cpu(gpus: Claimed) -> None:
+    assert "cudnn" not in setup_runtime(RuntimeConfig(device="cuda")).line
+    assert "cudnn" not in setup_runtime(RuntimeConfig(device="cpu"), fixed_shapes=True).line
+    assert torch.backends.cudnn.benchmark is False
+    assert gpus.current == []
+
+
+def test_an_older_gpu_runs_the_reference_and_the_run_says_so(gpus: Claimed) -> None:
+    gpus.capability = (7, 5)
+    runtime = setup_runtime(RuntimeConfig(device="cuda", amp=True))
+    assert runtime.kernels == kernels.resolve(torch.device("cuda", 1)) == "reference"
+    assert "kernels reference (this GPU is sm_75; the Triton kernels are written for sm_80" in (
+        runtime.line
+    )
+    assert "precision fp16" in runtime.line
+
+
+def test_triton_on_an_older_gpu_has_to_be_asked_for(gpus: Claimed) -> None:
+    gpus.capability = (7, 5)
+    line = setup_runtime(RuntimeConfig(device="cuda", kernels="triton")).line
+    assert "kernels triton (as asked for; untested on sm_75" in line
+
+
+def test_a_newer_gpu_needs_no_remark(gpus: Claimed) -> None:
+    assert "kernels triton · " in setup_runtime(RuntimeConfig(device="cuda")).line
