@@ -32,7 +32,7 @@ def test_missing_dali_says_what_to_do(tmp_path: Path, monkeypatch: pytest.Monkey
     for name in ("dali", "dali_graph"):
         monkeypatch.delitem(sys.modules, f"fastass.pipelines.loaders.{name}", raising=False)
         monkeypatch.delattr(fastass.pipelines.loaders, name, raising=False)
-    with pytest.raises(DataError, match=r"pip install 'fastass\[dali\]', or use --loader pillow"):
+    with pytest.raises(DataError, match=r"pip install nvidia-dali-cuda130, or use --loader pillow"):
         open_loader("dali", streams(tmp_path), 0)
 
 
