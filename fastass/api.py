@@ -9,7 +9,7 @@ import numpy as np
 
 from fastass.config.configure import configure
 from fastass.config.schema import Config
-from fastass.evaluation.evaluate import Scores, with_network_classes
+from fastass.evaluation.evaluate import Scores, evaluate_both, with_network_classes
 from fastass.evaluation.evaluate import evaluate as evaluate_batches
 from fastass.inference.export import export as write_export
 from fastass.inference.load import load
@@ -100,6 +100,7 @@ def evaluate(
     network: of `load`, or a path for it. data: of `open_dataset`, or a path; then `layout` and
     `split` choose (val, or everything of data without splits). scales, flip: average predictions
     over scales and the mirror image. progress: called with each number of images just evaluated.
+    Where the network has two kinds of running statistics, `by_statistics` has the mIoU with each.
     Raises UserError if the classes of data and network differ, DataError for bad data.
     """
     segmenter = network if isinstance(network, Segmenter) else load(network)
@@ -109,15 +110,20 @@ def evaluate(
     data = with_network_classes(data, segmenter.classes, data.root)
     size = views.read_at(segmenter.prepare.size)
     loader = EvalLoader(data, size, segmenter.prepare.normalize)
-    return evaluate_batches(
-        segmenter.generator,
-        loader,
-        segmenter.runtime,
-        data.classes,
-        segmenter.report,
-        progress,
-        views,
-    )
+
+    def once() -> Scores:
+        return evaluate_batches(
+            segmenter.generator,
+            loader,
+            segmenter.runtime,
+            data.classes,
+            segmenter.report,
+            progress,
+            views,
+        )
+
+    own = segmenter.norm_statistics or "mixed"
+    return evaluate_both(once, segmenter.other_statistics, own=own)
 
 
 def predict(

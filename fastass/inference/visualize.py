@@ -9,6 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fastass.pipelines.datasets.classes import IGNORE, ClassTable
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
 
 def colorize(labels: np.ndarray, classes: ClassTable) -> np.ndarray:
     """Train ids [H,W] uint8 → colours [H,W,3] uint8; ignored pixels are black."""
@@ -37,15 +39,24 @@ def save_train_ids(labels: np.ndarray, classes: ClassTable, to: Path | IO[bytes]
 
 
 def contact_sheet(
-    rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], path: Path, width: int = 384
+    rows: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[str],
+    path: Path,
+    classes: ClassTable,
+    width: int = 384,
 ) -> None:
-    """Rows of RGB pictures [H,W,3] under their column titles, each scaled to `width` pixels."""
+    """Rows of RGB pictures [H,W,3] under their column titles, above a legend of the classes.
+
+    Each picture is scaled to `width` pixels.
+    """
     head, gap = 28, 6
     heights = [round(width * row[0].shape[0] / row[0].shape[1]) for row in rows]
-    size = (len(titles) * (width + gap) + gap, head + sum(h + gap for h in heights))
-    sheet = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(sheet)
+    whole = len(titles) * (width + gap) + gap
     font = ImageFont.load_default(size=16)
+    names = legend(classes, font, whole - 2 * gap)
+    below = head + sum(h + gap for h in heights)
+    sheet = Image.new("RGB", (whole, below + names.height + gap), "white")
+    draw = ImageDraw.Draw(sheet)
     for column, title in enumerate(titles):
         draw.text((gap + column * (width + gap), 5), title, fill="black", font=font)
     top = head
@@ -54,7 +65,28 @@ def contact_sheet(
             scaled = Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR)
             sheet.paste(scaled, (gap + column * (width + gap), top))
         top += height + gap
+    sheet.paste(names, (gap, below))
     sheet.save(path)
+
+
+def legend(classes: ClassTable, font: Font, width: int) -> Image.Image:
+    """Each class's colour and name, in lines of at most `width` pixels; black: not labelled."""
+    line, swatch = 24, 14
+    places: list[tuple[int, int]] = []
+    names, colors = [*classes.names, "not labelled"], [*classes.colors, (0, 0, 0)]
+    x = y = 0
+    for name in names:
+        step = swatch + 6 + round(font.getlength(name)) + 16
+        if x and x + step > width:
+            x, y = 0, y + line
+        places.append((x, y))
+        x += step
+    picture = Image.new("RGB", (width, y + line), "white")
+    draw = ImageDraw.Draw(picture)
+    for (x, y), name, color in zip(places, names, colors, strict=True):
+        draw.rectangle((x, y + 4, x + swatch, y + 4 + swatch), tuple(color), "black")
+        draw.text((x + swatch + 6, y + 1), name, fill="black", font=font)
+    return picture
 
 
 def save_example(

@@ -18,7 +18,7 @@ from fastass.report.classes import Confusion, class_rows, confusions
 from fastass.report.compare import PaperRow
 from fastass.report.pictures import Example, contact_sheet, examples, palette
 from fastass.report.plane import Plane, plane
-from fastass.report.run_record import Logged, RunRecord, read_run
+from fastass.report.run_record import STATISTICS, Logged, RunRecord, read_run
 from fastass.runtime.atomic_write import write_whole
 
 MOST_RUNS = 8  # there are eight distinguishable colours
@@ -33,6 +33,8 @@ class View:
     record: RunRecord
     paper: PaperRow | None
     facts: list[tuple[str, str]]
+    made: list[tuple[str, str]]
+    """How the run was made, as far as it says so: date, command, commit."""
     changed: list[tuple[str, str, str]]
     """(setting, the preset's value, the run's), where they differ."""
     confusions: list[Confusion]
@@ -84,7 +86,10 @@ def render(views: Sequence[View]) -> str:
         settings=compare.settings([record.settings for record in records]),
         versions=compare.settings([_versions(record) for record in records]),
         miou=_miou(views),
-        losses=_losses(views),
+        losses=_losses(views, of_discriminators=False),
+        discriminator_losses=_losses(views, of_discriminators=True),
+        learning_rate=_logged(views, "Learning rate", "", lambda line: line.learning_rate, 6),
+        statistics=STATISTICS,
         speed=_speed(views),
         classes=class_rows(records, [view.paper for view in views]),
         curves=curves,
@@ -107,6 +112,7 @@ def _view(index: int, record: RunRecord, records: Sequence[RunRecord]) -> View:
         record=record,
         paper=compare.paper_row(record.settings),
         facts=_facts(record),
+        made=_made(record),
         changed=_changed(record),
         confusions=confusions(record),
         examples=shown,
@@ -136,6 +142,12 @@ def _facts(record: RunRecord) -> list[tuple[str, str]]:
             with contextlib.suppress(ValueError, OverflowError):  # damaged
                 facts.append((word, text(summary[key])))
     return facts + _selection(summary.get("selection"))
+
+
+def _made(record: RunRecord) -> list[tuple[str, str]]:
+    summary = record.summary or {}
+    known = [(key, summary.get(key)) for key in ("finished", "command", "commit")]
+    return [(key, text) for key, text in known if isinstance(text, str) and text]
 
 
 def _selection(rules: Any) -> list[tuple[str, str]]:
@@ -188,9 +200,14 @@ def _miou(views: Sequence[View]) -> curves.Chart | None:
     return curves.chart(title, "%", series, digits=1, vertical=_start(views), level=paper)
 
 
-def _losses(views: Sequence[View]) -> list[tuple[Markup, str, curves.Chart]]:
+def _losses(
+    views: Sequence[View], *, of_discriminators: bool
+) -> list[tuple[Markup, str, curves.Chart]]:
+    """Charts of the terms of the segmentation network, or of those of its discriminators."""
     charts = []
     for name, term in TERMS.items():
+        if (term.weight in ("gd", "sd")) != of_discriminators:
+            continue
         chart = _logged(views, term.words, "", lambda line, name=name: line.terms.get(name))  # type: ignore[misc]
         if chart is not None:
             charts.append((Markup(term.symbol_html), term.words, chart))

@@ -22,6 +22,8 @@ T = TypeVar("T")
 _DAMAGE = (
     ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError,
 )  # fmt: skip
+STATISTICS = {"domain": "the target's statistics", "mixed": "mixed statistics"}
+"""The kinds of running statistics, in words."""
 _MOST_STEPS, _LARGEST = 10**12, 1e15
 
 
@@ -35,6 +37,8 @@ class Evaluation:
     classes: dict[str, float | None]
     confusion: np.ndarray | None
     """Pixels int64 [C,C], rows truth; None in runs that did not keep them."""
+    by_statistics: dict[str, float]
+    """`reported` with each kind of running statistics; empty where there is one kind."""
 
     @classmethod
     def read(cls, record: Mapping[str, Any]) -> "Evaluation":
@@ -47,7 +51,12 @@ class Evaluation:
         if confusion is not None and confusion.shape != (len(classes),) * 2:
             raise ValueError(f"confusion has shape {confusion.shape}")
         miou, reported = float(record["miou"]), float(record["reported_miou"])
-        every = (miou, reported, *(v for v in classes.values() if v is not None))
+        kinds = record.get("by_statistics") or {}
+        by_statistics = {
+            kind: float(kinds[kind]["reported_miou"]) for kind in STATISTICS if kind in kinds
+        }
+        known = (v for v in classes.values() if v is not None)
+        every = (miou, reported, *known, *by_statistics.values())
         if not all(0 <= value <= 100 for value in every):
             raise ValueError("an IoU that is no percentage")
         return cls(
@@ -56,6 +65,7 @@ class Evaluation:
             int(record["reported_classes"]),
             classes,
             confusion,
+            by_statistics,
         )
 
 
@@ -67,6 +77,7 @@ class Logged:
     terms: dict[str, float]
     images_per_second: float
     data_wait: float
+    learning_rate: float | None
 
 
 @dataclass
@@ -167,10 +178,11 @@ def _use_line(run: RunRecord, line: Mapping[str, Any]) -> None:
         run.evaluations.append((step, Evaluation.read(line["eval"])))
     elif "terms" in line:
         terms = {str(k): float(v) for k, v in line["terms"].items()}
-        rate, wait = float(line["images_per_second"]), float(line["data_wait"])
-        if not all(abs(value) < _LARGEST for value in (rate, wait, *terms.values())):
+        speed, wait = float(line["images_per_second"]), float(line["data_wait"])
+        rate = None if line.get("lr") is None else float(line["lr"])
+        if not all(abs(value) < _LARGEST for value in (speed, wait, rate or 0, *terms.values())):
             raise ValueError("a value that is not finite")
-        run.logged.append(Logged(step, terms, rate, wait))
+        run.logged.append(Logged(step, terms, speed, wait, rate))
 
 
 def _use_summary(run: RunRecord, summary: dict[str, Any]) -> None:

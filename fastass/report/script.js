@@ -35,6 +35,34 @@ for (const plot of document.querySelectorAll(".plot")) {
   });
 }
 
+// Each chart can fill the row, and its values can be saved as a table.
+for (const chart of document.querySelectorAll(".chart")) {
+  const plot = chart.querySelector(".plot"), series = JSON.parse(plot.dataset.chart);
+  const title = plot.getAttribute("aria-label").split(":")[0];
+  const button = (text, name) => Object.assign(document.createElement("button"), { type: "button", textContent: text, ariaLabel: `${name}: ${title}` });
+  const enlarge = button("Enlarge", "Enlarge"), csv = button("CSV", "Save as CSV");
+  const toggle = () => {
+    const large = chart.classList.toggle("large");
+    enlarge.setAttribute("aria-pressed", large);
+    enlarge.textContent = large ? "Shrink" : "Enlarge";
+  };
+  enlarge.setAttribute("aria-pressed", false);
+  enlarge.addEventListener("click", toggle);
+  plot.addEventListener("dblclick", toggle);
+  csv.addEventListener("click", () => {
+    const quoted = (text) => `"${text.replaceAll('"', '""')}"`;
+    const lines = series.flatMap((s) => s.values.map((v) => `${quoted(s.name)},${v[0]},${v[1]}`));
+    const text = [`run,step,${quoted(title)}`, ...lines, ""].join("\n");
+    const link = document.createElement("a");
+    link.href = "data:text/csv;charset=utf-8," + encodeURIComponent(text);
+    link.download = title.replace(/[^A-Za-z0-9]+/g, "-") + ".csv";
+    link.click();
+  });
+  const tools = Object.assign(document.createElement("span"), { className: "tools" });
+  tools.append(enlarge, csv);
+  chart.querySelector("figcaption").append(tools);
+}
+
 // Before and after: the range input lies over the picture, so mouse, touch and keys work by themselves.
 for (const frame of document.querySelectorAll(".compare")) {
   const slider = frame.querySelector("input");

@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+import numpy as np
+from PIL import Image
+
 from fastass.checkpoint.json_file import read_json
 from fastass.checkpoint.own_files import LOGGERS, TENSORBOARD
 from fastass.errors import UserError
@@ -25,6 +28,7 @@ class Service(Protocol):
     """One service, opened at the first record."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None: ...
+    def show(self, step: int, picture: Path) -> None: ...
     def close(self) -> None: ...
 
 
@@ -73,6 +77,11 @@ class Loggers:
         for name in list(self._working):
             self._try(name, lambda service: service.log(step, values), step)
 
+    def show(self, step: int, picture: Path) -> None:
+        """Send a picture, the examples of a finished run."""
+        for name in list(self._working):
+            self._try(name, lambda service: service.show(step, picture), step)
+
     def _try(self, name: str, do: Callable[[Service], None], step: int = 0) -> None:
         """`do` with a service; an error is reported and ends the logging to it."""
         try:
@@ -106,10 +115,20 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(run / TENSORBOARD), purge_step=step)
+        rows = "".join(f"| {name} | `{value}` |\n" for name, value in config.items())
+        self._writer.add_text("configuration", f"| setting | value |\n|---|---|\n{rows}", step)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
+        # A run that is killed now resumes after this step, so the file must have it.
+        self._writer.flush()
+
+    def show(self, step: int, picture: Path) -> None:
+        with Image.open(picture) as image:
+            self._writer.add_image(
+                "examples", np.asarray(image.convert("RGB")), step, dataformats="HWC"
+            )
 
     def close(self) -> None:
         self._writer.close()
@@ -135,6 +154,11 @@ class WandB:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
 
+    def show(self, step: int, picture: Path) -> None:
+        import wandb
+
+        self._run.log({"examples": wandb.Image(str(picture))}, step=step)
+
     def close(self) -> None:
         self._run.finish()
 
@@ -155,6 +179,9 @@ class MLflow:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._mlflow.log_metrics(dict(values), step=step)
+
+    def show(self, step: int, picture: Path) -> None:
+        self._mlflow.log_artifact(str(picture))
 
     def close(self) -> None:
         self._mlflow.end_run()

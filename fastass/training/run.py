@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fastass.checkpoint.json_file import read_json
-from fastass.checkpoint.own_files import CONFIG, SUMMARY
+from fastass.checkpoint.own_files import CONFIG, SHEET, SUMMARY
 from fastass.checkpoint.resume import (
     adopt_roots,
     check_same,
@@ -174,7 +174,10 @@ def _train(
             loggers.resumed_at = trainer.progress.step
             if world.main:
                 adopt_run(out, inputs)
-        return trainer.fit(stop_at)
+        summary = trainer.fit(stop_at)
+        if world.main:
+            loggers.show(trainer.progress.step, out / SHEET)
+        return summary
 
 
 def _heading(step: TrainStep, optimizers: str) -> str:

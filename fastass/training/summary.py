@@ -22,6 +22,7 @@ from fastass.models.deeplab import DeepLab, build_deeplab
 from fastass.runtime.atomic_write import writing
 from fastass.runtime.device import Runtime, describe
 from fastass.training.data import TrainingData
+from fastass.training.provenance import provenance
 
 ROWS = 6  # of the contact sheet
 _FILE = {"source only": "start", "adapted": "last"}  # a network's word in file names
@@ -66,6 +67,7 @@ def summarize(
         "kernels": runtime.kernels,
         "amp": runtime.amp_name,
         "versions": versions(),
+        **provenance(),
     }
 
 
@@ -168,7 +170,7 @@ def _examples(
             save_example(run / EXAMPLES, i, image, named, data.classes)
         rows.append([image, *(colorize(label, data.classes) for label in labels.values())])
     with writing(run / SHEET):
-        contact_sheet(rows, ["image", "truth", *networks], run / SHEET)
+        contact_sheet(rows, ["image", "truth", *networks], run / SHEET, data.classes)
     return run / SHEET
 
 

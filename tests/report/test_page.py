@@ -4,122 +4,15 @@ import itertools
 import json
 import math
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from browser import CHROMIUM, Browser, browser
+from report_pages import make_run, report, scores
 
 from fastass.cli.main import main
-from fastass.config.presets import preset
-from fastass.config.text import override, to_yaml
-from fastass.inference.visualize import save_example
-from fastass.pipelines.datasets.classes import CITYSCAPES
 from fastass.report import compare, curves
 from fastass.report.plane import plane
 from fastass.report.run_record import read_run
-
-NAMES = list(CITYSCAPES.names)
-
-
-def scores(shift: float) -> dict[str, Any]:
-    confusion = np.eye(19, dtype=int) * 700 + np.arange(361).reshape(19, 19) % 7
-    per_class: dict[str, float | None] = {
-        name: min(100.0, shift + 2 * i) for i, name in enumerate(NAMES)
-    }
-    per_class["train"] = None
-    return {
-        "miou": shift + 17,
-        "reported_miou": shift + 17,
-        "reported_classes": 19,
-        "per_class_iou": per_class,
-        "confusion": confusion.tolist(),
-    }
-
-
-def make_run(path: Path, name: str = "toycity", *, examples: int = 2, **changes: Any) -> Path:
-    """A finished run, without training."""
-    config = override(preset(name), changes).resolved()
-    start_steps, total = config.start_steps, config.total_steps
-    path.mkdir()
-    (path / "config.yaml").write_text(to_yaml(config))
-    lines: list[dict[str, Any]] = [
-        {
-            "step": step,
-            "lr": 0.1,
-            "skipped": 0,
-            "images_per_second": 40.0,
-            "data_wait": 0.03,
-            "terms": {"seg_source": 1 / step, "gadv": math.log(step)},
-        }
-        for step in range(10, total + 1, 10)
-    ]
-    lines += [{"step": s, "eval": scores(v)} for s, v in ((start_steps, 5), (total, 30))]
-    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    start = scores(5) if start_steps else None
-    summary = {
-        **scores(30),
-        "start": start,
-        "images_per_second": 41.3,
-        "training_seconds": 174.2,
-        "peak_memory_mib": 663.1,
-        "device": "cpu",
-        "kernels": "native",
-        "amp": "off",
-        "versions": {"python": "3.11.7", "torch": "2.13.0"},
-        "selection": {
-            "best": 51.04,
-            "best_step": 550,
-            "mean_of_last": 46.5,
-            "std_of_last": 0.52,
-            "evaluations_in_mean": 5,
-        },
-    }
-    (path / "summary.json").write_text(json.dumps(summary))
-    means = {
-        "mean_distance": 0.5,
-        "explained": 0.6,
-        "classes": {
-            n: {"distance": 0.1 * i, "source": [i, i % 3], "target": [i, 1.0]}
-            for i, n in enumerate(NAMES)
-        },
-    }
-    (path / "class_means.json").write_text(json.dumps({"start": means, "last": means}))
-    rng = np.random.default_rng(0)
-    for i in range(examples):
-        photo = rng.integers(0, 256, (40, 80, 3), dtype=np.uint8)
-        truth = np.repeat(np.arange(20, dtype=np.uint8), 4)[None].repeat(40, 0)
-        truth[truth == 19] = 255
-        labels = {"truth": truth, "start": truth * 0, "last": np.minimum(truth, 18)}
-        save_example(path / "examples", i, photo, labels, CITYSCAPES)
-    return path
-
-
-class Page(HTMLParser):
-    """What the tests ask of the page."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
-
-
-def report(*runs: Path) -> Page:
-    out = runs[0].parent / "report.html"
-    assert main(["report", *map(str, runs), "--out", str(out)]) == 0
-    return Page(out)
 
 
 def test_one_page_without_anything_outside_it(tmp_path: Path) -> None:
@@ -154,6 +47,29 @@ def test_shows_every_run_and_what_differs(tmp_path: Path) -> None:
     assert "51.0 at step 550" in page.text
     assert "46.5 ± 0.5" in page.text
     assert " predicted as " in page.text
+
+
+def test_shows_both_statistics_and_how_the_run_was_made(tmp_path: Path) -> None:
+    page = report(make_run(tmp_path / "a"))
+    assert "the target's statistics 48.5 · mixed statistics 47.0" in page.text
+    assert "fastass train toycity --seed 3" in page.text
+    assert "2026-11-29 08:00 UTC" in page.text
+    assert "c0ffee" in page.text
+    assert page.text.index("Losses of the discriminators") > page.text.index("Learning rate")
+    older = make_run(tmp_path / "older")
+    summary = json.loads((older / "summary.json").read_text())
+    for key in ("by_statistics", "norm_statistics", "finished", "command", "commit"):
+        del summary[key]
+    (older / "summary.json").write_text(json.dumps(summary))
+    lines = [json.loads(line) for line in (older / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line.pop("lr", None)
+        line.get("eval", {}).pop("by_statistics", None)
+    (older / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = report(older).text
+    assert "mixed statistics" not in text
+    assert "Learning rate" not in text
+    assert "47.0" in text
 
 
 def test_a_start_in_another_run(tmp_path: Path) -> None:
@@ -299,61 +215,3 @@ def test_the_plane_keeps_proportions() -> None:
     a, b = found.means
     assert a.target[0] - a.source[0] == pytest.approx(2 * (a.source[1] - b.source[1]), abs=0.3)
     assert all(0 <= x <= 420 and 0 <= y <= 340 for m in found.means for x, y in (m.source, m.label))
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    if CHROMIUM is None:
-        pytest.skip("no chromium")
-    root = tmp_path_factory.mktemp("pages")
-    runs = [make_run(root / "a"), make_run(root / "b", seed=1)]
-    report(*runs)
-    with browser(root / "profile") as opened:
-        yield opened, root / "report.html"
-
-
-def test_in_a_browser(page: tuple[Browser, Path]) -> None:
-    view, path = page
-    for width in (1280, 360):
-        view.open(path, width)
-        assert view.run("document.documentElement.scrollWidth") <= width
-        assert view.complaints() == []
-        assert view.requests() == [path.as_uri()]
-
-
-def test_the_slider_moves_by_mouse_and_keys(page: tuple[Browser, Path]) -> None:
-    view, path = page
-    view.open(path)
-    view.run(
-        "document.querySelector('.compare').scrollIntoView({block: 'center', behavior: 'instant'})"
-    )
-    at = "getComputedStyle(document.querySelector('.compare')).getPropertyValue('--x').trim()"
-    assert view.run(at) == "50%"
-    box = view.run(
-        "(({left, top, width, height}) => [left, top, width, height])"
-        "(document.querySelector('.compare').getBoundingClientRect())"
-    )
-    y = box[1] + box[3] * 0.5
-    view.drag((box[0] + box[2] * 0.5, y), (box[0] + box[2] * 0.2, y))
-    moved = float(view.run(at).rstrip("%"))
-    assert 10 < moved < 30
-    view.key("ArrowRight")
-    assert float(view.run(at).rstrip("%")) == moved + 1
-    view.key("Home")
-    assert view.run(at) == "0%"
-
-
-def test_curves_and_pictures_tell_their_values(page: tuple[Browser, Path]) -> None:
-    view, path = page
-    view.open(path)
-    view.run("document.querySelector('.plot').focus()")
-    view.key("Home")
-    said = "document.querySelector('.plot').getAttribute('aria-valuetext')"
-    assert view.run(said) == "step 300: a 22.0, b 22.0"
-    view.key("ArrowRight")
-    assert view.run(said) == "step 800: a 47.0, b 47.0"
-    view.run("document.querySelector('.probe').focus()")
-    view.key("ArrowLeft")
-    read = view.run("document.querySelector('.example .reading').textContent")
-    assert read.startswith("truth: terrain · before adaptation: road · after adaptation: terrain")
-    assert view.complaints() == []

@@ -8,6 +8,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 from tiny_runs import SMALL
 
 import fastass
@@ -29,18 +30,21 @@ class FakeWandb(ModuleType):
     def __init__(self) -> None:
         super().__init__("wandb")
         self.inits: list[dict[str, Any]] = []
-        self.logged: list[tuple[int, dict[str, float]]] = []
+        self.logged: list[tuple[int, dict[str, Any]]] = []
         self.finished = 0
 
     def init(self, **given: Any) -> SimpleNamespace:
         self.inits.append(given)
         return SimpleNamespace(id=given["id"] or "abc", log=self.log, finish=self.finish)
 
-    def log(self, values: dict[str, float], step: int) -> None:
+    def log(self, values: dict[str, Any], step: int) -> None:
         self.logged.append((step, values))
 
     def finish(self) -> None:
         self.finished += 1
+
+    def Image(self, path: str) -> str:  # noqa: N802
+        return Path(path).name
 
 
 class FakeMlflow(ModuleType):
@@ -62,6 +66,9 @@ class FakeMlflow(ModuleType):
 
     def log_metrics(self, values: dict[str, float], step: int) -> None:
         self.calls.append(("metrics", (step, values)))
+
+    def log_artifact(self, path: str) -> None:
+        self.calls.append(("artifact", Path(path).name))
 
     def end_run(self) -> None:
         self.calls.append(("end", None))
@@ -132,8 +139,10 @@ def test_a_run_logs_what_its_metrics_hold(
     data = {"data_source": str(city / "gta5"), "data_target": str(city / "cityscapes")}
     fastass.train("toycity", out=tmp_path / "run", plain=True, log="wandb", **{**SMALL, **data})
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [step for step, _ in fake.logged]
-    assert "val/miou" in fake.logged[-1][1]
+    *logged, (last, shown) = fake.logged
+    assert [json.loads(line)["step"] for line in lines] == [step for step, _ in logged]
+    assert "val/miou" in logged[-1][1]
+    assert (last, shown) == (logged[-1][0], {"examples": "contact_sheet.png"})
     assert fake.finished == 1
 
 
@@ -156,6 +165,45 @@ print([(e.step, round(e.value, 2)) for e in events.Scalars("loss/gadv")])
         [sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True
     )
     assert done.stdout.strip().endswith("[(1, 1.1), (2, 2.2), (3, 2.3)]")
+
+
+def test_tensorboard_keeps_the_configuration_pictures_and_what_a_killed_run_logged(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    Image.new("RGB", (8, 4), "red").save(tmp_path / "sheet.png")
+    code = """
+import os, sys
+from pathlib import Path
+from fastass.tracking.services import Loggers
+loggers = Loggers(Path("."), ["tensorboard"], {"optim.lr": "0.1"}, sys.exit)
+loggers.log({"step": 1, "terms": {"gadv": 0.5}})
+if len(sys.argv) > 1:
+    loggers.show(1, Path("sheet.png"))
+    loggers.log({"step": 2, "terms": {"gadv": 0.25}})
+os._exit(0)  # as a kill: nothing is closed
+"""
+    read = """
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+events = EventAccumulator("tensorboard")
+events.Reload()
+print([e.step for e in events.Scalars("loss/gadv")])
+if events.Tags()["images"]:
+    print([(e.step, e.width, e.height) for e in events.Images("examples")])
+print(events.Tensors("configuration/text_summary")[0].tensor_proto.string_val[0].decode())
+"""
+
+    def run(*words: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", *words], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout
+
+    run(code)
+    assert run(read).startswith("[1]\n")
+    run(code, "whole")
+    seen = run(read)
+    assert seen.startswith("[1, 2]\n[(1, 8, 4)]\n")
+    assert "| optim.lr | `0.1` |" in seen
 
 
 @pytest.mark.parametrize(("resumed_at", "first"), [(None, 510), (500, 501)])
