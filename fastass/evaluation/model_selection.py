@@ -4,30 +4,13 @@ The best on val is chosen on the images on which it is reported, so it flatters 
 fluctuates. All three side by side show by how much.
 """
 
-import contextlib
-import json
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from fastass.checkpoint.own_files import METRICS
+from fastass.checkpoint.evaluations import evaluations
 
 LAST_FEW = 5
-
-
-def evaluations(run: Path) -> list[tuple[int, dict[str, Any]]]:
-    """(step, scores) of each evaluation in the run's metrics.jsonl, in order."""
-    pairs: list[tuple[int, dict[str, Any]]] = []
-    try:
-        lines = (run / METRICS).read_bytes().splitlines()
-    except OSError:
-        return pairs
-    for line in lines:
-        with contextlib.suppress(ValueError, RecursionError, KeyError, TypeError):  # damaged
-            record = json.loads(line)
-            if "eval" in record:
-                pairs.append((int(record["step"]), dict(record["eval"])))
-    return pairs
 
 
 def selection(

@@ -71,7 +71,7 @@ def load(
         generator = build_deeplab(config.model)
         init_weights(generator, path, tensors=tensors)
         prepare = Preparation(config.data.target_size, config.data.normalize)
-        return Segmenter(generator.to(runtime.device), classes, prepare, runtime)
+        return Segmenter(generator.to(runtime.device), classes, prepare, runtime, origin=path)
     if given := owner.given():
         raise UserError(f"{path}: {given[0]} is for weight files; this network says it itself")
     if (path / FOLDER).is_file():
@@ -115,7 +115,9 @@ def _segmenter(
     generator = build_deeplab(config.model)
     load_into(generator, weights, where)
     prepare = Preparation(config.data.target_size, config.data.normalize)
-    return Segmenter(generator.to(runtime.device), classes, prepare, runtime, config.data.report)
+    return Segmenter(
+        generator.to(runtime.device), classes, prepare, runtime, config.data.report, origin=where
+    )
 
 
 def description(segmenter: Segmenter) -> dict[str, Any]:

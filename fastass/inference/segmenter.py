@@ -51,7 +51,8 @@ class Segmenter:
 
     classes: names and colours by train id. report: names over which a second mean is given.
     norm_statistics: the kind of running statistics that the generator's norms hold, None if there
-    is one kind. other_statistics: the other kind, if the checkpoint has it.
+    is one kind. other_statistics: the other kind, if the checkpoint has it. origin: the checkpoint,
+    folder or weight file that it was loaded from.
     """
 
     generator: DeepLab
@@ -61,6 +62,7 @@ class Segmenter:
     report: tuple[str, ...] = ()
     norm_statistics: NormStatistics | None = None
     other_statistics: TargetStatistics | None = None
+    origin: Path | None = None
 
     def __repr__(self) -> str:
         model, (width, height) = self.generator.config, self.prepare.size

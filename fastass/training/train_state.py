@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from fastass.checkpoint.async_writer import AsyncWriter
+from fastass.checkpoint.evaluations import evaluations
 from fastass.checkpoint.files import (
     MIXED_USED,
     Checkpoint,
@@ -22,7 +23,6 @@ from fastass.checkpoint.run_directory import RunDirectory, has_checkpoint
 from fastass.config.schema import Config
 from fastass.config.text import to_yaml
 from fastass.errors import TrainingFailure, UserError
-from fastass.evaluation.model_selection import evaluations
 from fastass.pipelines.datasets.classes import ClassTable
 from fastass.runtime.process_group import World
 from fastass.tracking.progress import Reporter

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fastass.evaluation.model_selection import evaluations, selection
+from fastass.checkpoint.evaluations import evaluations
+from fastass.evaluation.model_selection import selection
 
 
 def write(run: Path, *evals: tuple[int, float, float]) -> Path:

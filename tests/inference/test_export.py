@@ -15,7 +15,7 @@ import fastass
 from fastass.cli.main import main
 from fastass.errors import ExportFailure, UserError
 from fastass.inference.export import WRITERS, export
-from fastass.inference.export.folder import CARD, PLAIN
+from fastass.inference.export.folder import PLAIN, RUN_IT
 from fastass.inference.export.graph import compare, graph_of
 from fastass.inference.formats import EXPORT_FORMATS
 from fastass.inference.segmenter import Preparation
@@ -129,7 +129,7 @@ def test_folder_is_read_back(folder: Path, network: fastass.Segmenter, tmp_path:
 def test_lines_of_plain_torch(folder: Path, network: fastass.Segmenter, tmp_path: Path) -> None:
     (tmp_path / "model").symlink_to(folder)
     pixels = photo(tmp_path / "photo.png")
-    assert PLAIN in CARD
+    assert PLAIN in RUN_IT
     assert PLAIN in (Path(__file__).resolve().parents[2] / "docs" / "using.md").read_text("utf-8")
     code = f"{PLAIN}\nimport sys; assert 'fastass' not in sys.modules\nnp.save('labels', labels)"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)

@@ -5,7 +5,8 @@
     safetensors   a folder: config.json, model.safetensors, graph.json and a README.md with the
                   lines of plain torch that run it; `fastass.load` reads it too
 
-Each export is read back and compared with the network before it gets its final name.
+A model card goes with it: OUT.md beside a file, the first part of a folder's README.md. Each export
+is read back and compared with the network before it gets its final name.
 """
 
 import shutil
@@ -13,12 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fastass.errors import UserError
-from fastass.inference.export.folder import FILES, write_folder
+from fastass.inference.export.folder import FILES, README, write_folder
+from fastass.inference.export.model_card import HEADING, model_card
 from fastass.inference.export.onnx_file import write_onnx
 from fastass.inference.export.torch_file import write_torch
 from fastass.inference.segmenter import Segmenter
 from fastass.pipelines.file_lock import locked
-from fastass.runtime.atomic_write import writing
+from fastass.runtime.atomic_write import write_whole, writing
 
 WRITERS: dict[str, Callable[[Segmenter, Path], str]] = {
     "onnx": write_onnx,
@@ -42,6 +44,8 @@ def export(segmenter: Segmenter, out: Path, form: str, *, overwrite: bool = Fals
     if out.exists() and not overwrite:
         raise UserError(f"{out}: exists already; pass --overwrite or choose another --out")
     _check_replaceable(out, form)
+    if form != "safetensors":
+        _check_card(card_of(out))
     temporary = out.with_name(f".{out.name}.tmp")
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -49,11 +53,22 @@ def export(segmenter: Segmenter, out: Path, form: str, *, overwrite: bool = Fals
             _remove(temporary)
             try:
                 line = WRITERS[form](segmenter, temporary)
+                card = model_card(segmenter, out.name)
+                if form == "safetensors":
+                    readme = temporary / README
+                    readme.write_text(f"{card}\n{readme.read_text('utf-8')}", encoding="utf-8")
                 _remove(out)
                 temporary.replace(out)
+                if form != "safetensors":
+                    write_whole(card_of(out), card)
             finally:
                 _remove(temporary)
     return line
+
+
+def card_of(out: Path) -> Path:
+    """Where the model card of an exported file is written."""
+    return out.with_name(f"{out.name}.md")
 
 
 def _check_replaceable(out: Path, form: str) -> None:
@@ -71,6 +86,17 @@ def _check_replaceable(out: Path, form: str) -> None:
         raise UserError(
             f"{out}: holds {others[0]}, which no export writes, so it is not replaced; choose "
             "another --out"
+        )
+
+
+def _check_card(card: Path) -> None:
+    """UserError if a file that is no model card is in the card's place."""
+    if not card.exists() and not card.is_symlink():
+        return
+    if not card.is_file() or not card.read_bytes().startswith(HEADING.encode()):
+        raise UserError(
+            f"{card}: the model card is written there, and it holds something else; move it away, "
+            "or choose another --out"
         )
 
 

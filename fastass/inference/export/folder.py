@@ -44,8 +44,8 @@ scores = F.interpolate(values["scores"], size, mode="bilinear", align_corners=co
 labels = scores.argmax(1)[0]  # train ids [H,W]; config["classes"] has their names and colours
 """
 
-CARD = f"""\
-# Street-scene segmentation, DeepLab-v2
+RUN_IT = f"""\
+## How to run it
 
 `fastass.load("model").predict("photo.png")`, or with plain torch:
 
@@ -56,8 +56,8 @@ CARD = f"""\
 `model.safetensors`: the weights. `graph.json`: the network's operations, in order.
 """
 
-FOREIGN_CARD = """\
-# Street-scene segmentation, DeepLab-v2's head on a Hugging Face backbone
+RUN_FOREIGN = """\
+## How to run it
 
 `fastass.load("model").predict("photo.png")`; it needs
 `pip install "transformers>=5"` and no network.
@@ -78,7 +78,7 @@ def write_folder(segmenter: Segmenter, path: Path) -> str:
     if not foreign:  # whose operations depend on the image's size
         lines = ",\n".join(json.dumps(entry) for entry in operations(segmenter.generator))
         (path / GRAPH).write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-    (path / README).write_text(FOREIGN_CARD if foreign else CARD, encoding="utf-8")
+    (path / README).write_text(RUN_FOREIGN if foreign else RUN_IT, encoding="utf-8")
     loaded = graph_of(load(path, device="cpu"))
     checked = compare(graph_of(segmenter), loaded, segmenter.prepare.size)
     return f"checked after fastass.load, at {checked}"
