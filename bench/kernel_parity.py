@@ -43,7 +43,17 @@ def train(choice: str, method: str, steps: int, out: Path, extra: Sequence[str])
     """One run: its losses and its summary."""
     command = [
         *(sys.executable, "-m", "fastass", "train", "toycity", "--out", str(out)),
-        *("--kernels", choice, "--method", method, "--steps", str(steps), "--start-steps", "0"),
+        *(
+            "--kernels",
+            choice,
+            "--method",
+            method,
+            "--no-mix",
+            "--steps",
+            str(steps),
+            "--start-steps",
+            "0",
+        ),
         *("--optim-lr", "0.01", "--optim-head-lr", "0.01"),
         *("--log-every", "1", "--eval-every", "0", *extra),
     ]

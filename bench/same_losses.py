@@ -43,6 +43,11 @@ def losses(python: str, method: str, steps: int, city: Path, out: Path) -> Losse
     environment = dict(os.environ)
     if python != sys.executable:
         environment.pop("PYTHONPATH", None)
+    # The preset trains with --mix, which earlier versions do not know.
+    flags = [python, "-m", "fastass", "train", "--help-all"]
+    known = subprocess.run(flags, capture_output=True, text=True, env=environment, check=False)
+    if "--no-mix" in known.stdout:
+        words.append("--no-mix")
     done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         raise UserError(f"{python}: {method}: {(done.stderr.splitlines() or ['failed'])[-1]}")

@@ -144,7 +144,7 @@ def test_short_reprs(network: fastass.Segmenter, city: Path) -> None:
     for thing, start in (
         (network, "<Segmenter tiny, 19 classes, "),
         (data, f"<Dataset gta5, {city / 'gta5'}, split train: "),
-        (fastass.preset("toycity"), "<Config toycity: ga+csa, tiny, 800 steps>"),
+        (fastass.preset("toycity"), "<Config toycity: joint+mix, tiny, 800 steps>"),
         (fastass.evaluate(network, city / "cityscapes"), "<Scores mIoU "),
     ):
         assert repr(thing).startswith(start)

@@ -84,6 +84,8 @@ def switches(config: Config) -> Iterator[CandidateConfig]:
         sums = not c.model.recompute_sums
         name = "sums computed again" if sums else "sums kept"
         yield engine(name, replace(c, model=replace(c.model, recompute_sums=sums)))
+    if c.method != "oracle":
+        yield engine("self-training, --mix", replace(c, mix=True))
     checkpointed = replace(c.model, checkpoint_activations=True, recompute_sums=False)
     yield engine("activation checkpointing", replace(c, model=checkpointed))
     if cuda and not c.runtime.amp:

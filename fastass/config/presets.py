@@ -33,7 +33,9 @@ class Preset:
 def _toycity() -> Preset:
     config = Config(
         preset="toycity",
-        method="ga+csa",
+        # The best method of docs/results.
+        method="joint",
+        mix=True,
         labelled=20,
         steps=500,
         start_steps=300,

@@ -333,7 +333,9 @@ class Config:
 
     def __repr__(self) -> str:
         name = self.preset or "without preset"
-        return f"<Config {name}: {self.method}, {self.model.backbone}, {self.total_steps} steps>"
+        return (
+            f"<Config {name}: {self.whole_method}, {self.model.backbone}, {self.total_steps} steps>"
+        )
 
     def resolved(self) -> "Config":
         """With unset values that depend on others filled in: λ_sadv by the method; recomputed sums,
@@ -351,6 +353,11 @@ class Config:
     def with_runtime(self, **values: Any) -> "Config":
         """This configuration with other values of `runtime`."""
         return replace(self, runtime=replace(self.runtime, **values))
+
+    @property
+    def whole_method(self) -> str:
+        """The method in a word, with its self-training: `joint+mix`."""
+        return f"{self.method}+mix" if self.mix else self.method
 
     @property
     def global_batch(self) -> int:

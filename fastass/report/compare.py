@@ -61,7 +61,8 @@ def paper_row(run: Mapping[str, Any]) -> PaperRow | None:
     preset = PRESETS.get(str(run.get("preset")))
     if preset is None or preset.miou is None:
         return None
-    if (run.get("method"), run.get("labelled")) != (preset.config.method, preset.config.labelled):
+    paper = preset.config.method, preset.config.labelled
+    if run.get("mix") or (run.get("method"), run.get("labelled")) != paper:
         return None
     where, _, classes = preset.where.partition("; ")
     return PaperRow(where, preset.miou, _classes(classes, preset.miou))

@@ -124,8 +124,9 @@ def _view(index: int, record: RunRecord, records: Sequence[RunRecord]) -> View:
 
 def _facts(record: RunRecord) -> list[tuple[str, str]]:
     summary, settings = record.summary or {}, record.settings
+    mix = "+mix" if settings.get("mix") else ""
     facts = [
-        ("method", f"{settings.get('method')}, {settings.get('labelled')} labelled images"),
+        ("method", f"{settings.get('method')}{mix}, {settings.get('labelled')} labelled images"),
         ("steps", f"{record.step} of {record.total_steps}"),
     ]
     units: dict[str, Callable[[Any], str]] = {

@@ -54,9 +54,9 @@ class Cell:
     def flags(self) -> list[str]:
         """The method as flags of `fastass train`."""
         if self.method == "control":
-            return ["--method", "ga", "--loss-gadv", "0"]
+            return ["--method", "ga", "--no-mix", "--loss-gadv", "0"]
         base = self.method.removesuffix("+mix")
-        return ["--method", base, *(["--mix"] if self.method != base else [])]
+        return ["--method", base, "--no-mix" if self.method == base else "--mix"]
 
     @property
     def column(self) -> str:

@@ -9,8 +9,8 @@ def check_mixing(config: Config) -> None:
     data, paste = config.data, config.mixing.paste
     if config.method == "oracle":
         raise UserError(
-            "--mix needs a source, and method oracle has none; choose another --method, or leave "
-            "out --mix"
+            "--mix needs a source, and method oracle has none; give --no-mix, or choose another "
+            "--method"
         )
     no_labels = config.labelled == 0 and config.labelled_list is None
     if paste == "labelled" and (no_labels or config.method == "source_only"):

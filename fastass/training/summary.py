@@ -45,6 +45,7 @@ def summarize(
     return {
         "preset": config.preset,
         "method": config.method,
+        "mix": config.mix,
         "labelled": labelled,
         "steps": config.total_steps,
         "seed": config.seed,
@@ -84,7 +85,8 @@ def table(summary: dict[str, Any]) -> str:
     kind = "oracle" if summary["method"] == "oracle" else "source"
     columns = [*([(kind, start)] if start else []), ("adapted", summary)]
     rate = f"{summary['images_per_second']:.1f} images/s"
-    last_line = f"{summary['method']}, {summary['labelled']} labelled images, {rate}"
+    mix = "+mix" if summary.get("mix") else ""
+    last_line = f"{summary['method']}{mix}, {summary['labelled']} labelled images, {rate}"
     return "\n".join([iou_table(columns), last_line])
 
 

@@ -99,6 +99,8 @@ def test_a_preset_is_held_against_the_paper(tmp_path: Path) -> None:
     assert len([b for b in page.all("b") if (b.get("style") or "").startswith("left:")]) == 19
     settings = {"preset": "gta5_to_cityscapes_csa_500", "method": "ga+csa", "labelled": 499}
     assert compare.paper_row(settings) is None
+    assert compare.paper_row({**settings, "labelled": 500}) is not None
+    assert compare.paper_row({**settings, "labelled": 500, "mix": True}) is None
     # Table 5's row "ours 50" is the GA column's.
     row = compare.paper_row({**settings, "preset": "synthia_to_cityscapes_csa_50", "labelled": 50})
     assert row is not None

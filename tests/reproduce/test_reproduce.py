@@ -97,7 +97,7 @@ def test_toycity_has_its_own_counts_and_no_figure_of_the_paper() -> None:
         ("joint+mix", 20),
         ("ga+csa+mix", 20),
     ]
-    assert Cell("control", 20).flags == ["--method", "ga", "--loss-gadv", "0"]
+    assert Cell("control", 20).flags == ["--method", "ga", "--no-mix", "--loss-gadv", "0"]
     assert Cell("ga+csa+mix", 20).flags == ["--method", "ga+csa", "--mix"]
     assert Cell("joint+mix", 20).name(1) == "joint_mix-20-seed1"
     for table in GRIDS:
@@ -275,7 +275,7 @@ def test_toycity_shares_the_start_of_a_seed(
     assert len(half) == 9
     assert len(set(started)) == len(started) == 2 + 18
     start = (tmp_path / "start-seed1.words").read_text().splitlines()
-    assert start[1:5] == ["--method", "source_only", "--labelled", "0"]
+    assert start[1:6] == ["--method", "source_only", "--no-mix", "--labelled", "0"]
     assert start[-2:] == ["--steps", "600"]
     cell = (tmp_path / "ga_csa-10-seed1.words").read_text().splitlines()
     start_weights = str(tmp_path / "start-seed1" / "last")
@@ -286,7 +286,7 @@ def test_toycity_shares_the_start_of_a_seed(
     assert oracle[-2:] == ["--start-steps", "600"]
     control = (tmp_path / "control-10-seed1.words").read_text().splitlines()
     last = len(control) - 1 - control[::-1].index("--loss-gadv")
-    assert control[last - 2 : last + 2] == ["--method", "ga", "--loss-gadv", "0"]
+    assert control[last - 3 : last + 2] == ["--method", "ga", "--no-mix", "--loss-gadv", "0"]
     written = {path.name for path in (tmp_path / "table1").iterdir()}
     assert written == {"results.json", "table.md", "plot.svg"}
     started.clear()

@@ -12,7 +12,8 @@ from fastass.checkpoint.pointers import list_checkpoints
 from fastass.pipelines.toycity import generate
 
 TINY = (
-    "--method ga+csa --labelled 2 --steps 4 --start-steps 2 --batch 1 --accumulate 2 --workers 0 "
+    "--method ga+csa --no-mix --labelled 2 --steps 4 --start-steps 2 --batch 1 --accumulate 2 "
+    "--workers 0 "
     "--data-source-size 64x32 --data-target-size 64x32 --model-width 16 --discriminator-width 4 "
     "--discriminator-hidden 8 --eval-every 2 --save-every 1 --log-every 1 --plain"
 ).split()
@@ -21,6 +22,7 @@ SAME = ("miou", "best_miou", "per_class_iou", "confusion", "start", "selection",
 # Values of a run of a second or two, by the names of `fastass.train`.
 SMALL: dict[str, Any] = {
     "method": "ga+csa",
+    "mix": False,
     "labelled": 1,
     "steps": 2,
     "start_steps": 1,

@@ -27,7 +27,7 @@ from fastass.training.meters import Meters
 from fastass.training.step import TrainStep
 
 SMALL = (
-    "--method ga+csa --labelled 3 --steps 5 --start-steps 3 --batch 2 --accumulate 2 "
+    "--method ga+csa --no-mix --labelled 3 --steps 5 --start-steps 3 --batch 2 --accumulate 2 "
     "--data-source-size 96x56 --data-target-size 96x48 --model-width 16 --discriminator-width 4 "
     "--discriminator-hidden 16 --eval-every 3 --save-every 2 --log-every 1 --plain"
 ).split()

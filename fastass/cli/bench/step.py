@@ -3,6 +3,7 @@
 import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from fastass.cli.train import config_flags, hide_uncommon
 from fastass.config.presets import preset
 from fastass.config.schema import Config, Count, Steps
 from fastass.config.text import leaves, override
+from fastass.errors import UserError
 
 if TYPE_CHECKING:
     from fastass.bench.step import compare
@@ -55,10 +57,23 @@ def measuring_flags(parser: ArgumentParser, rounds: int) -> None:
 
 
 def configured(args: Namespace, name: str) -> Config:
-    """The preset with the flags given."""
+    """The preset with the flags given.
+
+    The AdaptSegNet baseline has no self-training. So a preset with `--mix` is measured with the
+    paper's method, GA+CSA. UserError if the flags ask for `--mix`.
+    """
+    base = preset(name)
+    if base.mix:
+        base = replace(base, method="ga+csa", mix=False)
     given = {leaf.path: getattr(args, leaf.path, None) for leaf in leaves()}
     given = {path: value for path, value in given.items() if value is not None}
-    return override(preset(name), given).resolved()
+    config = override(base, given).resolved()
+    if config.mix:
+        raise UserError(
+            "--mix: the AdaptSegNet baseline has no self-training to compare with; leave it out "
+            "(`fastass bench step --switches` measures what --mix costs)"
+        )
+    return config
 
 
 def run(args: Namespace) -> None:
