@@ -33,6 +33,22 @@ def engine_batches(config: Config, spec: MethodSpec, runtime: Runtime) -> Iterat
         yield batch.to(runtime.device)
 
 
+class Shuffled(torch.utils.data.Dataset[Any]):
+    """The samples of another data set, each once per epoch, in an order of the epoch's own."""
+
+    def __init__(self, dataset: AdaptSegNetBaseline, seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, i: int) -> Any:
+        samples = len(self.dataset.dataset)
+        epoch, place = divmod(i, samples)
+        order = np.random.default_rng((self.seed, epoch)).permutation(samples)
+        return self.dataset[int(order[place])]
+
+
 class ImagesAlone(AdaptSegNetBaseline):
     """The unlabelled stream: no label is read."""
 
@@ -53,7 +69,8 @@ def baseline_batches(config: Config, spec: MethodSpec, runtime: Runtime) -> Iter
     loaders: dict[str, Iterator[Any]] = {}
 
     def start(name: str, dataset: AdaptSegNetBaseline) -> None:
-        loaders[name] = in_processes(dataset, config.batch, d.workers)[0]
+        shuffled = Shuffled(dataset, config.seed)
+        loaders[name] = in_processes(shuffled, config.batch, d.workers)[0]
 
     if spec.source:
         start("source", AdaptSegNetBaseline(_as_shipped(data.source), d.source_size))

@@ -15,6 +15,7 @@ from fastass.bench.model.flops import of_operators
 from fastass.bench.step import memory
 from fastass.bench.step.reference import ReferencePath
 from fastass.bench.step.synthetic import random_batch
+from fastass.checkpoint.files import find_checkpoint, load_generator
 from fastass.config.schema import Config
 from fastass.errors import USER_ERRORS, UserError
 from fastass.kernels import without_winograd
@@ -68,6 +69,8 @@ class Worker:
         self.device = self.runtime.device
         spec = method_spec(config.method, labelled=max(config.labelled, 1), mix=config.mix)
         module = build(config, spec)
+        if candidate.data == "own" and config.init is not None:  # a run or a checkpoint
+            load_generator(module.generator, find_checkpoint(config.init))
         self.optimizer_seconds = 0.0
         self.step_count = 0
         self.engine: TrainStep | None = None
@@ -76,7 +79,10 @@ class Worker:
             path = ReferencePath(module, config, self.device)
             self.networks: nn.Module = path.networks
             optimizers = path.optimizers
-            run = path.step
+
+            def run(streams: StepBatch) -> object:
+                return path.step(streams, self.step_count)
+
         else:
             if not candidate.fold_norm:
                 unfold(module)
@@ -149,6 +155,11 @@ class Worker:
         """MiB of the tensors that fill the memory, in one more step."""
         with self._in_one_thread():
             return memory.tensors(self.networks, self.optimizers, self.step)
+
+    def generator_weights(self) -> dict[str, torch.Tensor]:
+        """The weights of the generator, on the CPU."""
+        weights = self.networks.get_submodule("generator").state_dict()
+        return {name: value.detach().cpu().clone() for name, value in weights.items()}
 
     def flops(self) -> float:
         """Model FLOPs of one more step. Ask last: counting them holds memory."""
