@@ -19,7 +19,15 @@ from fastass.pipelines.datasets.image_file import (
 )
 from fastass.pipelines.datasets.layouts import Dataset, Sample
 from fastass.pipelines.datasets.palette import check_palette
-from fastass.pipelines.datasets.png import GREY, PALETTE, RGB, SIGNATURE, check_png, decode_rgb16
+from fastass.pipelines.datasets.png import (
+    GREY,
+    PALETTE,
+    RGB,
+    SIGNATURE,
+    check_claim,
+    check_png,
+    decode_rgb16,
+)
 from fastass.pipelines.errors import DataError
 
 
@@ -65,9 +73,10 @@ def open_image(data: bytes | memoryview, where: str, *, turn: bool = True) -> Im
     turn: turn it upright by its EXIF orientation; False: an image that needs it is a DataError.
     """
     try:
-        if data[:8] == SIGNATURE:
-            check_png(data)
+        png = check_png(data) if data[:8] == SIGNATURE else None
         image = open_header(data, where)
+        if png is not None:
+            check_claim(png)
         code = orientation(image)
         if not turn and code != 1:
             raise DataError(
@@ -92,6 +101,7 @@ def decode_label(
     try:
         info = check_png(data)
         check_pixels((info.width, info.height), where)
+        check_claim(info)
         if rgb16 and (info.colour, info.depth) == (RGB, 16):
             return decode_rgb16(data, info)[..., 0]
         if info.colour not in (GREY, PALETTE):

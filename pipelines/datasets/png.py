@@ -13,6 +13,8 @@ from PIL import Image
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, RGB, PALETTE = 0, 2, 3  # colour types of the PNG specification
+CHANNELS = {GREY: 1, RGB: 3, PALETTE: 1, 4: 2, 6: 4}
+DEFLATE = 1032  # the most bytes that one compressed byte can stand for
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,14 @@ def check_png(data: bytes | memoryview) -> PngInfo:
         raise ValueError("no header or no pixels")
     width, height, depth, colour, _, _, interlace = header
     return PngInfo(width, height, depth, colour, bool(interlace), tuple(pixels))
+
+
+def check_claim(info: PngInfo) -> None:
+    """ValueError for a header that claims more pixels than the compressed data can hold."""
+    stored = sum(stop - start for start, stop in info.pixels)
+    bits = info.depth * CHANNELS.get(info.colour, 1)
+    if info.width * info.height * bits // 8 > DEFLATE * stored:
+        raise ValueError(f"{info.width}x{info.height} pixels can't be in {stored} bytes")
 
 
 def decode_rgb16(data: bytes, info: PngInfo) -> np.ndarray:
