@@ -3,6 +3,7 @@
 Without a GPU a tape (`tests/support/tape.py`) takes the graph's place.
 """
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,18 +28,20 @@ from fastass.method.adaptation import MethodSpec, method_spec
 from fastass.models.config import ModelConfig
 from fastass.pipelines.loaders.batch import Batch, StepBatch
 from fastass.runtime.device import setup_runtime
-from fastass.training import graphed_step
 from fastass.training.graphed_step import EAGER_STEPS, CudaGraph, GraphedStep
 from fastass.training.optimizers.build import decay, set_rates
 from fastass.training.step import TrainStep, build
 
-CLASSES, STEPS = 5, EAGER_STEPS + 5
+CLASSES, STEPS = 5, EAGER_STEPS + 4  # in each phase: four replays
 
 
 @pytest.fixture(autouse=True)
-def kernels_restored() -> Iterator[None]:
-    before = kernels.choice()
+def set_up() -> Iterator[None]:
+    """One thread, which is faster for operators of a few microseconds."""
+    before, threads = kernels.choice(), torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
+    torch.set_num_threads(threads)
     kernels.use(before)
 
 
@@ -54,7 +57,7 @@ def config(method: str = "ga+csa", norm: str = "batch", **values: Any) -> Config
             num_classes=CLASSES,
             norm=norm,  # type: ignore[arg-type]
         ),
-        data=DataConfig(source_size=(64, 48), target_size=(64, 32), normalize="imagenet"),
+        data=DataConfig(source_size=(48, 40), target_size=(40, 32), normalize="imagenet"),
         discriminator=DiscriminatorConfig(width=4, hidden=16),
         optim=OptimConfig(lr=1e-2, d_lr=1e-3, warmup=STEPS // 2),
         runtime=RuntimeConfig(device="cpu", kernels="reference", tune_allocator=False),
@@ -73,7 +76,7 @@ def engine(c: Config, graph: bool = False) -> TrainStep:
     return step
 
 
-def streams(c: Config, seed: int, adapt: bool = True, images: int = 2) -> StepBatch:
+def streams(c: Config, seed: int, adapt: bool = True, images: int = 1) -> StepBatch:
     g = torch.Generator().manual_seed(seed)
     spec = spec_of(c) if adapt else spec_of(c).start()
 
@@ -160,24 +163,144 @@ def test_both_phases_are_those_of_the_eager_step(values: dict[str, Any]) -> None
 
 def test_a_resumed_run_is_the_uninterrupted_one() -> None:
     """Also where the graph was recorded before the state was loaded, and with it off."""
-    c = config(ema=0.9, start_steps=0)
-    c = replace(c, start_steps=0)
+    c = replace(config(ema=0.9), start_steps=0)
     whole, first = engine(c, graph=True), engine(c, graph=True)
     train(whole, range(STEPS))
     train(first, range(STEPS))
     weights = {name: value.clone() for name, value in first.module.state_dict().items()}
-    kept = first.state()
-    kept["optimizers"] = {name: _copied(each) for name, each in kept["optimizers"].items()}
-    terms = train(whole, range(STEPS, 2 * STEPS))
+    kept = copy.deepcopy(first.state())
+    terms = train(whole, range(STEPS, STEPS + EAGER_STEPS + 2))
     used = engine(c, graph=True)
     train(used, range(STEPS))
     for other in (engine(c, graph=True), engine(c), used):
         other.module.load_state_dict(weights)
-        other.load_state(kept)
-        assert train(other, range(STEPS, 2 * STEPS)) == terms
+        other.load_state(copy.deepcopy(kept))
+        assert train(other, range(STEPS, STEPS + EAGER_STEPS + 2)) == terms
         assert_equal(other, whole)
 
 
-def _copied(state: dict[str, Any]) -> dict[str, Any]:
-    values = {n: {k: v.clone() for k, v in of.items()} for n, of in state["state"].items()}
-    return {"state": values, "param_groups": [dict(group) for group in state["param_groups"]]}
+def test_what_differs_from_step_to_step_is_not_recorded() -> None:
+    """The tape itself: a number that is recorded stays, a tensor is read in each replay."""
+    x, y, tape = torch.zeros(2), torch.zeros(2), Tape()
+    number, tensor = 2.0, torch.tensor(2.0)
+    with tape.recording():
+        x.add_(number)
+        z = y.add_(tensor) * 3
+    assert not x.any()
+    assert not y.any()
+    number, tensor = 5.0, tensor.fill_(5.0)
+    for n in (1, 2):
+        tape.replay()
+        assert x.tolist() == [2.0 * n] * 2
+        assert y.tolist() == [5.0 * n] * 2
+        assert z.tolist() == [15.0 * n] * 2
+
+
+def test_rates_are_numbers_again_after_the_recording() -> None:
+    step = engine(config(), graph=True)
+    train(step, range(STEPS, STEPS + EAGER_STEPS + 1))
+    for optimizer in step.optimizers.values():
+        for group in optimizer.param_groups:
+            assert isinstance(group["lr"], float)
+            assert not group.get("capturable")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda c, b: streams(c, 1, images=2),
+            "images of the source stream: 1x3x40x48 float32 when",
+        ),
+        (lambda c, b: b._replace(unlabelled=None), "images of the unlabelled stream: 1x.*, absent"),
+        (
+            lambda c, b: b._replace(mixed=b.source),
+            "images of the mixed stream: absent when.*, 1x3x",
+        ),
+    ],
+)
+def test_a_batch_of_another_size_is_refused(change: Any, message: str) -> None:
+    c = config("ga+csa")
+    step = engine(c, graph=True)
+    for number in range(EAGER_STEPS + 2):
+        step.step([streams(c, number)], adapt=True)
+    with pytest.raises(UserError, match=f"--cuda-graph: {message}.*leave out --cuda-graph"):
+        step.step([change(c, streams(c, 9))], adapt=True)
+    with pytest.raises(UserError, match="images of the source stream of mini-batch 2: absent"):
+        step.step([streams(c, 9)] * 2, adapt=True)
+
+
+class Broken(Tape):
+    """Recording fails, as it does where something waits for the GPU, and ending it fails too."""
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error")
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, torch.OutOfMemoryError])
+def test_a_step_that_cannot_be_recorded(
+    failure: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = engine(config())
+    step.graph = GraphedStep(step.update, step.optimizers, step.runtime.device, Broken)
+    train(step, range(EAGER_STEPS))
+
+    def fails(*args: object) -> None:
+        raise failure("operation not permitted\nwhen stream is capturing")
+
+    monkeypatch.setattr(step.graph, "_update", fails)
+    message = r"can't be recorded \(operation not permitted when stream is capturing\); leave out"
+    with pytest.raises(UserError, match=message) as caught:
+        train(step, range(EAGER_STEPS, EAGER_STEPS + 1))
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_the_cuda_graph_is_recorded_on_the_stream_of_its_eager_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of the calls alone: no GPU is needed."""
+    calls: list[Any] = []
+
+    class Stream:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def wait_stream(self, other: "Stream") -> None:
+            calls.append(f"{self.name} waits for {other.name}")
+
+    @contextmanager
+    def use(stream: Stream) -> Iterator[None]:
+        calls.append(f"on {stream.name}")
+        yield
+
+    @contextmanager
+    def graph(recorded: Any, *, stream: Stream, capture_error_mode: str) -> Iterator[None]:
+        calls.append(f"record on {stream.name}, {capture_error_mode}")
+        yield
+
+    class Recorded:
+        def replay(self) -> None:
+            calls.append("replay")
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream("side"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("usual"))
+    monkeypatch.setattr(torch.cuda, "stream", use)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorded)
+    made = CudaGraph(torch.device("cuda"))
+    with made.warming_up():
+        pass
+    with made.recording():
+        pass
+    made.replay()
+    assert calls == [
+        "side waits for usual",
+        "on side",
+        "usual waits for side",
+        "record on side, thread_local",
+        "replay",
+    ]
