@@ -42,6 +42,7 @@ STAGES = {
     "reference": Stage("the AdaptSegNet baseline", "engine", "reference", 15, 45),
     "dali": Stage("decoding on the GPU, and training from it", "loading", "dali", 20, 60),
     "cudnn": Stage("cudnn.benchmark off and on", "engine", "cudnn", 12, 35),
+    "cuda-graph": Stage("the eager step as one CUDA graph", "graphs", "graphed", 12, 30),
     "compile": Stage("torch.compile at batch 8", "engine", "compiled", 40, 100),
     "reduce-overhead": Stage("its CUDA graphs at batch 1", "engine", "reduce_overhead", 40, 90),
     "counters": Stage("hardware counters of three kernels", "counters", "counters", 20, 120),
