@@ -59,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     stage = STAGES[arguments.stage]
     wait_passively()  # before torch is loaded: its idle threads wait as they do in training
+    from fastass.runtime.device import choose_device, make_current
+
+    make_current(choose_device(arguments.device))  # also for the tests, which know `cuda` alone
     module = importlib.import_module(f"fastass.bench.first_contact.{stage.module}")
     results = Results(arguments.out, arguments.stage)
     getattr(module, stage.function)(Context(results, arguments.device, arguments.tiny))
