@@ -158,7 +158,9 @@ class GraphedStep:
 
 
 def _clone(stream: Batch) -> Batch:
-    return Batch(*(v.clone() if isinstance(v, Tensor) else v for v in stream))
+    values: dict[str, Any] = stream._asdict()
+    own = {name: v.clone() for name, v in values.items() if isinstance(v, Tensor)}
+    return Batch(**values | own)
 
 
 def _tensors(batches: Sequence[StepBatch]) -> dict[str, Tensor]:
