@@ -89,7 +89,7 @@ def of_engine(context: Context, config: Config, **about: Any) -> None:
         engine = TrainStep(build(config, spec_of(config)), config, runtime)
         batch = random_batch(config, spec_of(config), runtime.device, channels_last=True)
         values = time_steps(context, config, lambda: engine.step([batch], adapt=True), **about)
-        if config.runtime.compile:
+        if config.runtime.compile or config.runtime.cuda_graph:
             return  # the same FLOPs as the eager step's
         counter = FlopCounterMode(display=False, custom_mapping=of_operators())
         engine.concurrent_backward = None

@@ -42,6 +42,7 @@ STAGES = {
     "reference": Stage("the AdaptSegNet baseline", "engine", "reference", 15, 45),
     "dali": Stage("decoding on the GPU, and training from it", "loading", "dali", 20, 60),
     "cudnn": Stage("cudnn.benchmark off and on", "engine", "cudnn", 12, 35),
+    "cuda-graph": Stage("the eager step as one CUDA graph", "graphs", "graphed", 12, 30),
     "compile": Stage("torch.compile at batch 8", "engine", "compiled", 40, 100),
     "reduce-overhead": Stage("its CUDA graphs at batch 1", "engine", "reduce_overhead", 40, 90),
     "counters": Stage("hardware counters of three kernels", "counters", "counters", 20, 120),
@@ -58,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     stage = STAGES[arguments.stage]
     wait_passively()  # before torch is loaded: its idle threads wait as they do in training
+    from fastass.runtime.device import choose_device, make_current
+
+    make_current(choose_device(arguments.device))  # also for the tests, which know `cuda` alone
     module = importlib.import_module(f"fastass.bench.first_contact.{stage.module}")
     results = Results(arguments.out, arguments.stage)
     getattr(module, stage.function)(Context(results, arguments.device, arguments.tiny))

@@ -53,6 +53,7 @@ from torch import Tensor  # noqa: E402
 from fastass.bench import meters  # noqa: E402
 from fastass.bench.meters import CALLS, peak_of, per_call, synchronize  # noqa: E402
 from fastass.kernels import native_library  # noqa: E402
+from fastass.runtime.device import make_current  # noqa: E402
 
 INPUT_SETS = 2
 SECONDS = 40  # of interleaved rounds of one test
@@ -79,7 +80,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> torch.device:
-    return torch.device(request.config.getoption("--device"))
+    device = torch.device(request.config.getoption("--device"))
+    make_current(device)
+    return device
 
 
 @pytest.fixture(scope="session")

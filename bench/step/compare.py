@@ -88,6 +88,9 @@ def switches(config: Config) -> Iterator[CandidateConfig]:
         yield engine("self-training, --mix", replace(c, mix=True))
     checkpointed = replace(c.model, checkpoint_activations=True, recompute_sums=False)
     yield engine("activation checkpointing", replace(c, model=checkpointed))
+    if cuda and not c.runtime.compile:
+        on = not c.runtime.cuda_graph
+        yield engine(f"cuda graph {'on' if on else 'off'}", c.with_runtime(cuda_graph=on))
     if cuda and not c.runtime.amp:
         for tf32 in (True, False):
             yield engine(f"tf32 {'on' if tf32 else 'off'}", c.with_runtime(tf32=tf32))

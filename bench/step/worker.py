@@ -97,7 +97,8 @@ class Worker:
                     return engine.step([streams], adapt=True)
 
         self.optimizers, self.run = optimizers, run
-        self._time_optimizers()
+        if not config.runtime.cuda_graph:  # where they are a part of the recording
+            self._time_optimizers()
         self.batches = self._batches(spec)
 
     def _batches(self, spec: MethodSpec) -> Iterator[StepBatch]:

@@ -25,6 +25,7 @@ FREE = {
     "runtime.kernels",
     "runtime.compile",
     "runtime.compile_mode",
+    "runtime.cuda_graph",
     "runtime.cudnn_benchmark",
     "runtime.tune_allocator",
     "backward",

@@ -255,6 +255,9 @@ class RuntimeConfig:
     compile_mode: Literal["default", "max-autotune", "reduce-overhead"] = "default"
     """Mode of `torch.compile`: `reduce-overhead` uses CUDA graphs, `max-autotune` also times other
     kernels."""
+    cuda_graph: bool = False
+    """Record the whole training step as one CUDA graph, which starts with one launch instead of
+    thousands. Use it on a GPU with small batches; it keeps a step's memory between the steps."""
     cudnn_benchmark: bool = True
     """Let cuDNN time its convolution algorithms for each size of image in the first steps of
     training on CUDA, and keep the fastest. Turn it off if images have many sizes, or to choose

@@ -43,8 +43,8 @@ class GlobalDiscriminator(nn.Module):
     def twice(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
         """`(self(P, frozen=True), self(P.detach()))`: the logits that train G and those for D_g.
 
-        They are the same numbers. Without autocast and `torch.compile` one forward computes both;
-        each has its own backward.
+        They are the same numbers. One forward computes both (two under `torch.compile`); each has
+        its own backward.
         """
         self._check(probabilities)
         return kernels.leaky_conv_stack_twice(

@@ -84,9 +84,8 @@ def setup_runtime(config: RuntimeConfig, *, fixed_shapes: bool = False) -> Runti
     """
     runtime = describe_runtime(config)
     kernels.use(config.kernels)
+    make_current(runtime.device)
     if runtime.device.type == "cuda":
-        if runtime.device.index is not None:
-            torch.cuda.set_device(runtime.device)
         if config.tf32 is not None:
             set_tf32(config.tf32)
         if fixed_shapes:
@@ -94,6 +93,15 @@ def setup_runtime(config: RuntimeConfig, *, fixed_shapes: bool = False) -> Runti
             runtime = replace(runtime, cudnn=describe_cudnn(config.cudnn_benchmark))
     tuned = runtime.tuned and native_library.tune_allocator(reuse=True)
     return replace(runtime, tuned=tuned)
+
+
+def make_current(device: torch.device) -> None:
+    """Make a GPU the one where Triton launches and events are recorded; `cuda` alone is it already.
+
+    Triton launches on the current device, whatever device its tensors are on.
+    """
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
 
 
 def set_tf32(wanted: bool) -> None:

@@ -34,6 +34,7 @@ from fastass.runtime.process_group import World, join
 from fastass.self_training.check import check_mixing
 from fastass.tracking.progress import Reporter, Silent
 from fastass.tracking.services import Loggers, check_services
+from fastass.training.cuda_graph import check_cuda_graphs, describe_cuda_graph
 from fastass.training.data import TrainingData
 from fastass.training.loop import Trainer
 from fastass.training.open_data import open_training_data
@@ -95,6 +96,7 @@ def train(
         options = {"--resume": resume, "--overwrite": overwrite, "--stop-at": stop_at}
         check_agreement(world, lambda: settings(config, **options), SAME_COMMAND)
         check_parallel(config.model.norm, runtime.device, world)
+        check_cuda_graphs(config, runtime, world)
 
         def inspect() -> bool:
             return inspect_run(run, resume=resume, overwrite=overwrite)
@@ -184,6 +186,8 @@ def _heading(step: TrainStep, optimizers: str) -> str:
     """The first line of a run: what was chosen, and why where that is not what was asked for."""
     config, runtime = step.config, step.runtime
     parts = [runtime.line, f"optimizers {optimizers}", step.backward.describe()]
+    if runtime.device.type == "cuda":
+        parts.append(describe_cuda_graph(config.runtime))
     if runtime.device.type == "cpu" and threads_spin():
         parts.append(
             "idle OpenMP threads spin (slow where other processes use the same cores: call "

@@ -32,6 +32,7 @@ from fastass.runtime.process_group import SINGLE_PROCESS, World
 from fastass.self_training.mixer import SelfTraining
 from fastass.training.concurrent_backward import ConcurrentBackward, choose_backward
 from fastass.training.cuda_graph import check_cuda_graphs
+from fastass.training.graphed_step import GraphedStep
 from fastass.training.optimizers.build import (
     batch_factor,
     discriminator_optimizer,
@@ -102,7 +103,7 @@ class TrainStep:
     ) -> None:
         """Moves `module` to the device. UserError for an optimizer that is not available, or for
         CUDA graphs of a step that can't be one."""
-        check_cuda_graphs(config, runtime.device)
+        check_cuda_graphs(config, runtime, world)
         self.config, self.runtime, self.world = config, runtime, world
         self.module = module.to(runtime.device)
         self.ema_updates = 0
@@ -119,6 +120,9 @@ class TrainStep:
         self.concurrent_backward: ConcurrentBackward | None = None
         if self.backward.kind == "concurrent":
             self.concurrent_backward = ConcurrentBackward()
+        self.graph: GraphedStep | None = None
+        if config.runtime.cuda_graph:
+            self.graph = GraphedStep(self.update, self.optimizers, runtime.device)
         # Gradients that every stream adds to stay where they are: made anew among each step's
         # activations they would leave no room for the next one's. A distributed group has them in
         # its buckets. On CUDA the allocator has segments for each size.
@@ -191,6 +195,26 @@ class TrainStep:
         """
         self.module.train()
         self._enter(adapt)
+        mixes = adapt and self.self_training is not None
+        if mixes and not self._runs_concurrently(batches):
+            batches = self._with_mixed(batches)
+        update = self.update if self.graph is None else self.graph.update
+        terms = update(batches, adapt, ema.weight(self.config.ema, self.ema_updates))
+        if self.module.average is not None:
+            self.ema_updates += 1
+        if mixes and self.self_training is not None:
+            self.self_training.follow()
+        self._allocator.stepped()
+        return terms
+
+    def update(
+        self, batches: Sequence[StepBatch], adapt: bool, average_weight: float | Tensor
+    ) -> LossTerms:
+        """Forwards, backwards, optimizers, running statistics, the average: what `--cuda-graph`
+        records. Nothing in it waits for the device.
+
+        average_weight: of the weights in their running average.
+        """
         with self._folding():
             results = self._gradients(batches, adapt)
         terms = sum_terms([result.terms for result in results])
@@ -202,10 +226,7 @@ class TrainStep:
         self.module.zero_grad(set_to_none=not self._keeps_gradients)
         self.scaler.update()
         if self.module.average is not None:
-            self._update_average()
-        if adapt and self.self_training is not None:
-            self.self_training.follow()
-        self._allocator.stepped()
+            self._update_average(average_weight)
         return terms
 
     def _folding(self) -> contextlib.AbstractContextManager[None]:
@@ -216,7 +237,7 @@ class TrainStep:
     def _with_mixed(self, batches: Sequence[StepBatch]) -> list[StepBatch]:
         """The batches of a step with their mixed ones, as D_g needs them: I_tu itself is for it."""
         assert self.self_training is not None
-        with self.runtime.autocast():
+        with self._folding(), self.runtime.autocast():
             mixed = self.self_training.mixed(batches)
         clean = self.module.global_discriminators
         return [
@@ -224,23 +245,20 @@ class TrainStep:
             for batch, each in zip(batches, mixed, strict=True)
         ]
 
-    def _update_average(self) -> None:
+    def _update_average(self, weight: float | Tensor) -> None:
         """Move the averages of the weights and of the target's statistics towards them."""
-        module, decay = self.module, self.config.ema
+        module = self.module
         assert module.average is not None
-        ema.update(module.average, module.generator, decay, self.ema_updates)
+        ema.update(module.average, module.generator, weight)
         if module.average_target_statistics is not None:
             assert module.target_statistics is not None
-            ours, theirs = module.average_target_statistics, module.target_statistics
-            ema.update(ours, theirs, decay, self.ema_updates)
-        self.ema_updates += 1
+            ema.update(module.average_target_statistics, module.target_statistics, weight)
+
+    def _runs_concurrently(self, batches: Sequence[StepBatch]) -> bool:
+        return self.concurrent_backward is not None and len(batches) == 1
 
     def _gradients(self, batches: Sequence[StepBatch], adapt: bool) -> list[_Result]:
         """All forwards and backwards of a step → the results of its parts."""
-        mixes = adapt and self.self_training is not None
-        concurrent = self.concurrent_backward is not None and len(batches) == 1
-        if mixes and not concurrent:
-            batches = self._with_mixed(batches)
         weights: Sequence[Sequence[float]] | Tensor = [[1.0] * len(LossTerms._fields)]
         if len(batches) > 1 or self.world.grouped:
             if self.exchange_clock is not None:
@@ -252,7 +270,8 @@ class TrainStep:
         def run(part: _Part) -> _Result:
             return self._forward_and_backward(part, weights[part.number], adapt)
 
-        if self.concurrent_backward is not None and concurrent:
+        if self.concurrent_backward is not None and self._runs_concurrently(batches):
+            mixes = adapt and self.self_training is not None
             first, second = self._sides(batches[0], mixes)
             if first and second:
                 return self.concurrent_backward.run(run, first, second)
@@ -361,6 +380,8 @@ class TrainStep:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
+        if self.graph is not None:
+            self.graph.forget()
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         self.scaler.load_state_dict(state["scaler"])

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastass.kernels.aot.launch_spec import Bounds, Launch
+from fastass.kernels.checks import MAX_CLASSES
 from fastass.kernels.launch import cdiv, interpreting, power_of_2
 from fastass.kernels.layout import dense, empty_map
 from fastass.kernels.nearest_gpu import nearest_arguments, nearest_class
@@ -307,7 +308,7 @@ def _launches() -> tuple[Launch, ...]:
             _WARPS["reduce"],
         )
     ]
-    for C, aligned in ((19, False), (19, True), (255, False)):
+    for C, aligned in ((19, False), (19, True), (MAX_CLASSES, False)):
         labelled = {"num_classes": C, "ignore_index": 255}
         pointers = {"labels": torch.uint8, "classes": torch.int16, "partial_counts": torch.int32}
         sizes = {"pixels": pixels, **nearest_arguments((91, 161), (720, 1280), aligned)}
@@ -325,12 +326,10 @@ def _launches() -> tuple[Launch, ...]:
         (torch.bfloat16, True, 19, True),
         (torch.float16, True, 19, False),
         (torch.float32, True, 19, False),
-        (torch.bfloat16, True, 64, False),
-        (torch.float32, True, 64, False),
-        (torch.bfloat16, True, 255, False),
-        (torch.float32, True, 255, False),
+        (torch.bfloat16, True, MAX_CLASSES, False),
+        (torch.float32, True, MAX_CLASSES, False),
         (torch.bfloat16, False, 19, False),
-        (torch.float32, False, 255, False),
+        (torch.float32, False, MAX_CLASSES, False),
     ):
         layout = "channels last" if channels_last else "channels first"
         grid = " aligned" if aligned else ""
@@ -363,7 +362,7 @@ def _launches() -> tuple[Launch, ...]:
                 _forward_warps(C),
                 _STAGES,
                 dot=True,
-                wide=channels_last and C <= 64,
+                wide=channels_last,
                 bounds=bounds,
             ),
             Launch(

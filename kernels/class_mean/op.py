@@ -135,7 +135,7 @@ def class_mean(
         features: F [B,N,h,w], float32, bfloat16 or float16, channels last for speed. Autocast does
             not change it: whatever the dtype, sums and means are float32.
         labels: Y [B,H,W], uint8, any size; nearest-indexed to h×w inside.
-        num_classes: C, 1 to 255.
+        num_classes: C, 1 to 64.
         ignore_index: the label of pixels that take no part.
         aligned: index the labels on the grid of an upsampling with aligned corners.
 

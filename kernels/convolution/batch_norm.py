@@ -6,7 +6,8 @@ with the mean and variance of the batch; residual and ReLU are optional.
 Shapes: x, y and residual [B,N,h,w]; weight, bias, mean and variance [N].
 
 On a CPU in fp32 with channels-last maps one native routine does all of it, in two passes over the
-maps forward and two backward; torch takes three and five. Elsewhere it is torch's operators.
+maps forward and two backward; torch takes three and five. On CUDA it is torch's batch norm, with
+residual and ReLU in one Triton kernel. Elsewhere it is torch's operators.
 Saved for backward: x, y and two vectors.
 """
 
@@ -22,6 +23,7 @@ from torch.func import functional_call
 from fastass.kernels import dispatch
 from fastass.kernels.convolution import batch_norm_cpu as cpu
 from fastass.kernels.convolution.cpu_forms import has_cpu_forms
+from fastass.kernels.convolution.epilogue import convolution_epilogue_
 from fastass.kernels.convolution.running_statistics import Norm, destination, is_collecting
 
 
@@ -36,6 +38,8 @@ def batch_norm(
     if not _fits(x, residual, norm):
         y: Tensor = _collecting(x, norm) if is_collecting() and has_running(norm) else norm(x)
         if residual is not None:
+            if relu and _is_one_kernel(y, residual, norm):
+                return _sum_relu(y, residual)
             y = y + residual
         return F.relu(y, inplace=True) if relu else y
     assert isinstance(norm, nn.BatchNorm2d)
@@ -81,6 +85,39 @@ def _fits(x: Tensor, residual: Tensor | None, norm: nn.Module) -> bool:
         and (residual is None or (residual.shape == x.shape and has_cpu_forms(residual)))
         and dispatch.resolve(x.device) == "native"
     )
+
+
+def _is_one_kernel(y: Tensor, residual: Tensor, norm: nn.Module) -> bool:
+    """Whether the sum may be written over y, the output of the norm, by the Triton kernel."""
+    return (
+        type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm)  # their backward does not read y
+        and not torch.compiler.is_compiling()
+        and y.dtype == residual.dtype
+        and y.dtype != torch.float64
+        and y.device.type == "cuda"
+        and dispatch.resolve(y.device) == "triton"
+    )
+
+
+class _SumReLU(torch.autograd.Function):
+    """ReLU(y + residual), written over y."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, residual: Tensor) -> Tensor:
+        ctx.mark_dirty(y)
+        y = convolution_epilogue_(y, None, residual, relu=True)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        (y,) = ctx.saved_tensors
+        gradient = torch.ops.aten.threshold_backward(gradient, y, 0)
+        return gradient, gradient
+
+
+_sum_relu: Callable[..., Tensor] = _SumReLU.apply
 
 
 class _BatchNorm(torch.autograd.Function):

@@ -145,7 +145,10 @@ class _ConvolutionFrozenNorm(torch.autograd.Function):
             wanted = (to_x, to_weight, False)
             of_x, of_weight, _ = conv2d_gradients(gradient, x, product, ctx.geometry, wanted)
         if of_weight is not None:
-            of_weight = of_weight.to(weight.dtype).mul_(scale[:, None, None, None])
+            factor = scale[:, None, None, None]
+            same = of_weight.dtype == weight.dtype
+            # Of another dtype: the product is in the wider one, and no copy is made before it.
+            of_weight = of_weight.mul_(factor) if same else of_weight * factor
         of_residual = gradient if ctx.needs_input_grad[5] else None
         return of_x, of_weight, None, None, None, of_residual, None, None, None
 

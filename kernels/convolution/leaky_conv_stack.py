@@ -4,9 +4,10 @@
 
 Shapes: x [B,C,H,W], w_i [O_i,O_{i−1},4,4] with O_0 = C, b_i [O_i] → y [B,O_L,⌊H/2^L⌋,⌊W/2^L⌋].
 
-In eager mode without autocast the stack is one node of the graph, with a backward written out
-below: each leaky ReLU and its gradient belong to the pass of the convolution beside it, and
-`leaky_conv_stack_twice` computes the maps once for two losses. Otherwise it is torch's operators.
+In eager mode the stack is one node of the graph, with a backward written out below: each leaky ReLU
+and its gradient belong to the pass of the convolution beside it, and `leaky_conv_stack_twice`
+computes the maps once for two losses. Under autocast all of it is in autocast's dtype, as the
+operators alone would be. Under `torch.compile` it is torch's operators.
 Saved for backward: x, every h_i and the parameters.
 """
 
@@ -29,9 +30,11 @@ def leaky_conv_stack(
     x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], *, negative_slope: float
 ) -> Tensor:
     """y; differentiable once. One weight and one bias per convolution, the first one's first."""
-    if not _is_one_node(x):
+    if torch.compiler.is_compiling():
         return _layer_by_layer(x, weights, biases, negative_slope)
-    return _once(x, negative_slope, False, *weights, *biases)
+    tensors = _as_autocast([x, *weights, *biases])
+    with torch.autocast(x.device.type, enabled=False):
+        return _once(tensors[0], negative_slope, False, *tensors[1:])
 
 
 def leaky_conv_stack_twice(
@@ -41,17 +44,24 @@ def leaky_conv_stack_twice(
 
     So the first is y with detached parameters and the second is y of the detached x.
     """
-    if not _is_one_node(x):
+    if torch.compiler.is_compiling():
         constants = [w.detach() for w in weights], [b.detach() for b in biases]
         return (
             _layer_by_layer(x, *constants, negative_slope),
             _layer_by_layer(x.detach(), weights, biases, negative_slope),
         )
-    return _twice(x, negative_slope, True, *weights, *biases)
+    tensors = _as_autocast([x, *weights, *biases])
+    with torch.autocast(x.device.type, enabled=False):
+        return _twice(tensors[0], negative_slope, True, *tensors[1:])
 
 
-def _is_one_node(x: Tensor) -> bool:
-    return not (torch.is_autocast_enabled(x.device.type) or torch.compiler.is_compiling())
+def _as_autocast(tensors: list[Tensor]) -> list[Tensor]:
+    """In autocast's dtype where it is on."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return [tensor.to(dtype) for tensor in tensors]
 
 
 def _layer_by_layer(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastass.kernels.aot.launch_spec import Bounds, Launch
+from fastass.kernels.checks import MAX_CLASSES
 from fastass.kernels.launch import cdiv, interpreting, power_of_2
 from fastass.kernels.layout import map_of, rows_of
 from fastass.kernels.nearest_gpu import nearest_arguments
@@ -181,8 +182,8 @@ def _launches() -> tuple[Launch, ...]:
         (torch.bfloat16, 19, 1, False),
         (torch.float16, 19, 0, False),
         (torch.float32, 19, 0, False),
-        (torch.bfloat16, 64, 0, False),
-        (torch.float32, 64, 0, False),
+        (torch.bfloat16, MAX_CLASSES, 0, False),
+        (torch.float32, MAX_CLASSES, 0, False),
     ):
         tiles = {**_tail_tiles(dtype, C), "INTERPRET": False}
         float32 = torch.float32

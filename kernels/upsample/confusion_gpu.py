@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastass.kernels.aot.launch_spec import Launch
+from fastass.kernels.checks import MAX_CLASSES
 from fastass.kernels.launch import cdiv, power_of_2
 
 
@@ -79,7 +80,7 @@ def _constants(classes: int, ignore_index: int, align_corners: bool) -> dict[str
 
 
 def _warps(constants: dict[str, int]) -> int:
-    """The counts of a program stay in registers: 8192 of them (64 classes) take 16 warps."""
+    """The counts of a program stay in registers: 8192 of them (the most classes) take 16 warps."""
     return 4 if constants["BINS"] <= 1024 else 16
 
 
@@ -116,5 +117,5 @@ AOT = (
     _aot("count fp32", torch.float32, 19, True),
     _aot("count bf16", torch.bfloat16, 19, True),
     _aot("count fp16 half-pixel", torch.float16, 19, False),
-    _aot("count bf16 64 classes", torch.bfloat16, 64, False),
+    _aot(f"count bf16 {MAX_CLASSES} classes", torch.bfloat16, MAX_CLASSES, False),
 )

@@ -15,9 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fastass.kernels.checks import check_map
-
-MAX_CLASSES = 64
+from fastass.kernels.checks import MAX_CLASSES, check_map
 
 
 def upsampled(scores: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastass.kernels.aot.launch_spec import Launch
+from fastass.kernels.checks import MAX_CLASSES
 from fastass.kernels.launch import cdiv
 from fastass.kernels.upsample.confusion_gpu import source
 from fastass.kernels.upsample.gpu.cells import finite
@@ -94,5 +95,5 @@ AOT = (
     _aot("label fp32", torch.float32, 19, True),
     _aot("label bf16", torch.bfloat16, 19, True),
     _aot("label fp16 half-pixel", torch.float16, 19, False),
-    _aot("label bf16 64 classes", torch.bfloat16, 64, True),
+    _aot(f"label bf16 {MAX_CLASSES} classes", torch.bfloat16, MAX_CLASSES, True),
 )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastass.kernels.aot.launch_spec import Bounds, Launch
+from fastass.kernels.checks import MAX_CLASSES
 from fastass.kernels.launch import cdiv, power_of_2
 from fastass.kernels.upsample.gpu import columns as gpu_columns
 from fastass.kernels.upsample.gpu import probabilities as gpu_probabilities
@@ -30,7 +31,7 @@ _Size = tuple[int, int]
 
 
 def _in_columns(classes: int) -> bool:
-    return classes <= gpu_columns.MAX_CLASSES
+    return classes <= gpu_columns.CLASSES_IN_REGISTERS
 
 
 def _column_tiles(classes: int, inputs: _Size, outputs: _Size, align: bool) -> dict[str, int]:
@@ -225,22 +226,26 @@ AOT = (
     _aot_forward("cross-entropy bf16", _BF16, 19, True, _TRAINING, 12, 10),
     _aot_forward("cross-entropy fp16 half-pixel", _FP16, 19, False, _TRAINING, 12, 10),
     _aot_forward("cross-entropy bf16 32 classes", _BF16, 32, True, _TRAINING, 20, 8),
-    _aot_forward("cross-entropy bf16 64 classes", _BF16, 64, True, _TRAINING),
+    _aot_forward(f"cross-entropy bf16 {MAX_CLASSES} classes", _BF16, MAX_CLASSES, True, _TRAINING),
     _aot_forward("weighted cross-entropy bf16", _BF16, 19, True, _WEIGHTED, 13, 10),
-    _aot_forward("weighted cross-entropy bf16 64 classes", _BF16, 64, True, _WEIGHTED),
+    _aot_forward(
+        f"weighted cross-entropy bf16 {MAX_CLASSES} classes", _BF16, MAX_CLASSES, True, _WEIGHTED
+    ),
     _aot_forward("cross-entropy for P bf16", _BF16, 19, True, (*_TRAINING, "logarithms"), 14, 10),
     _aot_forward("cross-entropy alone bf16", _BF16, 19, True, _LOSS, 8, 12),
     _aot_forward("logarithms fp32", _FP32, 19, True, ("logarithms",), 8, 12),
     _aot_forward("logarithms bf16", _BF16, 19, True, ("logarithms",), 8, 12),
-    _aot_forward("logarithms bf16 64 classes", _BF16, 64, False, ("logarithms",)),
+    _aot_forward(
+        f"logarithms bf16 {MAX_CLASSES} classes", _BF16, MAX_CLASSES, False, ("logarithms",)
+    ),
     _aot_probabilities("P fp32", _FP32, 19, True),
     _aot_probabilities("P bf16", _BF16, 19, True),
-    _aot_probabilities("P bf16 64 classes", _BF16, 64, False),
+    _aot_probabilities(f"P bf16 {MAX_CLASSES} classes", _BF16, MAX_CLASSES, False),
     _aot_backward("backward fp32", _FP32, 19, True, 14, 8),
     _aot_backward("backward bf16", _BF16, 19, True, 14, 8),
     _aot_backward("backward fp16 half-pixel", _FP16, 19, False, 14, 8),
     _aot_backward("backward bf16 32 classes", _BF16, 32, True, 22, 6),
-    _aot_backward("backward bf16 64 classes", _BF16, 64, True),
+    _aot_backward(f"backward bf16 {MAX_CLASSES} classes", _BF16, MAX_CLASSES, True),
     _aot_gather("gather", 19, gpu_columns.ROWS),
-    _aot_gather("gather 64 classes", 64, 1),
+    _aot_gather(f"gather {MAX_CLASSES} classes", MAX_CLASSES, 1),
 )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 IGNORE = 255
-MAX_CLASSES = 64  # of the kernels
+MAX_CLASSES = 64  # those of the operators, which this package does not import; a test compares
 MAX_ID = 65535  # label value, of a 16-bit file
 _UNKNOWN = 254  # marks values that are not in the table
 

@@ -73,7 +73,8 @@ def install() -> None:
     torch.cuda.is_bf16_supported = lambda including_emulation=True: True
     torch.cuda.current_device = lambda: 0
     torch.cuda.get_device_capability = lambda device=None: (9, 0)
-    for name in ("_fused_sgd_", "_fused_adam_", "_fused_adamw_"):
+    fused = ("_fused_sgd_", "_fused_adam_", "_fused_adamw_")
+    for name in (*fused, *(f"{each}.tensor_lr" for each in fused)):
         # In place, and without data there is nothing to compute; not every torch has a rule.
         if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "Meta"):
             torch.library.impl(f"aten::{name}", "Meta", lambda *args, **kwargs: None)

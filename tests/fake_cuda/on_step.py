@@ -1,7 +1,12 @@
 """The forward of every method and norm, and whole steps, on the fake CUDA device."""
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
 import pytest
+import torch
 from fake_step import (
+    CUDA,
     METHODS,
     NORMS,
     configured,
@@ -10,13 +15,14 @@ from fake_step import (
     record_forward,
     record_step,
 )
-from recorder import Recorder, launches_to
+from recorder import Recorder, launches_to, recording
 from torch.utils.flop_counter import FlopCounterMode
 from tracing import traced
 
 from fastass.bench.model import trace
 from fastass.bench.model.count import costs
 from fastass.bench.model.flops import of_operators
+from fastass.training.graphed_step import EAGER_STEPS, GraphedStep
 
 LOSSES = {"upsample_cross_entropy": "L_seg", "pixel_discriminator_loss": "D_s", "class_mean": "D_s"}
 
@@ -57,6 +63,67 @@ def test_step_of_other_networks_and_switches(values: dict) -> None:
     values = dict(values)
     options = {"amp": values.pop("amp")} if "amp" in values else {}
     without_fault(record_step(configured(**values), **options))
+
+
+class Recording:
+    """Takes a CUDA graph's place: a recorder of what is recorded; a replay runs nothing."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.recorder, self.replays = Recorder(), 0
+
+    def warming_up(self) -> AbstractContextManager[None]:
+        return launches_to()
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        with launches_to(self.recorder), self.recorder:
+            yield
+
+    def replay(self) -> None:
+        self.replays += 1
+
+
+def launched(recorder: Recorder) -> list[str]:
+    """Operators that compute, without the overload that reads a learning rate from the GPU."""
+    return [op.name.removesuffix(".tensor_lr") for op in recorder.ops if op.launches]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"norm": "frozen"},
+        {"norm": "batch", "backward": "streamed"},
+        {"method": "ga+fcsa", "accumulate": 2},
+        {"method": "oracle", "norm": "frozen", "ema": 0.999},
+    ],
+    ids=lambda values: "-".join(map(str, values.values())),
+)
+def test_a_cuda_graph_holds_the_eager_step(values: dict) -> None:
+    """The same operators, none of which waits or comes from the CPU; few are left beside it."""
+    config = configured(backbone="resnet18", **values)
+    eager = launched(record_step(config))
+    with fake_step(config) as step:
+        graph = step.graph = GraphedStep(step.update, step.optimizers, CUDA, Recording)
+        batches = [fake_batch(config)] * config.accumulate
+        for _ in range(EAGER_STEPS + 1):
+            step.step(batches, adapt=True)
+        assert isinstance(graph._graph, Recording)
+        recorded = graph._graph.recorder
+        without_fault(recorded)
+        with recording() as beside:
+            terms = step.step(batches, adapt=True)
+        assert all(t is None or t.device == CUDA for t in terms)
+    assert graph._graph.replays == 2
+    if config.ema:  # one kernel per vector reads the average's weight
+        eager.remove("aten::_foreach_lerp_.Scalar")
+        assert "aten::_foreach_lerp_.List" in launched(recorded)
+        recorded.ops = [op for op in recorded.ops if op.name != "aten::_foreach_lerp_.List"]
+    assert launched(recorded) == eager
+    assert len(eager) > 150
+    without = [op.name for op in beside.ops if op.launches]
+    assert not beside.faults
+    assert set(without) == {"aten::copy_", "aten::fill_.Scalar", "aten::stack"}, set(without)
+    assert len(without) <= 5 * config.accumulate + 6
 
 
 def test_flops_are_those_of_the_trace() -> None:

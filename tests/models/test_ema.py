@@ -30,7 +30,7 @@ def test_the_average_is_d_times_itself_plus_the_rest_of_the_weights(
     decay: float, updates: int, d: float
 ) -> None:
     average, generator = one_weight(10.0), one_weight(20.0)
-    ema.update(average, generator, decay, updates)
+    ema.update(average, generator, ema.weight(decay, updates))
     assert average.weight.item() == pytest.approx(10 * d + 20 * (1 - d), rel=1e-6)
     assert generator.weight.item() == 20.0
 
@@ -42,7 +42,7 @@ def test_running_statistics_are_averaged_and_counters_copied() -> None:
     for _ in range(3):
         generator.train()(torch.randn(1, 3, 32, 32))
     assert mean.abs().max() > 0
-    ema.update(average, generator, 0.99, 0)
+    ema.update(average, generator, ema.weight(0.99, 0))
     assert average.get_buffer("backbone.bn1.num_batches_tracked") == 3
     torch.testing.assert_close(average.get_buffer("backbone.bn1.running_mean"), 0.9 * mean)
 

@@ -1,11 +1,13 @@
 """What a run sets up for its GPU, on a machine that only claims to have one."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
 from fastass import kernels
+from fastass.bench.first_contact import machine, stages
 from fastass.config.schema import RuntimeConfig
 from fastass.kernels import dispatch
 from fastass.runtime.device import setup_runtime
@@ -43,6 +45,17 @@ def test_the_device_of_a_run_is_the_current_one(gpus: Claimed) -> None:
     """Triton launches on the current device, whatever device its tensors are on."""
     setup_runtime(RuntimeConfig(device="cuda:1"))
     assert gpus.current == [torch.device("cuda:1")]
+
+
+def test_a_stage_of_first_contact_runs_on_its_device(
+    gpus: Claimed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tests and timers know the current device alone."""
+    ran: list[object] = []
+    monkeypatch.setattr(machine, "machine", ran.append)
+    assert stages.main(["machine", "--out", str(tmp_path), "--device", "cuda:1"]) == 0
+    assert gpus.current == [torch.device("cuda:1")]
+    assert len(ran) == 1
 
 
 @pytest.mark.parametrize("wanted", [True, False])

@@ -26,7 +26,7 @@ from fastass.kernels.upsample.gpu.cells import (
     weight_in_cell,
 )
 
-MAX_CLASSES = 32  # more do not fit into the registers of a thread
+CLASSES_IN_REGISTERS = 32  # more do not fit into the registers of a thread
 ROWS = 4  # cell rows of a strip
 
 

@@ -10,8 +10,12 @@ import pytest
 from child import ROOT
 from gpu_host.offline import MISSING, PACKAGES, closure, make
 
+from fastass.bench.first_contact.engine import configured
+from fastass.bench.first_contact.graphs import REPLAYS, largest_difference, losses
 from fastass.bench.first_contact.profile import STEPS, busy, longest
-from fastass.bench.first_contact.stages import STAGES
+from fastass.bench.first_contact.results import Results
+from fastass.bench.first_contact.stages import STAGES, Context
+from fastass.training.graphed_step import EAGER_STEPS
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +33,7 @@ def contact(host: Path, out: Path, *flags: str) -> tuple[int, list[dict[str, Any
 
 def test_numbers_and_reasons_on_an_offline_host(host: Path, tmp_path: Path) -> None:
     assert not set(MISSING) & {found.name for found in closure(PACKAGES)}
-    only = ("machine", "kernels", "optimizers", "dali", "counters")
+    only = ("machine", "kernels", "optimizers", "dali", "cuda-graph", "counters")
     code, lines = contact(host, tmp_path, "--only", *only)
     logs = "\n".join(path.read_text() for path in tmp_path.glob("*.txt"))
     assert code == 0, logs
@@ -39,7 +43,7 @@ def test_numbers_and_reasons_on_an_offline_host(host: Path, tmp_path: Path) -> N
         *("torch", "foreach", "apex")
     }
     reasons = {x["stage"] for x in lines if x.get("what") == "skipped"}
-    assert reasons == {"kernels", "dali", "counters"}
+    assert reasons == {"kernels", "dali", "cuda-graph", "counters"}
 
 
 def test_a_missing_package_is_named(tmp_path: Path) -> None:
@@ -77,3 +81,11 @@ def test_busy_share_and_longest() -> None:
     assert busy([(0, 4), (1, 2), (6, 8)]) == pytest.approx(6 / 8)
     calls, ms = 2 / STEPS, 3e3 / 1e3 / STEPS
     assert longest([("a", 1e3), ("b", 1.0), ("a", 2e3)])[0] == ("a", calls, ms)
+
+
+def test_the_losses_that_a_graph_is_compared_by(tmp_path: Path) -> None:
+    config = configured(Context(Results(tmp_path, "cuda-graph"), "cpu", True), "frozen", 1)
+    found = losses(config)
+    assert found.shape == (EAGER_STEPS + REPLAYS, 8)
+    assert largest_difference(found, losses(config)) == 0
+    assert largest_difference(found, 1.5 * found) == pytest.approx(0.5)

@@ -17,18 +17,18 @@ NORMS = ("batch", "frozen")
 # Launches, and gigabytes read and written at batch 8, of one eager step: what is reached today.
 # They may only fall; lower them with the code that lowers them.
 BOUNDS = {
-    ("oracle", "batch"): (1063, 155),
-    ("oracle", "frozen"): (926, 109),
-    ("source_only", "batch"): (1063, 270),
-    ("source_only", "frozen"): (926, 188),
-    ("joint", "batch"): (2006, 423),
-    ("joint", "frozen"): (1837, 296),
-    ("ga", "batch"): (2537, 500),
-    ("ga", "frozen"): (2231, 349),
-    ("ga+fcsa", "batch"): (2673, 503),
-    ("ga+fcsa", "frozen"): (2367, 352),
-    ("ga+csa", "batch"): (2620, 507),
-    ("ga+csa", "frozen"): (2314, 355),
+    ("oracle", "batch"): (1030, 146),
+    ("oracle", "frozen"): (822, 109),
+    ("source_only", "batch"): (1030, 253),
+    ("source_only", "frozen"): (822, 188),
+    ("joint", "batch"): (1940, 398),
+    ("joint", "frozen"): (1629, 295),
+    ("ga", "batch"): (2435, 462),
+    ("ga", "frozen"): (2020, 345),
+    ("ga+fcsa", "batch"): (2571, 465),
+    ("ga+fcsa", "frozen"): (2156, 348),
+    ("ga+csa", "batch"): (2518, 469),
+    ("ga+csa", "frozen"): (2103, 352),
 }
 
 

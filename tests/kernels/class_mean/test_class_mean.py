@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fastass import kernels
 from fastass.kernels import native_library
+from fastass.kernels.checks import MAX_CLASSES
 from fastass.kernels.class_mean import op
 from fastass.kernels.nearest import nearest_index, nearest_labels
 
@@ -17,7 +18,7 @@ SHAPES = [  # B, N, h, w, H, W, C
     (2, 37, 9, 13, 50, 71, 7),
     (1, 3, 1, 1, 6, 7, 2),
     (2, 16, 5, 4, 3, 2, 64),  # labels smaller than the features
-    (1, 130, 17, 11, 17, 11, 255),
+    (1, 130, 17, 11, 17, 11, 64),
 ]
 
 
@@ -198,7 +199,7 @@ def test_arguments_are_checked() -> None:
         kernels.class_mean(features, labels[:1], 7)
     with pytest.raises(ValueError, match="labels: got device meta"):
         kernels.class_mean(features, labels.to("meta"), 7)
-    with pytest.raises(ValueError, match="num_classes: got 0, expected 1 to 255"):
+    with pytest.raises(ValueError, match="num_classes: got 0, expected 1 to 64"):
         kernels.class_mean(features, labels, 0)
     with pytest.raises(ValueError, match="ignore_index: got 256"):
         kernels.class_mean(features, labels, 7, ignore_index=256)
@@ -280,9 +281,9 @@ def check_triton() -> None:
             tolerance = 1e-6 if dtype == torch.float32 else 8e-3
             assert error(gradient, true_gradient) <= tolerance * float(true_gradient.abs().max())
     # The largest number of classes.
-    features, labels = inputs((1, 33, 9, 13, 50, 71, 255))
-    truth, true_counts, _ = run(features.double(), labels, 255, "reference")
-    means, counts = op._cuda(features, labels, 255, 255, False)
+    features, labels = inputs((1, 33, 9, 13, 50, 71, MAX_CLASSES))
+    truth, true_counts, _ = run(features.double(), labels, MAX_CLASSES, "reference")
+    means, counts = op._cuda(features, labels, MAX_CLASSES, 255, False)
     assert torch.equal(counts, true_counts)
     assert error(means, truth) < 1e-6
     # No class, nor ignored: out of the sums, the image's means say so, as the reference's do.

@@ -163,3 +163,25 @@ def test_counts_the_batches() -> None:
     batch_norm(inputs((2, 16, 9, 7))[0], norm)
     assert norm.num_batches_tracked is not None
     assert norm.num_batches_tracked.item() == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sum_and_relu_as_one_kernel_of_a_gpu(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its reference here: the same bits, forward and backward, as the operators one by one."""
+    dispatch.use("reference")
+    monkeypatch.setattr(module, "_is_one_kernel", lambda *of: True)
+    tensors = [t.to(dtype) for t in inputs(SIZES[0])]
+    ours, theirs = (
+        everything(tensors, norm_of(16).to(dtype), True, True, native) for native in (True, False)
+    )
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert value is not None
+        assert torch.equal(ours[name], value), name
+
+
+def test_where_sum_and_relu_are_one_kernel() -> None:
+    y, norm = torch.randn(1, 16, 4, 4), norm_of(16)
+    assert not module._is_one_kernel(y, y, norm)  # on a CPU the other routine takes it

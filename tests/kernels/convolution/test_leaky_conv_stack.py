@@ -69,6 +69,26 @@ def test_twice_sends_each_gradient_one_way(autocast: bool) -> None:
                 assert ours is None
 
 
+@pytest.mark.parametrize("twice", [False, True])
+def test_under_autocast_it_is_the_layers_under_autocast(twice: bool) -> None:
+    x, weights, biases = draw()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        if twice:
+            (y, other) = kernels.leaky_conv_stack_twice(x, weights, biases, negative_slope=SLOPE)
+        else:
+            y = other = kernels.leaky_conv_stack(x, weights, biases, negative_slope=SLOPE)
+        truth = definition(x, weights, biases)
+    assert y.dtype == other.dtype == torch.bfloat16
+    torch.testing.assert_close(y, truth, rtol=0, atol=0)
+    g = torch.randn_like(y)
+    expected = torch.autograd.grad(truth, [x, *weights, *biases], g)
+    found = [*torch.autograd.grad(y, [x], g, retain_graph=True)]
+    found += torch.autograd.grad(other, [*weights, *biases], g)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max()))
+
+
 def test_a_weight_that_changed_after_the_forward_is_an_error() -> None:
     x, weights, biases = draw()
     y = kernels.leaky_conv_stack(x, weights, biases, negative_slope=SLOPE)
