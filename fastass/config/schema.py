@@ -295,9 +295,8 @@ class Config:
     """Seed of initial weights, order of the images and augmentation."""
     init: Literal["none", "imagenet", "pretrained"] | str | None = None
     """Weights to start from: a .pth or .safetensors file, a run or a checkpoint; `imagenet`:
-    torchvision's, downloaded once; `pretrained`: those of an `hf:` backbone; `none`: random
-    weights. Unset is refused for a backbone that has
-    pretrained weights (all but tiny)."""
+    torchvision's, downloaded once; `pretrained`: those of an `hf:` or `timm:` backbone; `none`:
+    random weights. Unset is refused for a backbone that has pretrained weights (all but tiny)."""
     allow_mismatch: tuple[str, ...] = ()
     """Modules that --init may leave at their random weights, e.g. classifier."""
     ema: Below1 = 0.0

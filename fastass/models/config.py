@@ -8,7 +8,7 @@ from fastass.models.number_range import Range
 from fastass.pipelines.datasets.classes import MAX_CLASSES
 
 Backbone = Literal["resnet101", "resnet50", "resnet18", "vgg16", "tiny"]
-FOREIGN = ("hf:",)  # prefixes of other packages' backbones
+FOREIGN = ("hf:", "timm:")  # prefixes of other packages' backbones
 Heads = Literal["single", "multi"]
 NormKind = Literal["batch", "frozen", "sync"]
 Checkpointing = Literal["off", "outputs", "blocks"]
@@ -18,7 +18,7 @@ class BackboneName:
     """The permitted names of a backbone, for the help: `Annotated[str, BackboneName()]`."""
 
     def __str__(self) -> str:
-        return f"{', '.join(get_args(Backbone))} or hf:NAME"
+        return f"{', '.join(get_args(Backbone))}, hf:NAME or timm:NAME"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class ModelConfig:
     backbone: Annotated[str, BackboneName()] = "resnet101"
     """Backbone of the segmentation network. The paper uses `resnet101`. `tiny` is a narrow ResNet
     that trains from scratch on two CPU cores. `hf:` and a name or a folder: a model of Hugging
-    Face's transformers, an optional package."""
+    Face's transformers; `timm:` and a name: a model of timm. Both are optional packages."""
 
     backbone_config: str = ""
     """Configuration of a Hugging Face backbone, as JSON; filled in at the start of a run."""

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from fastass import kernels
-from fastass.models import hugging_face
 from fastass.models.activation_checkpointing import checkpoint_activations
 from fastass.models.backbone import Backbone
 from fastass.models.config import ModelConfig
+from fastass.models.foreign.choose import make_foreign_backbone
 from fastass.models.resnet import BasicBlock, Bottleneck, ResNet
 from fastass.models.tiny import TinyResNet
 from fastass.models.vgg import VGG16
@@ -98,8 +98,8 @@ class DeepLab(nn.Module):
 
 def make_backbone(config: ModelConfig) -> Backbone:
     """The backbone of `config`, with its activation checkpointing."""
-    if config.backbone.startswith(hugging_face.PREFIX):
-        return hugging_face.HuggingFaceBackbone(config)
+    if config.is_foreign:
+        return make_foreign_backbone(config)
     backbone: Backbone
     match config.backbone:
         case "resnet101":

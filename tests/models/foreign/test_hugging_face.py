@@ -17,7 +17,7 @@ from fastass.config.schema import OptimConfig
 from fastass.errors import UserError
 from fastass.models.config import ModelConfig
 from fastass.models.deeplab import build_deeplab
-from fastass.models.hugging_face import HuggingFaceBackbone, with_configuration
+from fastass.models.foreign.hugging_face import HuggingFaceBackbone, with_configuration
 from fastass.training.optimizers.build import generator_optimizer
 
 transformers = pytest.importorskip("transformers", reason="the extra hf is not installed")
@@ -169,7 +169,7 @@ def test_initial_weights_are_asked_for() -> None:
     config = configure("toycity", {"backbone": "hf:x/y"})
     with pytest.raises(UserError, match="--init pretrained --data-normalize imagenet"):
         check_init(config)
-    with pytest.raises(UserError, match="for hf: backbones, not resnet50"):
+    with pytest.raises(UserError, match="for hf: and timm: backbones, not resnet50"):
         check_init(configure("toycity", {"backbone": "resnet50", "init": "pretrained"}))
 
 

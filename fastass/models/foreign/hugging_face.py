@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fastass.errors import UserError
 from fastass.models.backbone import Backbone
 from fastass.models.config import ModelConfig
+from fastass.models.foreign.norms import collect_batch_statistics
 
 PREFIX = "hf:"
 DROPOUT = re.compile(r"dropout|drop_path|_drop_rate|^drop_rate|stochastic_depth")
@@ -45,6 +46,7 @@ class HuggingFaceBackbone(Backbone):
             raise UserError(f"model.backbone: {config.backbone}: {_one_line(error)}") from None
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_("mask_token" not in name)  # of pretraining; gets no gradient
+        collect_batch_statistics(self.model, config.backbone)
         self.patch = _patch_size(settings)
         self.out_channels = self.model.channels[-1]
         self.aux_channels = self.model.channels[0] if several else None
