@@ -8,7 +8,6 @@ from fastass.models.number_range import Range
 from fastass.pipelines.datasets.classes import MAX_CLASSES
 
 Backbone = Literal["resnet101", "resnet50", "resnet18", "vgg16", "tiny"]
-FOREIGN = ("hf:", "timm:")  # prefixes of other packages' backbones
 Heads = Literal["single", "multi"]
 NormKind = Literal["batch", "frozen", "sync"]
 Checkpointing = Literal["off", "outputs", "blocks"]
@@ -18,7 +17,7 @@ class BackboneName:
     """The permitted names of a backbone, for the help: `Annotated[str, BackboneName()]`."""
 
     def __str__(self) -> str:
-        return f"{', '.join(get_args(Backbone))}, hf:NAME or timm:NAME"
+        return f"{', '.join(get_args(Backbone))}, hf:NAME, timm:NAME or MODULE:CLASS"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +27,8 @@ class ModelConfig:
     backbone: Annotated[str, BackboneName()] = "resnet101"
     """Backbone of the segmentation network. The paper uses `resnet101`. `tiny` is a narrow ResNet
     that trains from scratch on two CPU cores. `hf:` and a name or a folder: a model of Hugging
-    Face's transformers; `timm:` and a name: a model of timm. Both are optional packages."""
+    Face's transformers; `timm:` and a name: a model of timm. Both are optional
+    packages. MODULE:CLASS: a class of your own."""
 
     backbone_config: str = ""
     """Configuration of a Hugging Face backbone, as JSON; filled in at the start of a run."""
@@ -102,8 +102,8 @@ class ModelConfig:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether the backbone is another package's."""
-        return self.backbone.startswith(FOREIGN)
+        """Whether the backbone is another package's, or the user's own."""
+        return ":" in self.backbone
 
     @property
     def has_cheap_sums(self) -> bool:

@@ -57,10 +57,10 @@ CARD = f"""\
 """
 
 FOREIGN_CARD = """\
-# Street-scene segmentation, DeepLab-v2's head on a Hugging Face backbone
+# Street-scene segmentation, DeepLab-v2's head on another package's backbone
 
 `fastass.load("model").predict("photo.png")`; it needs
-`pip install "transformers>=5"` and no network.
+the package of the backbone, which `config.json` names, and no network.
 
 `config.json`: the backbone's configuration, the classes by train id, the size of training, and how
 pixels become the input. `model.safetensors`: the weights.

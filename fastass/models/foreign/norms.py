@@ -13,7 +13,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastass.errors import UserError
-from fastass.kernels.convolution.running_statistics import destination, is_collecting
+from fastass.kernels.convolution.running_statistics import (
+    collected,
+    destination,
+    is_collecting,
+)
 
 
 class _Collecting:
@@ -24,7 +28,11 @@ class _Collecting:
         again = torch._C._current_graph_task_id() != -1  # a forward that a backward has asked for
         if not (norm.training and norm.track_running_stats and (again or is_collecting())):
             return cast(Tensor, super().forward(x))  # type: ignore[misc]
-        mean, variance, momentum = (None, None, 0.0) if again else destination(norm)
+        if again:  # as many tensors as before are kept for the backward, but not these
+            with collected():
+                mean, variance, momentum = destination(norm)
+        else:
+            mean, variance, momentum = destination(norm)
         assert momentum is not None
         weights = (norm.weight, norm.bias)
         y = F.batch_norm(x, mean, variance, *weights, True, momentum, norm.eps)

@@ -78,7 +78,7 @@ def library() -> Any:
     except (ImportError, RuntimeError) as error:  # torchvision of another torch: RuntimeError
         raise UserError(
             f"--backbone timm:…: timm can't be imported ({_one_line(error)}); pip install "
-            "'timm>=1.0.20', with the torchvision that belongs to your torch"
+            "'timm>=1.0.31', with the torchvision that belongs to your torch"
         ) from None
 
 
