@@ -24,7 +24,7 @@ def make_foreign_backbone(config: ModelConfig) -> Backbone:
         return hugging_face.HuggingFaceBackbone(config)
     if config.backbone.startswith(pytorch_image_models.PREFIX):
         return pytorch_image_models.TimmBackbone(config)
-    backbone = _own_class(config.backbone)(config)
+    backbone: Backbone = _own_class(config.backbone)(config)
     if config.heads == "multi" and backbone.aux_channels is None:
         raise UserError(
             f"model.heads: {config.backbone} has no aux_channels, so no second classifier; use "
@@ -46,8 +46,8 @@ def pretrained_weights(backbone: str) -> tuple[str, Mapping[str, Tensor]]:
     if backbone.startswith(pytorch_image_models.PREFIX):
         return pytorch_image_models.pretrained_weights(backbone)
     raise UserError(
-        f"--init pretrained: {backbone}: a backbone of your own loads its weights when it is built; "
-        "use --init none"
+        f"--init pretrained: {backbone}: a backbone of your own loads its weights when it is "
+        "built; use --init none"
     )
 
 

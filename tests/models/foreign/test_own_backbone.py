@@ -14,6 +14,7 @@ import fastass
 from fastass.errors import UserError
 from fastass.models.config import ModelConfig
 from fastass.models.deeplab import build_deeplab
+from fastass.models.foreign.choose import pretrained_weights
 
 PAGE = (ROOT / "docs" / "plug-in.md").read_text(encoding="utf-8")
 
@@ -66,6 +67,4 @@ def test_what_does_not_go_together(name: str) -> None:
     with pytest.raises(UserError, match="would have to do it itself"):
         build_deeplab(ModelConfig(backbone=name, checkpoint_activations=True))
     with pytest.raises(UserError, match="loads its weights when it is built; use --init none"):
-        from fastass.models.foreign.choose import pretrained_weights
-
         pretrained_weights(name)
