@@ -41,9 +41,9 @@ def main() -> None:
 
     fastass.train("toycity", out="run", plain=True, **SMALL)
     image = np.zeros((72, 128, 3), np.uint8)
-    labels = fastass.load("run", device="cpu").predict(image)
-    assert isinstance(labels, np.ndarray)
-    assert labels.shape == image.shape[:2]
+    found = fastass.load("run", device="cpu").predict(image)
+    assert isinstance(found, np.ndarray)
+    assert found.shape == image.shape[:2]
     print(f"the wheel works: {Path(fastass.__file__).parent}")
 
 
