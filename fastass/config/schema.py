@@ -84,6 +84,12 @@ class DataConfig:
     """Normalisation of the images; it must match the weights of --init. `bgr`: subtract the mean,
     for weights of the AdaptSegNet baseline. `imagenet`: RGB mean and standard deviation, for
     torchvision's weights."""
+    extra_mean: tuple[Annotated[float, Range(0, 255)], ...] = ()
+    """Mean of each channel after red, green and blue, in levels from 0 to 255, e.g. 90,60. Unset:
+    127.5. For --channels 4 and more."""
+    extra_std: tuple[Annotated[float, Range(0, 255, open_low=True)], ...] = ()
+    """Standard deviation of each channel after red, green and blue, in levels. Unset: that of the
+    colours (1 with `bgr`, 57.4 with `imagenet`)."""
     mirror: bool = True
     """Mirror images at random. Turn it off if left and right matter in your data."""
     scale: tuple[ScaleFactor, ScaleFactor] | None = None

@@ -31,7 +31,7 @@ class ClassMeans(NamedTuple):
 def spread_feed(
     dataset: Dataset | PackedDataset,
     size: tuple[int, int],
-    normalize: str,
+    normalize: str | Normalization,
     workers: int,
     images: int = IMAGES,
     on_bad_sample: OnBadSample = "stop",

@@ -33,6 +33,10 @@ class ModelConfig:
     backbone_config: str = ""
     """Configuration of a Hugging Face backbone, as JSON; filled in at the start of a run."""
 
+    channels: Annotated[int, Range(3, 64)] = 3
+    """Channels of the images: 3 are red, green and blue; 4 and more have further ones after them,
+    such as depth or near infrared. Files: PNG with 4 channels, or .npy."""
+
     heads: Heads = "single"
     """Number of classifiers. `multi` adds one on the third stage, as AdaptSegNet's multi-level
     model does; vgg16 does not support it."""
@@ -78,6 +82,8 @@ class ModelConfig:
                 raise UserError(
                     f"model.{field}: {value!r} is not one of {', '.join(get_args(kind))}"
                 )
+        if not 3 <= self.channels <= 64:
+            raise UserError(f"model.channels: {self.channels} channels; 3 to 64 are supported")
         if self.aspp_branches not in (2, 4):
             raise UserError(f"model.aspp_branches: {self.aspp_branches!r} is not 4 or 2")
         if not 2 <= self.num_classes <= MAX_CLASSES:

@@ -103,15 +103,15 @@ def make_backbone(config: ModelConfig) -> Backbone:
     backbone: Backbone
     match config.backbone:
         case "resnet101":
-            backbone = ResNet(Bottleneck, (3, 4, 23, 3), config.norm)
+            backbone = ResNet(Bottleneck, (3, 4, 23, 3), config.norm, config.channels)
         case "resnet50":
-            backbone = ResNet(Bottleneck, (3, 4, 6, 3), config.norm)
+            backbone = ResNet(Bottleneck, (3, 4, 6, 3), config.norm, config.channels)
         case "resnet18":
-            backbone = ResNet(BasicBlock, (2, 2, 2, 2), config.norm)
+            backbone = ResNet(BasicBlock, (2, 2, 2, 2), config.norm, config.channels)
         case "tiny":
-            backbone = TinyResNet(config.width, config.norm)
+            backbone = TinyResNet(config.width, config.norm, config.channels)
         case "vgg16":
-            backbone = VGG16()
+            backbone = VGG16(config.channels)
         case other:
             raise AssertionError(other)  # ModelConfig has checked it
     checkpoint_activations(backbone, config.checkpointing)

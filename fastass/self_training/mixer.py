@@ -32,11 +32,11 @@ class SelfTraining:
         config: MixingConfig,
         *,
         seed: int,
-        normalize: str,
+        normalize: str | Normalization,
         world: World = SINGLE_PROCESS,
     ) -> None:
         self.teacher, self.generator, self.config = teacher, generator, config
-        self.seed, self.normalization = seed, NORMALIZATIONS[normalize]
+        self.seed, self.normalization = seed, normalization(normalize)
         self.world = world
         self.updates = 0  # of the teacher: steps of the method
         self._shares: list[Tensor] = []  # [2] per batch since the last flush: sure, pasted

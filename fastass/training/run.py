@@ -251,6 +251,9 @@ def check_values(config: Config) -> None:
             f"--norm-statistics domain has no effect: {what}, so there are no running statistics; "
             "leave it out"
         )
+    if model.channels != 3 and d.loader == "dali":
+        raise UserError("--loader dali reads images of 3 channels; use --loader pillow")
+    with_channels(d.normalize, model.channels, d.extra_mean, d.extra_std)  # checks their numbers
     if d.scale is not None and d.scale[0] > d.scale[1]:
         raise UserError(f"--data-scale: expected low,high, got {d.scale[0]:g},{d.scale[1]:g}")
     if d.scale is None and (d.source_resize or d.target_resize):

@@ -151,7 +151,12 @@ class TrainStep:
             self.module.generator,
             config.mixing,
             seed=config.seed,
-            normalize=config.data.normalize,
+            normalize=with_channels(
+                config.data.normalize,
+                config.model.channels,
+                config.data.extra_mean,
+                config.data.extra_std,
+            ),
             world=self.world,
         )
 

@@ -37,6 +37,7 @@ class HuggingFaceBackbone(Backbone):
         transformers = library()
         tree = json.loads(config.backbone_config or configuration(config.backbone))
         settings = transformers.AutoConfig.for_model(**tree)
+        settings.num_channels = config.channels
         last = len(settings.stage_names) - 1
         several = config.heads == "multi"  # else an unused norm of stage 3 would get no gradient
         settings.out_indices = [round(0.75 * last), last] if several else [last]
@@ -57,7 +58,9 @@ class HuggingFaceBackbone(Backbone):
         with torch.device("meta"), torch.no_grad():
             probe = transformers.AutoBackbone.from_config(settings).eval()
             side = 16 * max(self.patch, 4)
-            self.output_stride = side // probe(torch.empty(1, 3, side, side))[0][-1].shape[-1]
+            self.output_stride = (
+                side // probe(torch.empty(1, config.channels, side, side))[0][-1].shape[-1]
+            )
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.patch > 1:

@@ -33,11 +33,12 @@ class TimmBackbone(Backbone):
 
     def __init__(self, config: ModelConfig, *, pretrained: bool = False) -> None:
         super().__init__()
-        model = create(config.backbone, pretrained=pretrained)
+        model = create(config.backbone, pretrained=pretrained, channels=config.channels)
         self.model: nn.Module = model
         patch = _patch_size(model)
         side = 64 if patch < 8 else 4 * patch  # of the image that the network is tried with
-        maps = _try(model, config.backbone, side)
+        image = torch.zeros(1, config.channels, side, side)
+        maps = _try(model, config.backbone, image)
         last = len(maps) - 1
         several = config.heads == "multi"
         self.levels = [round(0.75 * last), last] if several else [last]
@@ -46,7 +47,7 @@ class TimmBackbone(Backbone):
         self.output_stride = side // maps[-1].shape[-1]
         self.patch = side // maps[0].shape[-1] if patch > 1 else 1
         model.prune_intermediate_layers(self.levels, prune_norm=False, prune_head=True)
-        _freeze_unused(model, self.levels, side)
+        _freeze_unused(model, self.levels, image)
         _no_dropout(model)
         collect_batch_statistics(model, config.backbone)
         if config.checkpointing == "blocks":
@@ -82,7 +83,7 @@ def library() -> Any:
         ) from None
 
 
-def create(backbone: str, *, pretrained: bool = False) -> Any:
+def create(backbone: str, *, pretrained: bool = False, channels: int = 3) -> Any:
     """timm's network for images of any size. UserError if timm has none of this name."""
     timm, name = library(), backbone.removeprefix(PREFIX)
     if ":" in name or name.split(".")[0] not in timm.list_models():
@@ -92,7 +93,7 @@ def create(backbone: str, *, pretrained: bool = False) -> Any:
         )
     for sizes in ANY_SIZE:
         try:
-            return timm.create_model(name, pretrained=pretrained, **sizes)
+            return timm.create_model(name, pretrained=pretrained, in_chans=channels, **sizes)
         except TypeError:  # an unknown argument
             if not sizes:
                 raise
@@ -135,13 +136,13 @@ def _patch_size(model: Any) -> int:
     return int(patch if isinstance(patch, int) else max(patch))
 
 
-def _try(model: Any, backbone: str, side: int) -> list[Tensor]:
-    """The maps of all levels of a square image. UserError if there are none."""
+def _try(model: Any, backbone: str, image: Tensor) -> list[Tensor]:
+    """The maps of all levels of an image. UserError if there are none."""
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            maps = feature_maps(model, torch.zeros(1, 3, side, side), None)
+            maps = feature_maps(model, image, None)
     except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             f"model.backbone: {backbone}: timm's network gives no feature maps of images of any "
@@ -151,12 +152,12 @@ def _try(model: Any, backbone: str, side: int) -> list[Tensor]:
     return maps
 
 
-def _freeze_unused(model: nn.Module, levels: list[int], side: int) -> None:
+def _freeze_unused(model: nn.Module, levels: list[int], image: Tensor) -> None:
     """Parameters that no feature map depends on train nothing, and other ranks would wait for
     their gradients."""
     training = model.training
     model.eval()
-    maps = feature_maps(model, torch.zeros(1, 3, side, side), levels)
+    maps = feature_maps(model, image, levels)
     parameters = [p for p in model.parameters() if p.requires_grad]
     total = sum(m.sum() for m in maps)
     assert isinstance(total, Tensor)
