@@ -59,7 +59,8 @@ def frames(
     """Every image of the paths, in order.
 
     A single path gives the names below it; of several, names are relative to the folder that they
-    share. channels: of the images. failed: takes the error of a video that breaks off, or that is none; it may raise it.
+    share. failed: takes the error of a video that breaks off, or that is none; it may raise it.
+    channels: of the images.
     Raises DataError or UserError for a path that is not there, and for two results of one name.
     """
     base = None
@@ -92,7 +93,7 @@ def _items(path: Path, base: str | None, channels: int) -> Iterator[Item]:
     if _is_video(path):
         if channels != 3:
             raise UserError(
-                f"{path}: a video has 3 channels, and the network reads {channels}; give image files"
+                f"{path}: a video has 3 channels, and the network reads {channels}; give images"
             )
         for name, pixels in _video_frames(path):
             yield Item(prefix + name, path, lambda pixels=pixels: pixels)  # type: ignore[misc]

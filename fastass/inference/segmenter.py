@@ -87,10 +87,10 @@ class Segmenter:
         """Train ids uint8 [H,W] of an image, at its own size.
 
         image: a path, a PIL image, uint8 [H,W,N], or a batch: uint8 [B,H,W,N] gives uint8 [B,H,W],
-        a list gives a list. N is 3 (RGB), or what the network was trained with (`--channels`). size: (W,H) at which the network reads the image
-        (default: that of training; with tiles, the image's own). scales, flip, tile, overlap: see
-        `Views` of `fastass.inference.views`. Raises UserError or DataError for images that can't
-        be predicted.
+        a list gives a list. N is 3 (RGB), or what the network was trained with (`--channels`).
+        size: (W,H) at which the network reads the image (default: that of training; with tiles, the
+        image's own). scales, flip, tile, overlap: see `Views` of `fastass.inference.views`. Raises
+        UserError or DataError for images that can't be predicted.
         """
         views = Views(tuple(scales), flip, tile, overlap)
         if isinstance(image, np.ndarray) and image.ndim == 4:

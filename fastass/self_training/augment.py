@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastass.pipelines.loaders.augment import color_matrix
-from fastass.pipelines.loaders.spec import Normalization
+from fastass.pipelines.loaders.normalization import Normalization
 
 Box = tuple[int, int, int, int]  # top, left, height, width
 

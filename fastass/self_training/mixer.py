@@ -10,8 +10,8 @@ from torch import Tensor
 from fastass.config.schema import MixingConfig
 from fastass.models.deeplab import DeepLab
 from fastass.pipelines.loaders.batch import Batch, StepBatch
+from fastass.pipelines.loaders.normalization import Normalization, normalization
 from fastass.pipelines.loaders.order import positions
-from fastass.pipelines.loaders.spec import NORMALIZATIONS
 from fastass.runtime.process_group import SINGLE_PROCESS, World
 from fastass.self_training import augment
 from fastass.self_training.draw import MixDraws, draw

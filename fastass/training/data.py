@@ -25,9 +25,10 @@ from fastass.pipelines.packed.dataset import AnyDataset
 class TrainingData:
     """Everything a run reads.
 
-    labelled: indices into the target's training images. batch: images per stream and rank. channels: of the images. seed: of
-    order and augmentation. rank, world: this process and the number of processes that train
-    together; each reads its own part of every global batch and of the validation images.
+    labelled: indices into the target's training images. batch: images per stream and rank. seed: of
+    order and augmentation. channels: of the images. rank, world: this process and the number of
+    processes that train together; each reads its own part of every global batch and of the
+    validation images.
     rare_class: stream → its order, for streams with rare-class sampling.
     """
 

@@ -26,6 +26,7 @@ from fastass.config.text import as_text, check
 from fastass.errors import UserError
 from fastass.method.adaptation import MethodSpec, method_spec
 from fastass.models.foreign.hugging_face import with_configuration
+from fastass.pipelines.loaders.normalization import with_channels
 from fastass.pipelines.loaders.sample_reader import open_reader
 from fastass.runtime.ddp import check_parallel
 from fastass.runtime.device import Runtime, choose_device, setup_runtime

@@ -25,6 +25,7 @@ from fastass.models.discriminators import (
 )
 from fastass.models.domain_statistics import TargetStatistics
 from fastass.pipelines.loaders.batch import StepBatch
+from fastass.pipelines.loaders.normalization import with_channels
 from fastass.runtime.ddp import wrap
 from fastass.runtime.device import Runtime
 from fastass.runtime.malloc import Allocator

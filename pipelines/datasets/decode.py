@@ -25,7 +25,9 @@ from fastass.pipelines.errors import DataError
 
 
 def read_image(sample: Sample, channels: int = 3) -> np.ndarray:
-    """The image as uint8 [H,W,N]: RGB and further channels. Raises DataError for a missing or damaged file.
+    """The image as uint8 [H,W,N]: RGB and further channels.
+
+    Raises DataError for a missing or damaged file, and for one of other channels.
 
     An image without label is turned upright by its EXIF orientation. Of one with a label nobody
     knows whether the label was made before or after turning: that is a DataError too.

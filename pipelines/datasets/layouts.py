@@ -18,11 +18,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from fastass.pipelines.datasets.bands import SUFFIX
 from fastass.pipelines.datasets.class_file import CLASS_FILE, read_class_file
 from fastass.pipelines.datasets.classes import CITYSCAPES, GTA5, SYNTHIA, ClassTable
 from fastass.pipelines.datasets.custom_layout import load_layout
 from fastass.pipelines.datasets.detect import detect_layout as detect_layout
-from fastass.pipelines.datasets.bands import SUFFIX
 from fastass.pipelines.datasets.files import IMAGE_SUFFIXES, File, Files, FolderFiles, open_files
 from fastass.pipelines.datasets.image_file import SUFFIXES
 from fastass.pipelines.datasets.splits import WHOLE, split_folder

@@ -71,8 +71,8 @@ def with_channels(
     for what, values in (("data.extra_mean", means), ("data.extra_std", deviations)):
         if len(values) not in (0, more):
             raise DataError(
-                f"{what}: {len(values)} values, and images of {channels} channels have {more} after "
-                "red, green and blue"
+                f"{what}: {len(values)} values, and images of {channels} channels have {more} "
+                "after red, green and blue"
             )
     mean = (*colors.mean, *(means or (MIDDLE,) * more))
     scales = [1 / value for value in deviations] or [colors.scale[2]] * more

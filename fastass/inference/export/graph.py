@@ -1,6 +1,6 @@
 """The graph that is exported, and its check.
 
-    image uint8 [B,3,H,W], RGB  →  scores float32 [B,C,H,W], at the size of the image
+    image uint8 [B,N,H,W], RGB first  →  scores float32 [B,C,H,W], at the size of the image
 
 Channel order, mean, scale and upsampling are part of the graph, so a user can't get them wrong.
 Batch, height and width are free; the training size works best. The largest score of a pixel is its
@@ -54,9 +54,9 @@ def graph_of(segmenter: Segmenter) -> Graph:
     return Graph(segmenter.generator, segmenter.prepare.how).eval()
 
 
-def example(segmenter: Segmenter) -> Tensor:
+def example(channels: int) -> Tensor:
     """An input for tracing; no two of its sizes are equal."""
-    return torch.zeros(2, segmenter.prepare.how.channels, 96, 160, dtype=torch.uint8)
+    return torch.zeros(2, channels, 96, 160, dtype=torch.uint8)
 
 
 def input_of(segmenter: Segmenter) -> str:

@@ -22,7 +22,7 @@ def write_torch(segmenter: Segmenter, path: Path) -> str:
     buffer = io.BytesIO()  # torch's own writer hides errors of the disk
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch's own deprecations
-        program = torch.export.export(graph, (example(segmenter),), dynamic_shapes=(free,))
+        program = torch.export.export(graph, (example(graph.channels),), dynamic_shapes=(free,))
         torch.export.save(program, buffer, extra_files={METADATA: json.dumps(about, indent=2)})
     path.write_bytes(buffer.getvalue())
     with warnings.catch_warnings(), open(path, "rb") as file:

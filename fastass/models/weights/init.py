@@ -40,7 +40,7 @@ class InitReport:
         lines.append(f"  loaded    {len(self.loaded)} tensors: {summary(self.loaded)}")
         if self.extended:
             lines.append(
-                f"  extended  {summary(self.extended)}: zero for the channels after red, green, blue"
+                f"  extended  {summary(self.extended)}: zero for channels after red, green, blue"
             )
         for title, names in (("skipped", self.skipped), ("random", self.random)):
             for reason in dict.fromkeys(names.values()):

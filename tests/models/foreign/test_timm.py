@@ -16,6 +16,7 @@ from fastass.models.config import ModelConfig
 from fastass.models.deeplab import build_deeplab
 from fastass.models.domain_statistics import running_norms
 from fastass.models.foreign import pytorch_image_models
+from fastass.models.weights.init import init_weights
 from fastass.training.optimizers.build import generator_optimizer
 
 try:
@@ -80,6 +81,16 @@ def test_activation_checkpointing_changes_nothing(name: str) -> None:
             torch.testing.assert_close(p.grad, q.grad)
     for a, b in zip(plain.buffers(), saving.buffers(), strict=True):
         torch.testing.assert_close(a, b)  # running statistics: fed once
+
+
+@pytest.mark.parametrize("name", [NORMS, "timm:vit_tiny_patch16_224"])
+def test_four_channels(name: str) -> None:
+    network, plain = network_of(name, channels=4), network_of(name)
+    report = init_weights(network, name, tensors=plain.state_dict())
+    assert len(report.extended) == 1
+    image = torch.rand(1, 4, 64, 64)
+    scores = network.eval()(image).scores
+    torch.testing.assert_close(scores, plain.eval()(image[:, :3]).scores, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", [NORMS, "timm:resnet10t"])
