@@ -254,6 +254,11 @@ def check_values(config: Config) -> None:
         )
     if model.channels != 3 and d.loader == "dali":
         raise UserError("--loader dali reads images of 3 channels; use --loader pillow")
+    if model.channels != 3 and config.preset == "toycity" and None in (d.source, d.target):
+        raise UserError(
+            f"--channels {model.channels}: ToyCity's images have 3; give --data-source and "
+            "--data-target"
+        )
     with_channels(d.normalize, model.channels, d.extra_mean, d.extra_std)  # checks their numbers
     if d.scale is not None and d.scale[0] > d.scale[1]:
         raise UserError(f"--data-scale: expected low,high, got {d.scale[0]:g},{d.scale[1]:g}")

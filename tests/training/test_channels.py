@@ -76,7 +76,7 @@ def test_train_evaluate_predict(run: Path, data: Path, tmp_path: Path) -> None:
     assert network.prepare.how.mean[3] == 100
     assert network.prepare.how.scale[3] == pytest.approx(1 / 80)
     scores = fastass.evaluate(network, data / "target")
-    assert list(scores.per_class) == ["road", "other", "sky"]
+    assert list(scores.per_class_iou) == ["road", "other", "sky"]
     image = data / "target" / "images" / "val" / "0.png"
     labels = network.predict(image)
     with Image.open(image) as file:
@@ -122,6 +122,7 @@ def test_predict_command(run: Path, data: Path, tmp_path: Path) -> None:
     ("values", "message"),
     [
         ({"loader": "dali"}, "--loader dali reads images of 3 channels"),
+        ({"data.source": None}, "--channels 4: ToyCity's images have 3; give --data-source"),
         ({"extra_mean": "1,2"}, "data.extra_mean: 2 values, and images of 4 channels have 1 after"),
         ({"channels": 3, "extra_std": "5"}, "images of 3 channels have 0 after"),
         ({"channels": 2}, "3 to 64, got 2"),
