@@ -119,8 +119,10 @@ def _segmenter(
 
 
 def _preparation(config: Config) -> Preparation:
-    d = config.data
-    how = with_channels(d.normalize, config.model.channels, d.extra_mean, d.extra_std)
+    d, channels = config.data, config.model.channels
+    if channels == 3:
+        return Preparation(d.target_size, d.normalize)
+    how = with_channels(d.normalize, channels, d.extra_mean, d.extra_std)
     return Preparation(d.target_size, how)
 
 
