@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fastass.pipelines.datasets import layouts
 from fastass.pipelines.datasets.classes import IGNORE
-from fastass.pipelines.loaders.spec import NORMALIZATIONS
+from fastass.pipelines.loaders.normalization import NORMALIZATIONS
 from fastass.pipelines.packed.dataset import PackedDataset
 
 _ENDLESS = 1 << 40

@@ -20,7 +20,7 @@ from fastass.errors import UserError
 from fastass.method.adaptation import MethodSpec
 from fastass.pipelines.datasets.layouts import Dataset
 from fastass.pipelines.loaders.batch import Batch, StepBatch
-from fastass.pipelines.loaders.spec import NORMALIZATIONS
+from fastass.pipelines.loaders.normalization import NORMALIZATIONS
 from fastass.runtime.device import Runtime
 from fastass.tracking.terminal import reporter
 from fastass.training.open_data import open_training_data

@@ -18,7 +18,9 @@ def random_batch(
 
     def images(size: tuple[int, int], labelled: bool) -> Batch:
         width, height = size
-        pixels = torch.randn(config.batch, 3, height, width, generator=generator)
+        pixels = torch.randn(
+            config.batch, config.model.channels, height, width, generator=generator
+        )
         squares = (config.batch, -(-height // PATCH), -(-width // PATCH))
         ids = torch.randint(0, config.model.num_classes, squares, generator=generator)
         ids[torch.rand(squares, generator=generator) < 0.1] = 255

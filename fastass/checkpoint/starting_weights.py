@@ -17,7 +17,7 @@ from fastass.config.text import flag_of, from_yaml, value_at
 from fastass.config.values import written
 from fastass.errors import UserError
 from fastass.models.deeplab import DeepLab
-from fastass.models.hugging_face import pretrained_weights
+from fastass.models.foreign.choose import pretrained_weights
 from fastass.models.weights.imagenet import FILES, imagenet_weights
 from fastass.models.weights.init import InitReport, init_weights
 
@@ -42,7 +42,9 @@ def check_init(config: Config) -> None:
         _compare("torchvision's weights", {"data.normalize": "imagenet"}, config)
     if config.init == "pretrained":
         if not foreign:
-            raise UserError(f"--init pretrained: for hf: backbones, not {backbone}; see --init")
+            raise UserError(
+                f"--init pretrained: for hf: and timm: backbones, not {backbone}; see --init"
+            )
         _compare(f"the weights of {backbone}", {"data.normalize": "imagenet"}, config)
 
 

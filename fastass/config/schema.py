@@ -84,6 +84,12 @@ class DataConfig:
     """Normalisation of the images; it must match the weights of --init. `bgr`: subtract the mean,
     for weights of the AdaptSegNet baseline. `imagenet`: RGB mean and standard deviation, for
     torchvision's weights."""
+    extra_mean: tuple[Annotated[float, Range(0, 255)], ...] = ()
+    """Mean of each channel after red, green and blue, in levels from 0 to 255, e.g. 90,60. Unset:
+    127.5. For --channels 4 and more."""
+    extra_std: tuple[Annotated[float, Range(0, 255, open_low=True)], ...] = ()
+    """Standard deviation of each channel after red, green and blue, in levels. Unset: that of the
+    colours (1 with `bgr`, 57.4 with `imagenet`)."""
     mirror: bool = True
     """Mirror images at random. Turn it off if left and right matter in your data."""
     scale: tuple[ScaleFactor, ScaleFactor] | None = None
@@ -298,9 +304,8 @@ class Config:
     """Seed of initial weights, order of the images and augmentation."""
     init: Literal["none", "imagenet", "pretrained"] | str | None = None
     """Weights to start from: a .pth or .safetensors file, a run or a checkpoint; `imagenet`:
-    torchvision's, downloaded once; `pretrained`: those of an `hf:` backbone; `none`: random
-    weights. Unset is refused for a backbone that has
-    pretrained weights (all but tiny)."""
+    torchvision's, downloaded once; `pretrained`: those of an `hf:` or `timm:` backbone; `none`:
+    random weights. Unset is refused for a backbone that has pretrained weights (all but tiny)."""
     allow_mismatch: tuple[str, ...] = ()
     """Modules that --init may leave at their random weights, e.g. classifier."""
     ema: Below1 = 0.0

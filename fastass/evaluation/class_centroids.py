@@ -14,6 +14,7 @@ from fastass import kernels
 from fastass.models.deeplab import DeepLab
 from fastass.pipelines.datasets.layouts import Dataset
 from fastass.pipelines.loaders.evaluation import EvalBatch, EvalLoader
+from fastass.pipelines.loaders.normalization import Normalization
 from fastass.pipelines.loaders.spec import OnBadSample
 from fastass.pipelines.packed.dataset import PackedDataset
 from fastass.runtime.device import Runtime
@@ -31,7 +32,7 @@ class ClassMeans(NamedTuple):
 def spread_feed(
     dataset: Dataset | PackedDataset,
     size: tuple[int, int],
-    normalize: str,
+    normalize: str | Normalization,
     workers: int,
     images: int = IMAGES,
     on_bad_sample: OnBadSample = "stop",

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 
 
 class Frame(NamedTuple):
-    """One image. name: relative, without suffix. pixels: RGB uint8 [H,W,3]."""
+    """One image. name: relative, without suffix. pixels: uint8 [H,W,N], RGB first."""
 
     name: str
     pixels: np.ndarray
@@ -52,11 +53,14 @@ def files(paths: Sequence[Path]) -> set[str]:
     return {os.path.realpath(str(s.image)) for path in images for s in _samples(path)}
 
 
-def frames(paths: Sequence[Path], failed: Callable[[DataError], None]) -> Iterator[Item]:
+def frames(
+    paths: Sequence[Path], failed: Callable[[DataError], None], channels: int = 3
+) -> Iterator[Item]:
     """Every image of the paths, in order.
 
     A single path gives the names below it; of several, names are relative to the folder that they
     share. failed: takes the error of a video that breaks off, or that is none; it may raise it.
+    channels: of the images.
     Raises DataError or UserError for a path that is not there, and for two results of one name.
     """
     base = None
@@ -65,7 +69,7 @@ def frames(paths: Sequence[Path], failed: Callable[[DataError], None]) -> Iterat
     seen: dict[str, str] = {}
     for path in paths:
         try:
-            for item in _items(path, base):
+            for item in _items(path, base, channels):
                 name = item.name.removesuffix("_leftImg8bit")  # which results leave out
                 if name in seen:
                     raise UserError(
@@ -80,18 +84,23 @@ def frames(paths: Sequence[Path], failed: Callable[[DataError], None]) -> Iterat
             failed(error)
 
 
-def _items(path: Path, base: str | None) -> Iterator[Item]:
+def _items(path: Path, base: str | None, channels: int) -> Iterator[Item]:
     prefix = ""
     if base is not None:
         folder = path if path.is_dir() else path.parent
         prefix = os.path.relpath(os.path.abspath(folder), base) + "/"
         prefix = "" if prefix == "./" else prefix
     if _is_video(path):
+        if channels != 3:
+            raise UserError(
+                f"{path}: a video has 3 channels, and the network reads {channels}; give images"
+            )
         for name, pixels in _video_frames(path):
             yield Item(prefix + name, path, lambda pixels=pixels: pixels)  # type: ignore[misc]
         return
     for sample in _samples(path):
-        yield Item(prefix + sample.name, sample.image, lambda sample=sample: read_image(sample))  # type: ignore[misc]
+        read = partial(read_image, sample, channels)
+        yield Item(prefix + sample.name, sample.image, read)
 
 
 def _samples(path: Path) -> Sequence[Sample]:

@@ -29,7 +29,7 @@ from fastass.inference.segmenter import Preparation, Segmenter
 from fastass.models.deeplab import DeepLab, build_deeplab
 from fastass.models.weights.init import init_weights
 from fastass.pipelines.datasets.classes import ClassTable
-from fastass.pipelines.loaders.spec import NORMALIZATIONS
+from fastass.pipelines.loaders.normalization import with_channels
 from fastass.runtime.device import setup_runtime
 
 FOLDER = "config.json"
@@ -70,7 +70,7 @@ def load(
         runtime = setup_runtime(override(config, asked).runtime)
         generator = build_deeplab(config.model)
         init_weights(generator, path, tensors=tensors)
-        prepare = Preparation(config.data.target_size, config.data.normalize)
+        prepare = _preparation(config)
         return Segmenter(generator.to(runtime.device), classes, prepare, runtime, origin=path)
     if given := owner.given():
         raise UserError(f"{path}: {given[0]} is for weight files; this network says it itself")
@@ -114,15 +114,23 @@ def _segmenter(
     runtime = setup_runtime(config.runtime)
     generator = build_deeplab(config.model)
     load_into(generator, weights, where)
-    prepare = Preparation(config.data.target_size, config.data.normalize)
+    prepare = _preparation(config)
     return Segmenter(
         generator.to(runtime.device), classes, prepare, runtime, config.data.report, origin=where
     )
 
 
+def _preparation(config: Config) -> Preparation:
+    d, channels = config.data, config.model.channels
+    if channels == 3:
+        return Preparation(d.target_size, d.normalize)
+    how = with_channels(d.normalize, channels, d.extra_mean, d.extra_std)
+    return Preparation(d.target_size, how)
+
+
 def description(segmenter: Segmenter) -> dict[str, Any]:
     """The content of `config.json` in an exported folder, and the metadata of an exported graph."""
-    how = NORMALIZATIONS[segmenter.prepare.normalize]
+    how = segmenter.prepare.how
     return {
         "model_type": "fastass-deeplab-v2",
         "model": asdict(segmenter.generator.config),
@@ -135,10 +143,10 @@ def description(segmenter: Segmenter) -> dict[str, Any]:
         "preprocessing": {
             "size": list(segmenter.prepare.size),
             "resize": "bicubic with antialiasing, to size (width, height); any size works",
-            "normalize": segmenter.prepare.normalize,
+            "normalize": how.name,
             "formula": "(level - mean) * scale, levels 0-255, channels in this order",
             "order": how.order,
-            "channels": ["RGB".index(channel) for channel in how.order],
+            "channels": how.positions,
             "mean": list(how.mean),
             "scale": list(how.scale),
         },
@@ -153,10 +161,12 @@ def _from_folder(path: Path, asked: dict[str, Any]) -> Segmenter:
         values["data.target_size"] = saved["preprocessing"]["size"]
         values["data.normalize"] = saved["preprocessing"]["normalize"]
         values["data.report"] = saved["report"]
+        values["data.extra_mean"] = saved["preprocessing"]["mean"][3:]
+        values["data.extra_std"] = [1 / scale for scale in saved["preprocessing"]["scale"][3:]]
         config = override(Config(), {**values, **asked}, f"{file}: ")
         names = [entry["name"] for entry in saved["classes"]]
         colors = [entry["color"] for entry in saved["classes"]]
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, ZeroDivisionError):
         raise UserError(f"{file}: not the config.json of an exported folder, or damaged") from None
     classes = _table(file, names, colors, config.model.num_classes)
     return _segmenter(config, read_weights(path), path, classes)

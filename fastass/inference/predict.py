@@ -15,6 +15,7 @@ from fastass.inference.stage_timer import StageClock
 from fastass.inference.views import Views, labels
 from fastass.inference.writer import Writer
 from fastass.models.deeplab import DeepLab
+from fastass.pipelines.loaders.normalization import Normalization
 from fastass.runtime.device import Runtime
 
 
@@ -22,10 +23,10 @@ def predict(
     generator: DeepLab,
     image: np.ndarray,
     size: tuple[int, int],
-    normalize: str,
+    normalize: str | Normalization,
     runtime: Runtime,
 ) -> np.ndarray:
-    """Train ids uint8 [H,W] of an RGB image uint8 [H,W,3].
+    """Train ids uint8 [H,W] of an image uint8 [H,W,N].
 
     The image is resized to `size` (W,H), as in training; the scores are upsampled to the image.
     """
@@ -67,6 +68,7 @@ def predict_files(
         return clock.stage(name) if clock is not None else nullcontext()
 
     bad: dict[str, None] = {}
+    channels = segmenter.generator.config.channels
 
     def failed(error: DataError) -> None:
         if on_bad_sample == "stop":
@@ -75,7 +77,7 @@ def predict_files(
 
     done = kept = total = 0
     while True:
-        items, before = frames(paths, failed), done + kept + len(bad)
+        items, before = frames(paths, failed, channels), done + kept + len(bad)
         while True:
             with stage("read"):
                 item = next(items, None)

@@ -16,13 +16,14 @@ from fastass.inference.views import Views, labels, probabilities
 from fastass.inference.visualize import colorize
 from fastass.models.deeplab import DeepLab
 from fastass.models.domain_statistics import TargetStatistics
+from fastass.pipelines.datasets.bands import bands_of, levels_of, split
 from fastass.pipelines.datasets.classes import ClassTable
-from fastass.pipelines.datasets.decode import open_image, read_file
+from fastass.pipelines.datasets.decode import open_channels, read_file
 from fastass.pipelines.datasets.image_file import DAMAGE, check_pixels, damaged, upright
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.loaders.augment import AugmentParams
+from fastass.pipelines.loaders.normalization import Normalization, normalization
 from fastass.pipelines.loaders.pillow import augment_image, normalize
-from fastass.pipelines.loaders.spec import NORMALIZATIONS
 from fastass.runtime.device import Runtime
 
 AnyImage = str | Path | Image.Image | np.ndarray
@@ -34,14 +35,18 @@ class Preparation:
     """Turns an image into the network's input. size: (W,H) of training."""
 
     size: Size
-    normalize: str
+    normalize: str | Normalization
+
+    @property
+    def how(self) -> Normalization:
+        return normalization(self.normalize)
 
     def __call__(self, image: np.ndarray, size: Size | None = None) -> Tensor:
-        """RGB uint8 [H,W,3] → float32 [1,3,h,w], channels-last, resized to `size` (W,H)."""
+        """uint8 [H,W,N] → float32 [1,N,h,w], channels-last, resized to `size` (W,H)."""
         width, height = size or self.size
-        pixels = np.empty((height, width, 3), np.float32)
-        resized = augment_image(Image.fromarray(image), AugmentParams(), (width, height))
-        normalize(resized, NORMALIZATIONS[self.normalize], pixels)
+        pixels = np.empty((height, width, self.how.channels), np.float32)
+        resized = augment_image(bands_of(image), AugmentParams(), (width, height))
+        normalize(resized, self.how, pixels)
         return torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
 
 
@@ -83,18 +88,18 @@ class Segmenter:
     ) -> np.ndarray | list[np.ndarray]:
         """Train ids uint8 [H,W] of an image, at its own size.
 
-        image: a path, a PIL image, RGB uint8 [H,W,3], or a batch: uint8 [B,H,W,3] gives
-        uint8 [B,H,W], a list gives a list. size: (W,H) at which the network reads the image
-        (default: that of training; with tiles, the image's own). scales, flip, tile, overlap: see
-        `Views` of `fastass.inference.views`. Raises UserError or DataError for images that can't
-        be predicted.
+        image: a path, a PIL image, uint8 [H,W,N], or a batch: uint8 [B,H,W,N] gives uint8 [B,H,W],
+        a list gives a list. N is 3 (RGB), or what the network was trained with (`--channels`).
+        size: (W,H) at which the network reads the image (default: that of training; with tiles, the
+        image's own). scales, flip, tile, overlap: see `Views` of `fastass.inference.views`. Raises
+        UserError or DataError for images that can't be predicted.
         """
         views = Views(tuple(scales), flip, tile, overlap)
         if isinstance(image, np.ndarray) and image.ndim == 4:
-            return np.stack([self.labels(rgb(one), views, size) for one in image])
+            return np.stack([self.labels(self.pixels(one), views, size) for one in image])
         if isinstance(image, Sequence) and not isinstance(image, str):
-            return [self.labels(rgb(one), views, size) for one in image]
-        return self.labels(rgb(image), views, size)
+            return [self.labels(self.pixels(one), views, size) for one in image]
+        return self.labels(self.pixels(image), views, size)
 
     def probabilities(
         self,
@@ -107,11 +112,15 @@ class Segmenter:
         overlap: int = 0,
     ) -> np.ndarray:
         """Class probabilities float32 [C,H,W] of one image; arguments as of `predict`."""
-        views, pixels = Views(tuple(scales), flip, tile, overlap), rgb(image)
+        views, pixels = Views(tuple(scales), flip, tile, overlap), self.pixels(image)
         batch = self.read(pixels, views, size)
         out = (pixels.shape[0], pixels.shape[1])
         P = probabilities(self.generator, batch, out, views, self.runtime)
         return P[0].contiguous().cpu().numpy()
+
+    def pixels(self, image: AnyImage) -> np.ndarray:
+        """uint8 [H,W,N] of an image of any kind, with the channels that the network reads."""
+        return levels(image, self.generator.config.channels)
 
     def colorize(self, labels: np.ndarray) -> np.ndarray:
         """Train ids uint8 [H,W] → their classes' colours, RGB uint8 [H,W,3]."""
@@ -161,17 +170,20 @@ def _upright(image: Image.Image) -> Image.Image:
         raise damaged(getattr(image, "filename", "") or "image", error) from None
 
 
-def rgb(image: AnyImage) -> np.ndarray:
-    """An image of any kind → RGB uint8 [H,W,3]. Raises DataError or UserError."""
+def levels(image: AnyImage, channels: int) -> np.ndarray:
+    """An image of any kind → uint8 [H,W,N], of N channels. Raises DataError or UserError."""
     if isinstance(image, (str, Path)):
-        return np.asarray(open_image(read_file(Path(image)), str(image)))
+        return levels_of(open_channels(read_file(Path(image)), channels, str(image)))
     if isinstance(image, Image.Image):
-        return np.asarray(_upright(image).convert("RGB"))
+        if channels == 3:
+            return np.asarray(_upright(image).convert("RGB"))
+        return split(_upright(image), channels, getattr(image, "filename", "") or "image").levels()
     if not isinstance(image, np.ndarray):
         raise UserError(
             f"image: expected a path, a PIL image or a uint8 array, got {type(image).__name__}"
         )
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != channels or not image.size:
         shape = "x".join(map(str, image.shape))
-        raise UserError(f"image: expected RGB uint8 [H,W,3], got {image.dtype} [{shape}]")
+        kind = "RGB uint8 [H,W,3]" if channels == 3 else f"uint8 [H,W,{channels}]"
+        raise UserError(f"image: expected {kind}, got {image.dtype} [{shape}]")
     return image

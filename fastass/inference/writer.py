@@ -81,7 +81,7 @@ class Writer:
             case "color":
                 Image.fromarray(colorize(predicted, self.classes)).save(file, "PNG")
             case "overlay":
-                picture = overlay(frame.pixels, predicted, self.classes)
+                picture = overlay(frame.pixels[:, :, :3], predicted, self.classes)
                 Image.fromarray(picture).save(file, "PNG")
 
 

@@ -8,7 +8,6 @@ from fastass.models.number_range import Range
 from fastass.pipelines.datasets.classes import MAX_CLASSES
 
 Backbone = Literal["resnet101", "resnet50", "resnet18", "vgg16", "tiny"]
-FOREIGN = ("hf:",)  # prefixes of other packages' backbones
 Heads = Literal["single", "multi"]
 NormKind = Literal["batch", "frozen", "sync"]
 Checkpointing = Literal["off", "outputs", "blocks"]
@@ -18,7 +17,7 @@ class BackboneName:
     """The permitted names of a backbone, for the help: `Annotated[str, BackboneName()]`."""
 
     def __str__(self) -> str:
-        return f"{', '.join(get_args(Backbone))} or hf:NAME"
+        return f"{', '.join(get_args(Backbone))}, hf:NAME, timm:NAME or MODULE:CLASS"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +27,15 @@ class ModelConfig:
     backbone: Annotated[str, BackboneName()] = "resnet101"
     """Backbone of the segmentation network. The paper uses `resnet101`. `tiny` is a narrow ResNet
     that trains from scratch on two CPU cores. `hf:` and a name or a folder: a model of Hugging
-    Face's transformers, an optional package."""
+    Face's transformers; `timm:` and a name: a model of timm. Both are optional
+    packages. MODULE:CLASS: a class of your own."""
 
     backbone_config: str = ""
     """Configuration of a Hugging Face backbone, as JSON; filled in at the start of a run."""
+
+    channels: Annotated[int, Range(3, 64)] = 3
+    """Channels of the images: 3 are red, green and blue; 4 and more have further ones after them,
+    such as depth or near infrared. Files: PNG with 4 channels, or .npy."""
 
     heads: Heads = "single"
     """Number of classifiers. `multi` adds one on the third stage, as AdaptSegNet's multi-level
@@ -78,6 +82,8 @@ class ModelConfig:
                 raise UserError(
                     f"model.{field}: {value!r} is not one of {', '.join(get_args(kind))}"
                 )
+        if not 3 <= self.channels <= 64:
+            raise UserError(f"model.channels: {self.channels} channels; 3 to 64 are supported")
         if self.aspp_branches not in (2, 4):
             raise UserError(f"model.aspp_branches: {self.aspp_branches!r} is not 4 or 2")
         if not 2 <= self.num_classes <= MAX_CLASSES:
@@ -102,8 +108,8 @@ class ModelConfig:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether the backbone is another package's."""
-        return self.backbone.startswith(FOREIGN)
+        """Whether the backbone is another package's, or the user's own."""
+        return ":" in self.backbone
 
     @property
     def has_cheap_sums(self) -> bool:

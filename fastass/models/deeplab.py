@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from fastass import kernels
-from fastass.models import hugging_face
 from fastass.models.activation_checkpointing import checkpoint_activations
 from fastass.models.backbone import Backbone
 from fastass.models.config import ModelConfig
+from fastass.models.foreign.choose import make_foreign_backbone
 from fastass.models.resnet import BasicBlock, Bottleneck, ResNet
 from fastass.models.tiny import TinyResNet
 from fastass.models.vgg import VGG16
@@ -98,20 +98,20 @@ class DeepLab(nn.Module):
 
 def make_backbone(config: ModelConfig) -> Backbone:
     """The backbone of `config`, with its activation checkpointing."""
-    if config.backbone.startswith(hugging_face.PREFIX):
-        return hugging_face.HuggingFaceBackbone(config)
+    if config.is_foreign:
+        return make_foreign_backbone(config)
     backbone: Backbone
     match config.backbone:
         case "resnet101":
-            backbone = ResNet(Bottleneck, (3, 4, 23, 3), config.norm)
+            backbone = ResNet(Bottleneck, (3, 4, 23, 3), config.norm, config.channels)
         case "resnet50":
-            backbone = ResNet(Bottleneck, (3, 4, 6, 3), config.norm)
+            backbone = ResNet(Bottleneck, (3, 4, 6, 3), config.norm, config.channels)
         case "resnet18":
-            backbone = ResNet(BasicBlock, (2, 2, 2, 2), config.norm)
+            backbone = ResNet(BasicBlock, (2, 2, 2, 2), config.norm, config.channels)
         case "tiny":
-            backbone = TinyResNet(config.width, config.norm)
+            backbone = TinyResNet(config.width, config.norm, config.channels)
         case "vgg16":
-            backbone = VGG16()
+            backbone = VGG16(config.channels)
         case other:
             raise AssertionError(other)  # ModelConfig has checked it
     checkpoint_activations(backbone, config.checkpointing)

@@ -148,11 +148,12 @@ class ResNet(Backbone):
         block: type[BasicBlock] | type[Bottleneck],
         depths: tuple[int, int, int, int],
         norm: NormKind,
+        channels: int = 3,
     ) -> None:
         super().__init__()
         e = block.expansion
         self.out_channels, self.aux_channels = 512 * e, 256 * e
-        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = make_norm(norm, 64, train_affine=False)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
 

@@ -17,11 +17,11 @@ class TinyResNet(Backbone):
     He's initialisation, since there are no pretrained weights to start from.
     """
 
-    def __init__(self, width: int, norm: NormKind) -> None:
+    def __init__(self, width: int, norm: NormKind, channels: int = 3) -> None:
         super().__init__()
         w = width
         self.out_channels, self.aux_channels = 6 * w, 6 * w
-        self.conv1 = nn.Conv2d(3, w, 3, stride=2, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(channels, w, 3, stride=2, padding=1, bias=False)
         self.bn1 = make_norm(norm, w, train_affine=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
 

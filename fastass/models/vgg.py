@@ -45,10 +45,9 @@ class VGG16(Backbone):
 
     out_channels = 1024
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 3) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        channels = 3
 
         def convolve(outputs: int, dilation: int) -> None:
             nonlocal channels

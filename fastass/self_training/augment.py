@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastass.pipelines.loaders.augment import color_matrix
-from fastass.pipelines.loaders.spec import Normalization
+from fastass.pipelines.loaders.normalization import Normalization
 
 Box = tuple[int, int, int, int]  # top, left, height, width
 
@@ -58,6 +58,7 @@ def color_maps(
         [color_matrix(b, c, s, hue=0.0) for b, c, s in 1 + strength * (2 * u - 1)]
     ).reshape(-1, 3, 4)
     matrix, offset = rgb[:, :, :3], rgb[:, :, 3]
+    normalization = normalization.colors
     if normalization.order == "BGR":
         matrix, offset = matrix[:, ::-1, ::-1], offset[:, ::-1]
     mean, scale = np.array(normalization.mean), np.array(normalization.scale)
@@ -68,7 +69,12 @@ def color_maps(
 
 
 def recolor(images: Tensor, matrix: Tensor, offset: Tensor, normalization: Normalization) -> Tensor:
-    """matrix · x + offset at each pixel, within the levels 0 to 255."""
+    """matrix · x + offset of the colours at each pixel, within the levels 0 to 255."""
+    if images.shape[1] > 3:
+        colors = recolor(images[:, :3], matrix, offset, normalization)
+        mapped = torch.cat([colors, images[:, 3:]], 1)
+        return mapped.contiguous(memory_format=torch.channels_last)
+    normalization = normalization.colors
     batch, channels, height, width = images.shape
     flat = images.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
     mapped = torch.baddbmm(offset[:, None, :], flat, matrix.transpose(1, 2))

@@ -10,8 +10,8 @@ from torch import Tensor
 from fastass.config.schema import MixingConfig
 from fastass.models.deeplab import DeepLab
 from fastass.pipelines.loaders.batch import Batch, StepBatch
+from fastass.pipelines.loaders.normalization import Normalization, normalization
 from fastass.pipelines.loaders.order import positions
-from fastass.pipelines.loaders.spec import NORMALIZATIONS
 from fastass.runtime.process_group import SINGLE_PROCESS, World
 from fastass.self_training import augment
 from fastass.self_training.draw import MixDraws, draw
@@ -32,11 +32,11 @@ class SelfTraining:
         config: MixingConfig,
         *,
         seed: int,
-        normalize: str,
+        normalize: str | Normalization,
         world: World = SINGLE_PROCESS,
     ) -> None:
         self.teacher, self.generator, self.config = teacher, generator, config
-        self.seed, self.normalization = seed, NORMALIZATIONS[normalize]
+        self.seed, self.normalization = seed, normalization(normalize)
         self.world = world
         self.updates = 0  # of the teacher: steps of the method
         self._shares: list[Tensor] = []  # [2] per batch since the last flush: sure, pasted

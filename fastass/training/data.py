@@ -8,10 +8,12 @@ import torch
 
 from fastass.config.schema import DataConfig
 from fastass.method.adaptation import MethodSpec
+from fastass.pipelines.datasets.bands import levels_of
 from fastass.pipelines.datasets.classes import ClassTable
 from fastass.pipelines.loaders.augment import Augment
 from fastass.pipelines.loaders.batch import StepBatch
 from fastass.pipelines.loaders.evaluation import EvalBatch, EvalLoader
+from fastass.pipelines.loaders.normalization import Normalization, with_channels
 from fastass.pipelines.loaders.open_loader import open_loader
 from fastass.pipelines.loaders.rare_class import RareClassOrder
 from fastass.pipelines.loaders.sample_reader import open_reader
@@ -24,8 +26,9 @@ class TrainingData:
     """Everything a run reads.
 
     labelled: indices into the target's training images. batch: images per stream and rank. seed: of
-    order and augmentation. rank, world: this process and the number of processes that train
-    together; each reads its own part of every global batch and of the validation images.
+    order and augmentation. channels: of the images. rank, world: this process and the number of
+    processes that train together; each reads its own part of every global batch and of the
+    validation images.
     rare_class: stream → its order, for streams with rare-class sampling.
     """
 
@@ -36,6 +39,7 @@ class TrainingData:
     labelled: tuple[int, ...]
     batch: int
     seed: int
+    channels: int = 3
     rank: int = 0
     world: int = 1
     rare_class: Mapping[str, RareClassOrder] = field(default_factory=dict)
@@ -54,8 +58,10 @@ class TrainingData:
         return self.config.target_size
 
     @property
-    def normalize(self) -> str:
-        return self.config.normalize
+    def normalize(self) -> Normalization:
+        """Of images with `channels` channels."""
+        c = self.config
+        return with_channels(c.normalize, self.channels, c.extra_mean, c.extra_std)
 
     def batches(self, first: int, spec: MethodSpec, device: torch.device) -> Iterator[StepBatch]:
         """Endless batches of this rank from micro-step `first` on, with the streams of `spec`.
@@ -91,11 +97,11 @@ class TrainingData:
         )
 
     def val_examples(self, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """`count` validation images uint8 [H,W,3] and labels [H,W], spread over the set."""
-        reader = open_reader(self.val)
+        """`count` validation images uint8 [H,W,N] and labels [H,W], spread over the set."""
+        reader = open_reader(self.val, self.channels)
         for i in np.linspace(0, len(reader) - 1, min(count, len(reader))).astype(int):
             image = reader.image(int(i))
-            yield np.asarray(image), reader.label(int(i), image.size)
+            yield levels_of(image), reader.label(int(i), image.size)
 
     def _streams(self, spec: MethodSpec) -> dict[str, StreamSpec]:
         c, batch = self.config, self.batch
@@ -106,11 +112,11 @@ class TrainingData:
                 self.source,
                 batch,
                 c.source_size,
-                c.normalize,
+                self.normalize,
                 self._augment(c.source_resize),
                 rare_class=self.rare_class.get("source"),
             )
-        target = (self.target, batch, c.target_size, c.normalize, self._augment(c.target_resize))
+        target = (self.target, batch, c.target_size, self.normalize, self._augment(c.target_resize))
         if spec.labelled:
             order = self.rare_class.get("labelled")
             streams["labelled"] = StreamSpec(*target, indices=self.labelled, rare_class=order)

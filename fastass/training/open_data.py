@@ -63,7 +63,9 @@ def open_training_data(config: Config, reporter: Reporter) -> tuple[TrainingData
     if missing:
         raise UserError(f"data.report: class {missing[0]!r} is not one of those trained")
     labelled = select_labelled(target, config.labelled, config.labelled_seed, config.labelled_list)
-    data = TrainingData(d, source, target, val, labelled, config.batch, config.seed)
+    data = TrainingData(
+        d, source, target, val, labelled, config.batch, config.seed, config.model.channels
+    )
     model = replace(config.model, num_classes=len(val.classes))
     return data, replace(config, model=model)
 

@@ -25,7 +25,8 @@ from fastass.config.schema import Config
 from fastass.config.text import as_text, check
 from fastass.errors import UserError
 from fastass.method.adaptation import MethodSpec, method_spec
-from fastass.models.hugging_face import with_configuration
+from fastass.models.foreign.hugging_face import with_configuration
+from fastass.pipelines.loaders.normalization import with_channels
 from fastass.pipelines.loaders.sample_reader import open_reader
 from fastass.runtime.ddp import check_parallel
 from fastass.runtime.device import Runtime, choose_device, setup_runtime
@@ -258,6 +259,14 @@ def check_values(config: Config) -> None:
             f"--norm-statistics domain has no effect: {what}, so there are no running statistics; "
             "leave it out"
         )
+    if model.channels != 3 and d.loader == "dali":
+        raise UserError("--loader dali reads images of 3 channels; use --loader pillow")
+    if model.channels != 3 and config.preset == "toycity" and None in (d.source, d.target):
+        raise UserError(
+            f"--channels {model.channels}: ToyCity's images have 3; give --data-source and "
+            "--data-target"
+        )
+    with_channels(d.normalize, model.channels, d.extra_mean, d.extra_std)  # checks their numbers
     if d.scale is not None and d.scale[0] > d.scale[1]:
         raise UserError(f"--data-scale: expected low,high, got {d.scale[0]:g},{d.scale[1]:g}")
     if d.scale is None and (d.source_resize or d.target_resize):

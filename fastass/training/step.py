@@ -25,6 +25,7 @@ from fastass.models.discriminators import (
 )
 from fastass.models.domain_statistics import TargetStatistics
 from fastass.pipelines.loaders.batch import StepBatch
+from fastass.pipelines.loaders.normalization import with_channels
 from fastass.runtime.ddp import wrap
 from fastass.runtime.device import Runtime
 from fastass.runtime.malloc import Allocator
@@ -155,7 +156,12 @@ class TrainStep:
             self.module.generator,
             config.mixing,
             seed=config.seed,
-            normalize=config.data.normalize,
+            normalize=with_channels(
+                config.data.normalize,
+                config.model.channels,
+                config.data.extra_mean,
+                config.data.extra_std,
+            ),
             world=self.world,
         )
 

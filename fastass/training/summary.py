@@ -169,8 +169,10 @@ def _examples(
             labels[title] = predict(network, image, data.target_size, data.normalize, runtime)
         named = {_FILE.get(title, title): label for title, label in labels.items()}
         with writing(run / EXAMPLES):
-            save_example(run / EXAMPLES, i, image, named, data.classes)
-        rows.append([image, *(colorize(label, data.classes) for label in labels.values())])
+            save_example(run / EXAMPLES, i, image[:, :, :3], named, data.classes)
+        rows.append(
+            [image[:, :, :3], *(colorize(label, data.classes) for label in labels.values())]
+        )
     with writing(run / SHEET):
         contact_sheet(rows, ["image", "truth", *networks], run / SHEET, data.classes)
     return run / SHEET
@@ -184,7 +186,7 @@ def _class_means(generator: DeepLab, data: TrainingData, runtime: Runtime) -> di
         class_centroids.class_means(
             generator,
             class_centroids.spread_feed(
-                dataset, size, d.normalize, d.workers, on_bad_sample=d.on_bad_sample
+                dataset, size, data.normalize, d.workers, on_bad_sample=d.on_bad_sample
             ),
             runtime,
         )

@@ -6,6 +6,7 @@ PNG checksums are verified. Anything that is wrong raises a DataError: one line 
 import numpy as np
 from PIL import Image
 
+from fastass.pipelines.datasets.bands import NPY, AnyImage, levels_of, npy_size, open_npy, split
 from fastass.pipelines.datasets.files import File
 from fastass.pipelines.datasets.files import read_file as read_file
 from fastass.pipelines.datasets.image_file import (
@@ -31,14 +32,16 @@ from fastass.pipelines.datasets.png import (
 from fastass.pipelines.errors import DataError
 
 
-def read_image(sample: Sample) -> np.ndarray:
-    """The image as uint8 [H,W,3], RGB. Raises DataError for a missing or damaged file.
+def read_image(sample: Sample, channels: int = 3) -> np.ndarray:
+    """The image as uint8 [H,W,N]: RGB and further channels.
+
+    Raises DataError for a missing or damaged file, and for one of other channels.
 
     An image without label is turned upright by its EXIF orientation. Of one with a label nobody
     knows whether the label was made before or after turning: that is a DataError too.
     """
     data, where = read_file(sample.image), str(sample.image)
-    return np.asarray(open_image(data, where, turn=sample.label is None))
+    return levels_of(open_channels(data, channels, where, turn=sample.label is None))
 
 
 def read_label(dataset: Dataset, sample: Sample, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -67,27 +70,47 @@ def read_label_values(dataset: Dataset, sample: Sample) -> np.ndarray:
     )
 
 
+def open_channels(
+    data: bytes | memoryview, channels: int, where: str, *, turn: bool = True
+) -> AnyImage:
+    """Decode an image file to so many channels. turn: see `open_image`. Raises DataError."""
+    if data[:6] == NPY:
+        return open_npy(data, channels, where)
+    if channels == 3:
+        return open_image(data, where, turn=turn)
+    try:
+        return split(_upright(data, where, turn), channels, where)
+    except DataError:
+        raise
+    except DAMAGE as error:
+        raise damaged(where, error) from error
+
+
 def open_image(data: bytes | memoryview, where: str, *, turn: bool = True) -> Image.Image:
     """Decode an image file to RGB. Raises a DataError that names `where`.
 
     turn: turn it upright by its EXIF orientation; False: an image that needs it is a DataError.
     """
     try:
-        png = check_png(data) if data[:8] == SIGNATURE else None
-        image = open_header(data, where)
-        if png is not None:
-            check_claim(png)
-        code = orientation(image)
-        if not turn and code != 1:
-            raise DataError(
-                f"{where}: has EXIF orientation {code}, and its label may be turned "
-                "or not; store the pixels upright, without the tag (mogrify -auto-orient)"
-            )
-        return _rgb(upright(image))
+        return _rgb(_upright(data, where, turn))
     except DataError:
         raise
     except DAMAGE as error:
         raise damaged(where, error) from error
+
+
+def _upright(data: bytes | memoryview, where: str, turn: bool) -> Image.Image:
+    png = check_png(data) if data[:8] == SIGNATURE else None
+    image = open_header(data, where)
+    if png is not None:
+        check_claim(png)
+    code = orientation(image)
+    if not turn and code != 1:
+        raise DataError(
+            f"{where}: has EXIF orientation {code}, and its label may be turned "
+            "or not; store the pixels upright, without the tag (mogrify -auto-orient)"
+        )
+    return upright(image)
 
 
 def decode_label(
@@ -128,6 +151,8 @@ def decode_label(
 def image_size(path: File) -> tuple[int, int]:
     """(width, height) of an image file, turned upright. Decodes nothing unless it is turned."""
     data, where = read_file(path), str(path)
+    if data[:6] == NPY:
+        return npy_size(data, where)
     image = open_header(data, where)
     return open_image(data, where).size if is_turned(data, image) else image.size
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from fastass.pipelines.datasets.bands import SUFFIX
 from fastass.pipelines.datasets.class_file import CLASS_FILE, read_class_file
 from fastass.pipelines.datasets.classes import CITYSCAPES, GTA5, SYNTHIA, ClassTable
 from fastass.pipelines.datasets.custom_layout import load_layout
@@ -123,6 +124,7 @@ def open_dataset(
         raise DataError(f"{files.root}: no folder {rule.images}/, which layout {name} needs")
     part = split_folder(files, rule.images, split, rule.splits, whole)
     images = _files(files, rule.images + part, rule.image_tail, IMAGE_SUFFIXES)
+    images = images or _files(files, rule.images + part, rule.image_tail, (SUFFIX,))
     samples = _pair(
         files.root,
         images,

@@ -13,7 +13,7 @@ import torch
 from nvidia.dali import Pipeline, fn, types
 
 from fastass.pipelines.loaders.augment import AugmentParams, placement, region_box
-from fastass.pipelines.loaders.spec import NORMALIZATIONS, StreamSpec
+from fastass.pipelines.loaders.spec import StreamSpec
 from fastass.pipelines.packed.dataset import PackedDataset
 
 _DTYPES = {
@@ -41,7 +41,7 @@ def build(
     float16 or bfloat16 (the output is then float32, to be cast by the caller).
     """
     gpu = device.type == "cuda"
-    augment, how = spec.augment, NORMALIZATIONS[spec.normalize]
+    augment, how = spec.augment, spec.how
     pads = augment.pads(spec.size)
     # device_id=None builds a pipeline without a GPU; −1 fails.
     pipe = Pipeline(

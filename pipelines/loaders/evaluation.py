@@ -11,14 +11,15 @@ import torch
 from fastass.pipelines.datasets.layouts import Dataset
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.loaders.augment import AugmentParams
+from fastass.pipelines.loaders.normalization import Normalization, normalization
 from fastass.pipelines.loaders.pillow import augment_image, normalize
 from fastass.pipelines.loaders.sample_reader import open_reader
-from fastass.pipelines.loaders.spec import NORMALIZATIONS, OnBadSample
+from fastass.pipelines.loaders.spec import OnBadSample
 from fastass.pipelines.packed.dataset import PackedDataset
 
 
 class EvalBatch(NamedTuple):
-    """images: float32 [B,3,h,w] at training size, channels-last, normalised.
+    """images: float32 [B,N,h,w] at training size, channels-last, normalised.
 
     labels: train ids uint8 [B,H,W] at full resolution, or None. size: (W,H) of the images before
     resizing, the same for the whole batch. names: of the samples.
@@ -43,7 +44,7 @@ class EvalLoader:
         self,
         dataset: Dataset | PackedDataset,
         size: tuple[int, int],
-        normalize: str = "bgr",
+        normalize: str | Normalization = "bgr",
         batch: int = 1,
         rank: int = 0,
         world: int = 1,
@@ -56,13 +57,9 @@ class EvalLoader:
             raise ValueError(f"rank {rank} is outside 0…{world - 1}")
         if batch < 1 or min(size) < 1:
             raise DataError(f"batch {batch} and size {size} must be positive")
-        if normalize not in NORMALIZATIONS:
-            raise DataError(
-                f"normalize {normalize!r} is unknown; choose {', '.join(NORMALIZATIONS)}"
-            )
-        self.samples = open_reader(dataset)
+        self.how = normalization(normalize)
+        self.samples = open_reader(dataset, self.how.channels)
         self.size, self.batch, self.workers = size, batch, workers
-        self.how = NORMALIZATIONS[normalize]
         self.numbers = range(rank, len(dataset), world)
         self.with_labels, self.on_bad_sample = with_labels, on_bad_sample
 
@@ -108,7 +105,7 @@ class EvalLoader:
             if self.on_bad_sample == "stop":
                 raise
             return None
-        pixels = np.empty((self.size[1], self.size[0], 3), np.float32)
+        pixels = np.empty((self.size[1], self.size[0], self.how.channels), np.float32)
         normalize(augment_image(image, AugmentParams(), self.size), self.how, pixels)
         return _Item(pixels, label, image.size, self.samples.names[i])
 

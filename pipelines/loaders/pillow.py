@@ -7,22 +7,19 @@ faster than one), nothing is pickled or forked, and all threads share one cache.
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 import torch
 from PIL import Image
 
+from fastass.pipelines.datasets.bands import AnyImage, Bands
 from fastass.pipelines.loaders.augment import AugmentParams, placement, region_box, resize_label
 from fastass.pipelines.loaders.batch import Batch, StepBatch
+from fastass.pipelines.loaders.normalization import Normalization
 from fastass.pipelines.loaders.order import positions
-from fastass.pipelines.loaders.spec import (
-    NORMALIZATIONS,
-    Normalization,
-    OnBadSample,
-    StreamSpec,
-    check_streams,
-)
+from fastass.pipelines.loaders.spec import OnBadSample, StreamSpec, check_streams
 from fastass.pipelines.loaders.stream_reader import Located, StreamReader, as_batch, decoded_bytes
 
 MIRROR = Image.Transpose.FLIP_LEFT_RIGHT
@@ -95,7 +92,9 @@ class PillowLoader:
     def _allocate(self, spec: StreamSpec) -> tuple[torch.Tensor, torch.Tensor | None]:
         width, height = spec.size
         shape = (spec.batch, height, width)
-        images = torch.empty((*shape, 3), dtype=torch.float32, pin_memory=self.pin_memory)
+        images = torch.empty(
+            (*shape, spec.how.channels), dtype=torch.float32, pin_memory=self.pin_memory
+        )
         if not spec.with_labels:
             return images, None
         return images, torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin_memory)
@@ -150,16 +149,16 @@ def fill(
     images: torch.Tensor,
     labels: torch.Tensor | None,
 ) -> Located:
-    """Read the sample of a position into entry i of images [B,H,W,3] and labels [B,H,W]."""
+    """Read the sample of a position into entry i of images [B,H,W,N] and labels [B,H,W]."""
     located, (image, label) = reader.read(position, reader.decode)
     spec = reader.spec
     left, top, width, height = placement(located.params, spec.size)
     image = augment_image(image, located.params, (width, height))
-    how, out = NORMALIZATIONS[spec.normalize], images[i].numpy()
+    how, out = spec.how, images[i].numpy()
     if (width, height) == spec.size:
         normalize(image, how, out)
     else:
-        inside = np.empty((height, width, 3), np.float32)
+        inside = np.empty((height, width, how.channels), np.float32)
         normalize(image, how, inside)
         out[...] = 0
         out[top : top + height, left : left + width] = inside
@@ -169,8 +168,19 @@ def fill(
     return located
 
 
-def augment_image(image: Image.Image, params: AugmentParams, size: tuple[int, int]) -> Image.Image:
-    """Apply `params` to an RGB image, but for the padding; the result has `size` (W,H)."""
+def augment_image(image: AnyImage, params: AugmentParams, size: tuple[int, int]) -> AnyImage:
+    """Apply `params` to an image, but for the padding; the result has `size` (W,H).
+
+    Colours change in the first three channels alone.
+    """
+    if isinstance(image, Bands):
+        plain = replace(params, color=None)
+        others = tuple(_augment_plain(band, plain, size) for band in image.others)
+        return Bands(_augment_plain(image.rgb, params, size), others)
+    return _augment_plain(image, params, size)
+
+
+def _augment_plain(image: Image.Image, params: AugmentParams, size: tuple[int, int]) -> Image.Image:
     if params.region is not None:
         image = image.resize(size, BICUBIC, box=region_box(params, image.size))
     elif image.size != size:
@@ -185,7 +195,7 @@ def augment_image(image: Image.Image, params: AugmentParams, size: tuple[int, in
 
 
 def blur(levels: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur of uint8 [H,W,3], cut off at 3 sigma, with reflected edges.
+    """Gaussian blur of uint8 [H,W,3] or [H,W], cut off at 3 sigma, with reflected edges.
 
     Pillow's own blur (three box filters, repeated edges) differs from DALI's by up to 19 levels.
     """
@@ -194,7 +204,7 @@ def blur(levels: np.ndarray, sigma: float) -> np.ndarray:
     taps = (taps / taps.sum()).astype(np.float32)
     pixels = levels.astype(np.float32)
     for axis in (0, 1):
-        margin = [(0, 0)] * 3
+        margin = [(0, 0)] * pixels.ndim
         margin[axis] = (reach, reach)
         padded = np.pad(pixels, margin, "reflect" if pixels.shape[axis] > reach else "symmetric")
         count = pixels.shape[axis]
@@ -205,9 +215,16 @@ def blur(levels: np.ndarray, sigma: float) -> np.ndarray:
     return blurred
 
 
-def normalize(image: Image.Image, how: Normalization, out: np.ndarray) -> None:
-    """Normalise an RGB image into `out`, float32 [H,W,3]."""
+def normalize(image: AnyImage, how: Normalization, out: np.ndarray) -> None:
+    """Normalise an image of N channels into `out`, float32 [H,W,N]."""
     height, width, _ = out.shape
+    if isinstance(image, Bands):
+        colors = np.empty((height, width, 3), np.float32)
+        normalize(image.rgb, how.colors, colors)
+        out[:, :, :3] = colors
+        for i, band in enumerate(image.others, start=3):
+            out[:, :, i] = (np.asarray(band, np.float32) - how.mean[i]) * how.scale[i]
+        return
     levels = np.frombuffer(image.tobytes("raw", how.order), np.uint8).reshape(height, width * 3)
     # Mean and scale as whole rows make the inner loop long: 8× faster than with shape [3].
     mean, scale = _rows(how, width)

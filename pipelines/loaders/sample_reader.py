@@ -8,8 +8,15 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from fastass.pipelines.datasets.bands import AnyImage
 from fastass.pipelines.datasets.classes import ClassTable
-from fastass.pipelines.datasets.decode import image_size, open_image, read_file, read_label
+from fastass.pipelines.datasets.decode import (
+    image_size,
+    open_channels,
+    open_image,
+    read_file,
+    read_label,
+)
 from fastass.pipelines.datasets.image_file import damaged, is_turned, open_header
 from fastass.pipelines.datasets.layouts import Dataset
 from fastass.pipelines.datasets.png import SIGNATURE, check_png
@@ -34,8 +41,8 @@ class SampleReader(Protocol):
     def encoded(self, i: int) -> np.ndarray:
         """The image as the bytes of a JPEG or PNG file, uint8 [n]; checksums are verified."""
 
-    def image(self, i: int) -> Image.Image:
-        """The decoded image, RGB, upright."""
+    def image(self, i: int) -> AnyImage:
+        """The decoded image, upright: RGB, or with further channels if they were asked for."""
 
     def label(self, i: int, size: tuple[int, int]) -> np.ndarray:
         """Train ids uint8 [H,W], read-only. size: (W,H) of the image, which the label must have."""
@@ -44,8 +51,8 @@ class SampleReader(Protocol):
 class FileReader:
     """Reads the files of a data set as its owners ship it."""
 
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: Dataset, channels: int = 3) -> None:
+        self.dataset, self.channels = dataset, channels
         self._verified = bytearray(len(dataset))
 
     def __len__(self) -> int:
@@ -84,8 +91,10 @@ class FileReader:
             data = file.getvalue()
         return np.frombuffer(data, np.uint8)
 
-    def image(self, i: int) -> Image.Image:
-        return self._open(i, read_file(self.dataset.samples[i].image))
+    def image(self, i: int) -> AnyImage:
+        sample = self.dataset.samples[i]
+        data, where = read_file(sample.image), str(sample.image)
+        return open_channels(data, self.channels, where, turn=sample.label is None)
 
     def _open(self, i: int, data: bytes) -> Image.Image:
         sample = self.dataset.samples[i]
@@ -146,6 +155,13 @@ class PackedReader:
             self._verified[i] = 1
 
 
-def open_reader(dataset: Dataset | PackedDataset) -> SampleReader:
-    """The reader for a data set."""
-    return FileReader(dataset) if isinstance(dataset, Dataset) else PackedReader(dataset)
+def open_reader(dataset: Dataset | PackedDataset, channels: int = 3) -> SampleReader:
+    """The reader for a data set, of images with so many channels. DataError if it has fewer."""
+    if isinstance(dataset, Dataset):
+        return FileReader(dataset, channels)
+    if channels != 3:
+        raise DataError(
+            f"{dataset.root}: packed images have 3 channels, and the network reads {channels} "
+            "(--channels); give the data set as files"
+        )
+    return PackedReader(dataset)

@@ -24,34 +24,14 @@ from fastass.pipelines.datasets.layouts import Dataset
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.loaders.augment import Augment
 from fastass.pipelines.loaders.batch import StepBatch
+from fastass.pipelines.loaders.normalization import Normalization, normalization
 from fastass.pipelines.loaders.order import sample_at
 from fastass.pipelines.loaders.rare_class import RareClassOrder
-from fastass.pipelines.loaders.sample_reader import open_reader
+from fastass.pipelines.loaders.sample_reader import SampleReader, open_reader
 from fastass.pipelines.packed.dataset import PackedDataset
 
 STREAMS = ("source", "labelled", "unlabelled")
 OnBadSample = Literal["stop", "skip"]
-
-
-@dataclass(frozen=True)
-class Normalization:
-    """(level − mean) · scale per channel, with levels 0–255. order: of the channels."""
-
-    order: Literal["RGB", "BGR"]
-    mean: tuple[float, float, float]
-    scale: tuple[float, float, float]
-
-
-NORMALIZATIONS = {
-    # Of the AdaptSegNet baseline and its Caffe weights: BGR levels 0–255 minus ImageNet's mean.
-    "bgr": Normalization("BGR", (104.00698793, 116.66876762, 122.67891434), (1.0, 1.0, 1.0)),
-    # Of torchvision's weights: levels / 255, minus mean, divided by standard deviation.
-    "imagenet": Normalization(
-        "RGB",
-        (0.485 * 255, 0.456 * 255, 0.406 * 255),
-        (1 / (0.229 * 255), 1 / (0.224 * 255), 1 / (0.225 * 255)),
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -67,7 +47,7 @@ class StreamSpec:
     dataset: Dataset | PackedDataset
     batch: int
     size: tuple[int, int]
-    normalize: str = "bgr"
+    normalize: str | Normalization = "bgr"
     augment: Augment = field(default_factory=Augment)
     indices: tuple[int, ...] | None = None
     with_labels: bool = True
@@ -76,10 +56,7 @@ class StreamSpec:
     def __post_init__(self) -> None:
         if self.batch < 1 or min(self.size) < 1:
             raise DataError(f"batch {self.batch} and size {self.size} must be positive")
-        if self.normalize not in NORMALIZATIONS:
-            raise DataError(
-                f"normalize {self.normalize!r} is unknown; choose {', '.join(NORMALIZATIONS)}"
-            )
+        normalization(self.normalize)  # DataError for an unknown name
         self.augment.check(self.size)
         numbers = range(len(self.dataset)) if self.indices is None else self.indices
         if not numbers:
@@ -87,11 +64,20 @@ class StreamSpec:
         if min(numbers) < 0 or max(numbers) >= len(self.dataset):
             raise DataError(f"{self.dataset.root}: indices outside 0…{len(self.dataset) - 1}")
         if self.with_labels:
-            samples = open_reader(self.dataset)
+            samples = self.reader()
             if self.indices is None and not samples.has_labels:
                 raise DataError(
                     f"{self.dataset.root}: some images have no label, but this stream needs labels"
                 )
+
+    @property
+    def how(self) -> Normalization:
+        """The normalisation of its images."""
+        return normalization(self.normalize)
+
+    def reader(self) -> SampleReader:
+        """The reader of its samples, with the channels that the normalisation has."""
+        return open_reader(self.dataset, self.how.channels)
 
     def __len__(self) -> int:
         return len(self.dataset) if self.indices is None else len(self.indices)

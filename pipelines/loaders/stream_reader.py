@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from fastass.pipelines.datasets.bands import AnyImage
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.loaders.augment import AugmentParams, draw_params, resize_label
 from fastass.pipelines.loaders.batch import Batch
-from fastass.pipelines.loaders.sample_reader import open_reader
 from fastass.pipelines.loaders.spec import OnBadSample, StreamSpec
 
 T = TypeVar("T")
@@ -49,12 +49,10 @@ class StreamReader:
         self.name = name
         self.spec = spec
         self.seed = seed
-        self.samples = open_reader(spec.dataset)
+        self.samples = spec.reader()
         self.on_bad_sample = on_bad_sample
         self.bad: dict[int, str] = {}  # sample number → reason
-        self._cache: dict[int, tuple[Image.Image, np.ndarray | None]] | None = (
-            {} if cached else None
-        )
+        self._cache: dict[int, tuple[AnyImage, np.ndarray | None]] | None = {} if cached else None
 
     def read(self, position: int, load: Callable[[int], T]) -> tuple[Located, T]:
         """Call `load(i)` with sample i of the position, or with the next good one if that is bad.
@@ -91,7 +89,7 @@ class StreamReader:
             return located, loaded
         raise DataError(f"stream {self.name}: no good sample; {next(iter(self.bad.values()))}")
 
-    def decode(self, i: int) -> tuple[Image.Image, np.ndarray | None]:
+    def decode(self, i: int) -> tuple[AnyImage, np.ndarray | None]:
         """Image and label of sample i before augmentation, at training size if there is no crop."""
         if self._cache is not None and i in self._cache:
             return self._cache[i]
@@ -111,7 +109,7 @@ class StreamReader:
 def as_batch(
     images: torch.Tensor, labels: torch.Tensor | None, samples: Sequence[Located]
 ) -> Batch:
-    """A batch of images [B,3,H,W] and labels [B,H,W], with the names and faults of its samples."""
+    """A batch of images [B,N,H,W] and labels [B,H,W], with the names and faults of its samples."""
     return Batch(
         images,
         labels,
@@ -122,13 +120,14 @@ def as_batch(
 
 
 def decoded_bytes(spec: StreamSpec) -> int:
-    """Memory of all decoded samples of a stream: 4 bytes per pixel in Pillow, 1 per label."""
+    """Memory of all decoded samples of a stream: 4 bytes per pixel in Pillow, 1 per label, 1 per
+    further channel."""
     size = spec.size
     if spec.augment.scale is not None:
-        samples = open_reader(spec.dataset)
+        samples = spec.reader()
         first = 0 if spec.indices is None else spec.indices[0]
         try:
             size = samples.size(first)
         except DataError:  # damaged: reported, or skipped, when it is read
             return sys.maxsize
-    return len(spec) * size[0] * size[1] * 5
+    return len(spec) * size[0] * size[1] * (2 + spec.how.channels)

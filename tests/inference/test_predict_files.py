@@ -14,7 +14,7 @@ from PIL import Image, features
 import fastass
 from fastass.cli.main import main
 from fastass.inference import writer
-from fastass.inference.segmenter import rgb
+from fastass.inference.segmenter import levels
 
 
 def predict(*words: object) -> int:
@@ -159,8 +159,8 @@ def test_a_pil_image_is_turned_as_its_file_would_be(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
-    upright = rgb(tmp_path / "turned.png")
+    upright = levels(tmp_path / "turned.png", 3)
     assert upright.shape == (72, 40, 3)
     with Image.open(tmp_path / "turned.png") as image:
-        assert np.array_equal(rgb(image), upright)
-    assert np.array_equal(rgb(Image.fromarray(pixels)), pixels)
+        assert np.array_equal(levels(image, 3), upright)
+    assert np.array_equal(levels(Image.fromarray(pixels), 3), pixels)

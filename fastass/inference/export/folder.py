@@ -56,11 +56,20 @@ RUN_IT = f"""\
 `model.safetensors`: the weights. `graph.json`: the network's operations, in order.
 """
 
+RUN_CHANNELS = """\
+## How to run it
+
+`fastass.load("model").predict("image.npy")`, an array [H,W,N] with red, green and blue first.
+
+`config.json`: the classes by train id, the size of training, and how pixels become the input.
+`model.safetensors`: the weights. `graph.json`: the network's operations, in order.
+"""
+
 RUN_FOREIGN = """\
 ## How to run it
 
 `fastass.load("model").predict("photo.png")`; it needs
-`pip install "transformers>=5"` and no network.
+the package of the backbone, which `config.json` names, and no network.
 
 `config.json`: the backbone's configuration, the classes by train id, the size of training, and how
 pixels become the input. `model.safetensors`: the weights.
@@ -78,7 +87,9 @@ def write_folder(segmenter: Segmenter, path: Path) -> str:
     if not foreign:  # whose operations depend on the image's size
         lines = ",\n".join(json.dumps(entry) for entry in operations(segmenter.generator))
         (path / GRAPH).write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-    (path / README).write_text(RUN_FOREIGN if foreign else RUN_IT, encoding="utf-8")
+    many = segmenter.prepare.how.channels != 3
+    how = RUN_FOREIGN if foreign else RUN_CHANNELS if many else RUN_IT
+    (path / README).write_text(how, encoding="utf-8")
     loaded = graph_of(load(path, device="cpu"))
     checked = compare(graph_of(segmenter), loaded, segmenter.prepare.size)
     return f"checked after fastass.load, at {checked}"
@@ -98,7 +109,9 @@ def operations(generator: DeepLab) -> list[tuple[str, str, list[Any]]]:
 
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch's own deprecations
-        program = torch.export.export(Scores().eval(), (torch.zeros(1, 3, 64, 96),))
+        program = torch.export.export(
+            Scores().eval(), (torch.zeros(1, generator.config.channels, 64, 96),)
+        )
     signature = program.graph_signature
     stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     names = {inner: name.removeprefix("generator.") for inner, name in stored.items()}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastass.errors import UserError
-from fastass.inference.export.graph import FREE, INPUT, OUTPUT, compare, example, graph_of
+from fastass.inference.export.graph import FREE, OUTPUT, Graph, compare, example, graph_of, input_of
 from fastass.inference.load import description
 from fastass.inference.segmenter import Segmenter
 
@@ -19,7 +19,7 @@ def write_onnx(segmenter: Segmenter, path: Path) -> str:
     """Write one ONNX file, weights and metadata in it; → what was checked."""
     graph = graph_of(segmenter)
     program = _program(graph)
-    about = {"input": INPUT, "output": OUTPUT, **description(segmenter)}
+    about = {"input": input_of(segmenter), "output": OUTPUT, **description(segmenter)}
     for key, value in about.items():
         text = value if isinstance(value, str) else json.dumps(value)
         program.model.metadata_props[key] = text
@@ -37,7 +37,7 @@ def write_onnx(segmenter: Segmenter, path: Path) -> str:
     return f"checked with ONNX Runtime {onnxruntime.__version__} at {checked}"
 
 
-def _program(graph: torch.nn.Module) -> Any:
+def _program(graph: Graph) -> Any:
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
@@ -51,7 +51,7 @@ def _program(graph: torch.nn.Module) -> Any:
         warnings.simplefilter("ignore")
         return torch.onnx.export(
             graph,
-            (example(),),
+            (example(graph.channels),),
             dynamo=True,
             input_names=["image"],
             output_names=["scores"],

@@ -32,10 +32,16 @@ class InitReport:
     """Tensors of the file that the model has no place for: name → why."""
     random: dict[str, str]
     """Parameters and buffers left at their random start: name → why."""
+    extended: tuple[str, ...] = ()
+    """Loaded parameters whose weights for channels after the third are zero."""
 
     def __str__(self) -> str:
         lines = [f"init from {self.path} ({self.kind})"]
         lines.append(f"  loaded    {len(self.loaded)} tensors: {summary(self.loaded)}")
+        if self.extended:
+            lines.append(
+                f"  extended  {summary(self.extended)}: zero for channels after red, green, blue"
+            )
         for title, names in (("skipped", self.skipped), ("random", self.random)):
             for reason in dict.fromkeys(names.values()):
                 group = [name for name, why in names.items() if why == reason]
@@ -76,6 +82,7 @@ def init_weights(
         raise WeightsError(
             f"{path}: not a ResNet, VGG-16, AdaptSegNet or fastass state dict by its names"
         )
+    extended = extend_channels(translation, model)
     loaded, random = match(model, translation, str(path), allow_mismatch)
     own = model.state_dict()
     with torch.no_grad():
@@ -92,7 +99,24 @@ def init_weights(
         loaded=tuple(loaded),
         skipped=translation.skipped,
         random=random,
+        extended=extended,
     )
+
+
+def extend_channels(translation: Translation, model: DeepLab) -> tuple[str, ...]:
+    """Weights of images with 3 channels for a model of more: those of the further channels are
+    zero, so that the network starts as it was on red, green and blue. → their names."""
+    channels, extended = model.config.channels, []
+    for name, parameter in model.state_dict().items():
+        theirs = translation.tensors.get(name)
+        if theirs is None or theirs.ndim != 4 or channels == 3:
+            continue
+        outputs, inputs, *kernel = theirs.shape
+        if inputs == 3 and parameter.shape == (outputs, channels, *kernel):
+            more = theirs.new_zeros(outputs, channels - 3, *kernel)
+            translation.tensors[name] = torch.cat([theirs, more], 1)
+            extended.append(name)
+    return tuple(extended)
 
 
 def match(

@@ -15,9 +15,10 @@ from fastass.pipelines.datasets.layouts import Dataset, open_dataset
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.loaders.augment import Augment
 from fastass.pipelines.loaders.batch import StepBatch
+from fastass.pipelines.loaders.normalization import NORMALIZATIONS
 from fastass.pipelines.loaders.open_loader import open_loader
 from fastass.pipelines.loaders.pillow import PillowLoader
-from fastass.pipelines.loaders.spec import NORMALIZATIONS, StreamSpec
+from fastass.pipelines.loaders.spec import StreamSpec
 from fastass.pipelines.packed.dataset import PackedDataset, open_packed
 from fastass.pipelines.packed.pack import pack
 

@@ -15,10 +15,11 @@ from fastass.pipelines.datasets.layouts import Dataset, open_dataset
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.loaders.augment import Augment
 from fastass.pipelines.loaders.batch import StepBatch
+from fastass.pipelines.loaders.normalization import NORMALIZATIONS
 from fastass.pipelines.loaders.open_loader import open_loader
 from fastass.pipelines.loaders.order import sample_at
 from fastass.pipelines.loaders.pillow import PillowLoader
-from fastass.pipelines.loaders.spec import NORMALIZATIONS, StreamSpec
+from fastass.pipelines.loaders.spec import StreamSpec
 
 BUSY = Augment(scale=(1.0, 2.0), jitter=0.3, hue=10, blur=1.0)
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fastass.errors import UserError
 from fastass.models.backbone import Backbone
 from fastass.models.config import ModelConfig
+from fastass.models.foreign.norms import collect_batch_statistics
 
 PREFIX = "hf:"
 DROPOUT = re.compile(r"dropout|drop_path|_drop_rate|^drop_rate|stochastic_depth")
@@ -36,6 +37,7 @@ class HuggingFaceBackbone(Backbone):
         transformers = library()
         tree = json.loads(config.backbone_config or configuration(config.backbone))
         settings = transformers.AutoConfig.for_model(**tree)
+        settings.num_channels = config.channels
         last = len(settings.stage_names) - 1
         several = config.heads == "multi"  # else an unused norm of stage 3 would get no gradient
         settings.out_indices = [round(0.75 * last), last] if several else [last]
@@ -45,6 +47,7 @@ class HuggingFaceBackbone(Backbone):
             raise UserError(f"model.backbone: {config.backbone}: {_one_line(error)}") from None
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_("mask_token" not in name)  # of pretraining; gets no gradient
+        collect_batch_statistics(self.model, config.backbone)
         self.patch = _patch_size(settings)
         self.out_channels = self.model.channels[-1]
         self.aux_channels = self.model.channels[0] if several else None
@@ -55,7 +58,9 @@ class HuggingFaceBackbone(Backbone):
         with torch.device("meta"), torch.no_grad():
             probe = transformers.AutoBackbone.from_config(settings).eval()
             side = 16 * max(self.patch, 4)
-            self.output_stride = side // probe(torch.empty(1, 3, side, side))[0][-1].shape[-1]
+            self.output_stride = (
+                side // probe(torch.empty(1, config.channels, side, side))[0][-1].shape[-1]
+            )
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.patch > 1:

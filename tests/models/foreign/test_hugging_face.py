@@ -17,7 +17,8 @@ from fastass.config.schema import OptimConfig
 from fastass.errors import UserError
 from fastass.models.config import ModelConfig
 from fastass.models.deeplab import build_deeplab
-from fastass.models.hugging_face import HuggingFaceBackbone, with_configuration
+from fastass.models.foreign.hugging_face import HuggingFaceBackbone, with_configuration
+from fastass.models.weights.init import init_weights
 from fastass.training.optimizers.build import generator_optimizer
 
 transformers = pytest.importorskip("transformers", reason="the extra hf is not installed")
@@ -66,6 +67,17 @@ def test_features(name: str) -> None:
     (out.scores.sum() + out.aux_scores.sum()).backward()
     without = [n for n, p in backbone.named_parameters() if p.requires_grad and p.grad is None]
     assert without == []
+
+
+def test_four_channels(name: str) -> None:
+    network = build_deeplab(model_of(name, channels=4))
+    assert network(torch.rand(1, 4, 64, 64)).scores.shape[1] == 5
+    plain = build_deeplab(model_of(name))
+    report = init_weights(network, name, tensors=plain.state_dict())
+    assert len(report.extended) == 1
+    image = torch.rand(1, 4, 64, 64)
+    scores = network.eval()(image).scores
+    torch.testing.assert_close(scores, plain.eval()(image[:, :3]).scores, rtol=1e-4, atol=1e-5)
 
 
 def test_a_network_is_rebuilt_from_its_configuration_alone(name: str) -> None:
@@ -169,7 +181,7 @@ def test_initial_weights_are_asked_for() -> None:
     config = configure("toycity", {"backbone": "hf:x/y"})
     with pytest.raises(UserError, match="--init pretrained --data-normalize imagenet"):
         check_init(config)
-    with pytest.raises(UserError, match="for hf: backbones, not resnet50"):
+    with pytest.raises(UserError, match="for hf: and timm: backbones, not resnet50"):
         check_init(configure("toycity", {"backbone": "resnet50", "init": "pretrained"}))
 
 

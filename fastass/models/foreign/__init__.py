@@ -1,0 +1,1 @@
+"""Backbones of other packages, as `fastass.models.backbone.Backbone`."""
