@@ -143,7 +143,7 @@ def check_same(
     for leaf in leaves():
         if leaf.path in FREE:
             continue
-        if leaf.path == "optim.base_batch" and config.optim.scale_lr == "none":
+        if leaf.path == "optim.base_batch" and not config.optim.scales:
             continue  # nothing depends on it
         old, new = value_at(saved, leaf.path), value_at(config, leaf.path)
         if old != new:

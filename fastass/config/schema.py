@@ -185,6 +185,9 @@ class DiscriminatorConfig:
 class OptimConfig:
     """Optimizers and learning rates, section 4.2."""
 
+    optimizer: Literal["sgd", "lars", "lamb", "adamw"] = "sgd"
+    """Optimizer of the segmentation network. `lars` and `lamb` move each layer by a share of its
+    norm, for large batches; they need an `lr` of their own, as `adamw` does."""
     lr: Rate = 2.5e-4
     """Initial learning rate of the segmentation network."""
     head_lr: Factor = 10.0
@@ -194,18 +197,27 @@ class OptimConfig:
     """Factor on the learning rate from each layer of the backbone to the one before it, e.g. 0.9.
     Use it to fine-tune a pretrained transformer (1: one rate for the whole backbone)."""
     momentum: Below1 = 0.9
-    """Momentum of SGD."""
+    """Momentum of SGD and LARS."""
     nesterov: bool = True
-    """Use Nesterov momentum."""
+    """Use Nesterov momentum, with SGD and LARS."""
+    betas: tuple[Below1, Below1] = (0.9, 0.999)
+    """The two betas of LAMB and AdamW."""
+    trust: Rate = 1e-3
+    """Trust coefficient of LARS: the share of its norm by which a layer moves at learning rate
+    1."""
     weight_decay: Factor = 5e-4
-    """Weight decay of SGD. The discriminators have none."""
+    """Weight decay of the segmentation network. The discriminators have none."""
+    decay_norms: bool = True
+    """Also decay biases, and scale and shift of the norms, with SGD. LARS, LAMB and AdamW never
+    do."""
     d_lr: Rate = 1e-4
     """Initial learning rate of the discriminators (Adam)."""
     d_betas: tuple[Below1, Below1] = (0.9, 0.99)
-    """The two betas of Adam."""
+    """The two betas of the discriminators' Adam."""
     optimizer_backend: Literal["torch", "foreach", "apex"] = "torch"
     """Implementation of SGD and Adam: `torch`, PyTorch's fused kernels; `foreach`, PyTorch's
-    multi-tensor operations; `apex`, NVIDIA's kernels for CUDA, an optional package."""
+    multi-tensor operations; `apex`, NVIDIA's kernels for CUDA, an optional package. LARS and LAMB
+    always use multi-tensor operations."""
     power: Annotated[float, Range(0, 100)] = 0.9
     """Power of the polynomial decay of the learning rates."""
     schedule_steps: Steps = 0
@@ -214,11 +226,18 @@ class OptimConfig:
     warmup: Steps = 0
     """Steps over which the learning rates rise linearly at the beginning (0: no warm-up)."""
     scale_lr: Literal["none", "linear", "sqrt"] = "none"
-    """Scale all learning rates with the global batch: by its ratio to `base_batch` (`linear`), or
+    """Scale the learning rates with the global batch: by its ratio to `base_batch` (`linear`), or
     by the square root of that (`sqrt`). Use it with a larger batch or several GPUs."""
+    scale_lr_discriminators: Literal["same", "none", "linear", "sqrt"] = "same"
+    """Scale the discriminators' learning rate by a rule of its own. `same`: that of `scale_lr`."""
     base_batch: Count = 1
     """Global batch that the learning rates were chosen for, in images per stream and step; only
-    `scale_lr` uses it."""
+    `scale_lr` and `scale_lr_discriminators` use it."""
+
+    @property
+    def scales(self) -> bool:
+        """Whether a learning rate depends on the global batch."""
+        return self.scale_lr != "none" or self.scale_lr_discriminators not in ("same", "none")
 
 
 @dataclass(frozen=True, kw_only=True)

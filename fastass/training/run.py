@@ -144,7 +144,7 @@ def _train(
             return summary
     orders = world.broadcast_from_main(lambda: rare_class_orders(data, spec, progress))
     data = replace(data, rare_class=orders)
-    optimizers = describe_optimizers(config.optim.optimizer_backend, runtime.device)
+    optimizers = describe_optimizers(config.optim, runtime.device)
     step = TrainStep(build(config, spec), config, runtime, world)
     progress.line(_heading(step, optimizers))
     progress.line(data.describe(config.method, spec))

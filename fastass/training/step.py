@@ -133,8 +133,10 @@ class TrainStep:
     def _optimizers(self) -> dict[str, Optimizer]:
         """One optimizer per network, by its name in checkpoints."""
         optim, module = self.config.optim, self.module
-        factor = batch_factor(optim, self.config.global_batch)
+        images = self.config.global_batch
+        factor = batch_factor(optim, images)
         optimizers = {"generator": generator_optimizer(module.generator, optim, factor)}
+        factor = batch_factor(optim, images, discriminators=True)
         for i, d_g in enumerate(module.global_discriminators):
             optimizers[f"global_{i}"] = discriminator_optimizer(d_g, optim, factor)
         if module.semantic_discriminator is not None:
