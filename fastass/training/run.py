@@ -94,7 +94,7 @@ def train(
         check_agreement(world, lambda: installation(runtime), SAME_INSTALLATION)
         options = {"--resume": resume, "--overwrite": overwrite, "--stop-at": stop_at}
         check_agreement(world, lambda: settings(config, **options), SAME_COMMAND)
-        check_parallel(config.model.norm, runtime.device, world)
+        check_parallel(config, runtime.device, world)
 
         def inspect() -> bool:
             return inspect_run(run, resume=resume, overwrite=overwrite)

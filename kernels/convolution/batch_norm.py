@@ -6,7 +6,8 @@ with the mean and variance of the batch; residual and ReLU are optional.
 Shapes: x, y and residual [B,N,h,w]; weight, bias, mean and variance [N].
 
 On a CPU in fp32 with channels-last maps one native routine does all of it, in two passes over the
-maps forward and two backward; torch takes three and five. Elsewhere it is torch's operators.
+maps forward and two backward; torch takes three and five. Elsewhere it is torch's operators; for
+`nn.SyncBatchNorm` on several CPU ranks, which torch refuses, `sync_batch_norm`.
 Saved for backward: x, y and two vectors.
 """
 
@@ -23,6 +24,7 @@ from fastass.kernels import dispatch
 from fastass.kernels.convolution import batch_norm_cpu as cpu
 from fastass.kernels.convolution.cpu_forms import has_cpu_forms
 from fastass.kernels.convolution.running_statistics import Norm, destination, is_collecting
+from fastass.kernels.convolution.sync_batch_norm import is_for_cpu_ranks, sync_batch_norm
 
 
 def batch_norm(
@@ -34,7 +36,11 @@ def batch_norm(
     native routine.
     """
     if not _fits(x, residual, norm):
-        y: Tensor = _collecting(x, norm) if is_collecting() and has_running(norm) else norm(x)
+        y: Tensor
+        if is_for_cpu_ranks(x, norm):
+            y = sync_batch_norm(x, norm)
+        else:
+            y = _collecting(x, norm) if is_collecting() and has_running(norm) else norm(x)
         if residual is not None:
             y = y + residual
         return F.relu(y, inplace=True) if relu else y

@@ -161,7 +161,7 @@ def test_sigterm_saves_once_and_every_rank_ends(toycity: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [["--labelled", "99"], ["--model-norm", "sync"]])
+@pytest.mark.parametrize("more", [["--labelled", "99"], ["--model-norm", "sync", "--compile"]])
 def test_an_error_of_the_user_is_told_once(toycity: Path, tmp_path: Path, more: list[str]) -> None:
     with torchrun(arguments(toycity, tmp_path / "run", *more)) as agent:
         output = agent.communicate(timeout=60)[0]
