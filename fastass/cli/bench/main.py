@@ -2,12 +2,19 @@
 
 from argparse import ArgumentParser, Namespace
 
-from fastass.cli.bench import data, model, scale, step, train
+from fastass.cli.bench import batch, data, model, scale, step, train
 from fastass.cli.command import Command
 
 PARTS = {
     part.name: part
-    for part in (data.COMMAND, step.COMMAND, train.COMMAND, scale.COMMAND, model.COMMAND)
+    for part in (
+        data.COMMAND,
+        step.COMMAND,
+        train.COMMAND,
+        scale.COMMAND,
+        batch.COMMAND,
+        model.COMMAND,
+    )
 }
 
 
