@@ -32,6 +32,7 @@ from fastass.runtime.process_group import SINGLE_PROCESS, World
 from fastass.self_training.mixer import SelfTraining
 from fastass.training.concurrent_backward import ConcurrentBackward, choose_backward
 from fastass.training.cuda_graph import check_cuda_graphs
+from fastass.training.micro_batches import MicroBatches
 from fastass.training.optimizers.build import (
     batch_factor,
     discriminator_optimizer,
@@ -119,6 +120,8 @@ class TrainStep:
         self.concurrent_backward: ConcurrentBackward | None = None
         if self.backward.kind == "concurrent":
             self.concurrent_backward = ConcurrentBackward()
+        concurrent = self.concurrent_backward is not None
+        self.micro_batches = MicroBatches(config, self.module, world, concurrent=concurrent)
         # Gradients that every stream adds to stay where they are: made anew among each step's
         # activations they would leave no room for the next one's. A distributed group has them in
         # its buckets. On CUDA the allocator has segments for each size.
@@ -194,7 +197,9 @@ class TrainStep:
         self.module.train()
         self._enter(adapt)
         with self._folding():
-            results = self._gradients(batches, adapt)
+            if adapt and self.self_training is not None and not self._is_concurrent(batches):
+                batches = self._with_mixed(batches)
+            results = self.micro_batches.run(lambda cut: self._gradients(cut, adapt), batches)
         terms = sum_terms([result.terms for result in results])
         in_order = sorted(results, key=lambda result: result.order)
         self.module.feed([s for result in in_order for s in result.seen])
@@ -239,10 +244,6 @@ class TrainStep:
 
     def _gradients(self, batches: Sequence[StepBatch], adapt: bool) -> list[_Result]:
         """All forwards and backwards of a step → the results of its parts."""
-        mixes = adapt and self.self_training is not None
-        concurrent = self.concurrent_backward is not None and len(batches) == 1
-        if mixes and not concurrent:
-            batches = self._with_mixed(batches)
         weights: Sequence[Sequence[float]] | Tensor = [[1.0] * len(LossTerms._fields)]
         if len(batches) > 1 or self.world.grouped:
             if self.exchange_clock is not None:
@@ -254,11 +255,15 @@ class TrainStep:
         def run(part: _Part) -> _Result:
             return self._forward_and_backward(part, weights[part.number], adapt)
 
-        if self.concurrent_backward is not None and concurrent:
+        if self.concurrent_backward is not None and self._is_concurrent(batches):
+            mixes = adapt and self.self_training is not None
             first, second = self._sides(batches[0], mixes)
             if first and second:
                 return self.concurrent_backward.run(run, first, second)
         return [run(part) for part in self._parts(batches)]
+
+    def _is_concurrent(self, batches: Sequence[StepBatch]) -> bool:
+        return self.concurrent_backward is not None and len(batches) == 1
 
     def _sides(self, batch: StepBatch, mixes: bool) -> tuple[list[_Part], list[_Part]]:
         """The parts of the two threads of a concurrent backward: the source's, the target's.

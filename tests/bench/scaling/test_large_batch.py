@@ -93,7 +93,10 @@ def test_the_command(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--rules", "best"), "--rules: 'best' is not one of none, sqrt, linear, lars, lamb, adamw"),
+        (
+            ("--rules", "best"),
+            "--rules: 'best' is not one of none, sqrt, linear, lars, lamb, adamw",
+        ),
         (("--batches", "6"), "--batches: 6 is not a multiple of 4"),
         (("--batches", "0"), "--batches"),
     ],
