@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from fastass.models.config import ModelConfig
+from fastass.models.number_range import AUTO as AUTO
 from fastass.models.number_range import Range
 from fastass.pipelines.datasets.layouts import LayoutName
 
@@ -305,8 +306,9 @@ class Config:
     start_steps: Steps = 0
     """Steps of supervised training before the method, on the source (oracle: on the labelled target
     images). Use it if there are no pretrained weights."""
-    batch: Count = 1
-    """Images per stream and device in one mini-batch."""
+    batch: Annotated[int, Range(1, auto=True)] = 1
+    """Images per stream and device in one mini-batch. `auto`: the largest number that fits into
+    memory, found before the run."""
     accumulate: Count = 1
     """Gradient accumulation: mini-batches per optimizer step. Raise it for a larger batch without
     more memory."""

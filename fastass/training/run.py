@@ -36,6 +36,7 @@ from fastass.tracking.progress import Reporter, Silent
 from fastass.tracking.services import Loggers, check_services
 from fastass.training.data import TrainingData
 from fastass.training.loop import Trainer
+from fastass.training.memory.auto_batch import with_batch
 from fastass.training.open_data import open_training_data
 from fastass.training.optimizers.build import describe_optimizers, describe_rates
 from fastass.training.ranks.agreement import (
@@ -142,6 +143,7 @@ def _train(
             progress.line(f"{out} is complete")
             progress.line(table(summary))
             return summary
+    config, data = with_batch(config, spec, data, runtime, world, progress.line)
     orders = world.broadcast_from_main(lambda: rare_class_orders(data, spec, progress))
     data = replace(data, rare_class=orders)
     optimizers = describe_optimizers(config.optim, runtime.device)

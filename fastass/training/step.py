@@ -32,7 +32,7 @@ from fastass.runtime.process_group import SINGLE_PROCESS, World
 from fastass.self_training.mixer import SelfTraining
 from fastass.training.concurrent_backward import ConcurrentBackward, choose_backward
 from fastass.training.cuda_graph import check_cuda_graphs
-from fastass.training.micro_batches import MicroBatches
+from fastass.training.memory.micro_batches import MicroBatches
 from fastass.training.optimizers.build import (
     batch_factor,
     discriminator_optimizer,

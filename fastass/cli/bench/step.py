@@ -11,8 +11,9 @@ from fastass.cli.command import Command
 from fastass.cli.parser import typed
 from fastass.cli.train import config_flags, hide_uncommon
 from fastass.config.presets import preset
-from fastass.config.schema import Config, Count, Steps
+from fastass.config.schema import AUTO, Config, Count, Steps
 from fastass.config.text import leaves, override
+from fastass.errors import UserError
 
 if TYPE_CHECKING:
     from fastass.bench.step import compare
@@ -58,7 +59,10 @@ def configured(args: Namespace, name: str) -> Config:
     """The preset with the flags given."""
     given = {leaf.path: getattr(args, leaf.path, None) for leaf in leaves()}
     given = {path: value for path, value in given.items() if value is not None}
-    return override(preset(name), given).resolved()
+    config = override(preset(name), given).resolved()
+    if config.batch == AUTO:
+        raise UserError("--batch auto: a benchmark needs a number; `fastass train` finds one")
+    return config
 
 
 def run(args: Namespace) -> None:

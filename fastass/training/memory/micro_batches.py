@@ -1,8 +1,8 @@
 """Out of GPU memory in a step: the step runs again with its batches cut in halves.
 
-The gradients of the pieces add up to those of the whole batch, because each piece is weighted by its
-valid items, as accumulated batches are (`fastass.method.item_weights`). That holds only where no
-image's output depends on the other images of its batch, so not for batch norm in training.
+The gradients of the pieces add up to those of the whole batch, because each piece is weighted by
+its valid items, as accumulated batches are (`fastass.method.item_weights`). That holds only where
+no image's output depends on the other images of its batch, so not for batch norm in training.
 
 The failed try leaves nothing behind: its gradients are dropped and the random numbers put back.
 """

@@ -18,8 +18,8 @@ from fastass.models.config import ModelConfig
 from fastass.models.deeplab import DeepLab
 from fastass.pipelines.loaders.batch import Batch, StepBatch
 from fastass.runtime.device import setup_runtime
-from fastass.runtime.process_group import World
-from fastass.training.micro_batches import MicroBatches, cut
+from fastass.runtime.process_group import SINGLE_PROCESS, World
+from fastass.training.memory.micro_batches import MicroBatches, cut
 from fastass.training.step import TrainStep, build
 
 CLASSES, SIZE = 5, (48, 64)
@@ -154,7 +154,7 @@ def test_one_image_that_does_not_fit_ends_the_run() -> None:
     assert caught.value.__notes__ == ["one image per stream does not fit"]
 
 
-def refused(c: Config, world: World = World(), *, concurrent: bool = False) -> str:
+def refused(c: Config, world: World = SINGLE_PROCESS, *, concurrent: bool = False) -> str:
     """The note of the error of a batch of four."""
     micro = MicroBatches(c, build(c, method_spec(c.method, 4)), world, concurrent=concurrent)
     tries = []
@@ -237,7 +237,9 @@ def test_a_whole_run(
     else:
         assert code == 1
         assert said.err.count("\n") == 1
-        assert "gradients with norm batch depend on the cut; try --batch 1; to use less" in said.err
+        assert (
+            "gradients with norm batch depend on the cut; try --batch 1; step 1; to use" in said.err
+        )
 
 
 def test_the_module_is_the_one_that_is_trained() -> None:
