@@ -37,7 +37,7 @@ def batch_norm(
     """
     if not _fits(x, residual, norm):
         y: Tensor
-        if is_for_cpu_ranks(x, norm):
+        if is_for_cpu_ranks(norm, x):
             y = sync_batch_norm(x, norm)
         else:
             y = _collecting(x, norm) if is_collecting() and has_running(norm) else norm(x)

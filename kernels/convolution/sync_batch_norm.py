@@ -27,7 +27,7 @@ from fastass.kernels.convolution.running_statistics import destination
 AXES = (0, 2, 3)
 
 
-def is_for_cpu_ranks(x: Tensor, norm: nn.Module) -> TypeGuard[nn.SyncBatchNorm]:
+def is_for_cpu_ranks(norm: nn.Module, x: Tensor) -> TypeGuard[nn.SyncBatchNorm]:
     """Whether `norm` must combine the statistics of several CPU ranks for x."""
     return (
         type(norm) is nn.SyncBatchNorm

@@ -18,7 +18,7 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
         self.alive = self.peak = 0
         self._known: set[int] = set()
 
@@ -63,7 +63,8 @@ def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         step()
         torch.cuda.synchronize(device)
-        return int(torch.cuda.max_memory_allocated(device))
+        return torch.cuda.max_memory_allocated(device)
     with LiveBytes() as live:
         step()
-    return live.peak
+    peak: int = live.peak
+    return peak

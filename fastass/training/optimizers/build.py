@@ -41,8 +41,9 @@ def generator_optimizer(generator: DeepLab, optim: OptimConfig, factor: float) -
         case "sgd":
             return _sgd(groups, optim)
         case "lars":
-            more = {"momentum": optim.momentum, "nesterov": optim.nesterov, "trust": optim.trust}
-            return LARS(groups, optim.lr, **more)
+            return LARS(
+                groups, optim.lr, optim.momentum, trust=optim.trust, nesterov=optim.nesterov
+            )
         case "lamb":
             return LAMB(groups, optim.lr, betas=optim.betas)
         case "adamw":

@@ -16,7 +16,7 @@ meant for biases and for scale and shift of the norms: LARS is then SGD, and LAM
 All tensors of a group are updated together by PyTorch's multi-tensor operations.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 from fastass.training.optimizers.torch_eager import without_guards
 
 
-def _trust(numerators: list[Tensor], denominators: list[Tensor]) -> list[Tensor]:
+def _trust(numerators: Sequence[Tensor], denominators: Sequence[Tensor]) -> list[Tensor]:
     """Their ratios; 1 where one of the two is 0. Nothing waits for a GPU."""
     pairs = zip(numerators, denominators, strict=True)
     return [torch.where((a > 0) & (b > 0), a / b, 1.0) for a, b in pairs]
@@ -94,15 +94,17 @@ class _LARS(_LayerWise):
         if group["adapts"]:
             weights = torch._foreach_norm(parameters)
             below = torch._foreach_add(torch._foreach_norm(gradients), weights, alpha=decay)
-            torch._foreach_mul_(steps, _trust(torch._foreach_mul(weights, group["trust"]), below))
+            ratios = _trust(torch._foreach_mul(weights, group["trust"]), below)
+            torch._foreach_mul_(steps, ratios)
         torch._foreach_mul_(steps, group["lr"])
         velocities = self._state(parameters, "momentum_buffer")
         torch._foreach_mul_(velocities, momentum)
         torch._foreach_add_(velocities, steps)
         if group["nesterov"]:
             torch._foreach_add_(steps, velocities, alpha=momentum)
-            velocities = steps
-        torch._foreach_sub_(parameters, velocities)
+            torch._foreach_sub_(parameters, steps)
+        else:
+            torch._foreach_sub_(parameters, velocities)
 
 
 class _LAMB(_LayerWise):
@@ -142,8 +144,8 @@ class _LAMB(_LayerWise):
         torch._foreach_div_(steps, roots)
         torch._foreach_add_(steps, parameters, alpha=group["weight_decay"])
         if group["adapts"]:
-            norms = torch._foreach_norm(parameters), torch._foreach_norm(steps)
-            torch._foreach_mul_(steps, _trust(*map(list, norms)))
+            ratios = _trust(torch._foreach_norm(parameters), torch._foreach_norm(steps))
+            torch._foreach_mul_(steps, ratios)
         torch._foreach_add_(parameters, steps, alpha=-group["lr"])
 
     def _counted(self, parameter: Tensor) -> int:

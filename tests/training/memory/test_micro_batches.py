@@ -98,7 +98,8 @@ class Memory:
 def trained(c: Config, batches: list[StepBatch], memory: Memory | None) -> dict[str, Any]:
     """Three steps → weights, terms of the last, state of the random numbers, lines, pieces."""
     torch.manual_seed(7)
-    step, lines = engine(c), []
+    step = engine(c)
+    lines: list[str] = []
     step.micro_batches.note = lines.append
     if memory is not None:
         memory.attach(step)
@@ -191,7 +192,8 @@ def test_several_ranks_and_graphs_end_the_run() -> None:
 @pytest.mark.parametrize("pieces", [1, 2, 3, 4, 8])
 def test_the_pieces_are_the_batch(pieces: int) -> None:
     whole = batch(4)
-    mixed = Batch(*whole.labelled[:2], pasted=torch.ones(4), confidence=torch.arange(4.0))  # type: ignore[index]
+    assert whole.labelled is not None
+    mixed = whole.labelled._replace(pasted=torch.ones(4), confidence=torch.arange(4.0))
     whole = whole._replace(mixed=mixed, source=None)
     found = cut(whole, pieces)
     assert len(found) == min(pieces, 4)
