@@ -174,7 +174,7 @@ def test_an_error_of_the_user_is_told_once(toycity: Path, tmp_path: Path, more: 
 
 @pytest.mark.slow
 def test_two_ranks_share_statistics_and_find_their_batch(toycity: Path, tmp_path: Path) -> None:
-    """`--model-norm sync` on a CPU, and `--batch auto`: the number is in the run's configuration."""
+    """`--model-norm sync` on CPUs, `--batch auto`: the number is in the run's configuration."""
     run = tmp_path / "run"
     more = ("--model-norm", "sync", "--batch", "auto", "--steps", "6")
     with torchrun(arguments(toycity, run, *more, "--stop-at", "3")) as agent:
