@@ -197,6 +197,10 @@ class OptimConfig:
     layer_decay: Annotated[float, Range(0, 1, open_low=True)] = 1.0
     """Factor on the learning rate from each layer of the backbone to the one before it, e.g. 0.9.
     Use it to fine-tune a pretrained transformer (1: one rate for the whole backbone)."""
+    vector_lr: Factor = 1.0
+    """Factor on the learning rate of biases, and of scale and shift of the norms, with LARS, LAMB
+    and AdamW, which do not adapt it to their norm. Lower it where `lr` is high, e.g. 0.1 with LAMB
+    at 0.1."""
     momentum: Below1 = 0.9
     """Momentum of SGD and LARS."""
     nesterov: bool = True

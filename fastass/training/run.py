@@ -247,12 +247,16 @@ def check_values(config: Config) -> None:
                 "--loss-label-grid aligned is the grid of an upsampling with aligned corners; it "
                 "contradicts --no-model-align-corners"
             )
-    if config.norm_statistics == "domain" and not model.has_running_statistics:
-        what = "vgg16 has no norms" if model.backbone == "vgg16" else "norm frozen keeps constants"
-        raise UserError(
-            f"--norm-statistics domain has no effect: {what}, so there are no running statistics; "
-            "leave it out"
-        )
+    for flag, given in (
+        ("--norm-statistics domain", config.norm_statistics == "domain"),
+        ("--norm-momentum", model.norm_momentum is not None),
+    ):
+        if given and not model.has_running_statistics:
+            vgg = model.backbone == "vgg16"
+            what = "vgg16 has no norms" if vgg else "norm frozen keeps constants"
+            raise UserError(
+                f"{flag} has no effect: {what}, so there are no running statistics; leave it out"
+            )
     if d.scale is not None and d.scale[0] > d.scale[1]:
         raise UserError(f"--data-scale: expected low,high, got {d.scale[0]:g},{d.scale[1]:g}")
     if d.scale is None and (d.source_resize or d.target_resize):

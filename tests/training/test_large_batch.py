@@ -126,7 +126,13 @@ def test_a_layer_moves_by_a_share_of_its_norm(kind: Any) -> None:
 @pytest.mark.parametrize("name", ["lars", "lamb", "adamw", "sgd"])
 def test_biases_and_norms_are_neither_decayed_nor_adapted(name: str) -> None:
     network = build_deeplab(ModelConfig(backbone="tiny"))
-    optim = OptimConfig(optimizer=name, lr=1.0, head_lr=0.5, decay_norms=False)  # type: ignore[arg-type]
+    optim = OptimConfig(
+        optimizer=name,  # type: ignore[arg-type]
+        lr=1.0,
+        head_lr=0.5,
+        vector_lr=0.25,
+        decay_norms=False,
+    )
     optimizer = generator_optimizer(network, optim, 2.0)
     seen = []
     for group in optimizer.param_groups:
@@ -136,7 +142,9 @@ def test_biases_and_norms_are_neither_decayed_nor_adapted(name: str) -> None:
         assert group["adapts"] is not vector
         seen += group["params"]
     assert {id(p) for p in seen} == {id(p) for p in network.parameters() if p.requires_grad}
-    assert [group["base_lr"] for group in optimizer.param_groups] == [2.0, 2.0, 1.0, 1.0]
+    factor = 1.0 if name == "sgd" else 0.25
+    rates = [group["base_lr"] for group in optimizer.param_groups]
+    assert rates == [2.0, 2.0 * factor, 1.0, 1.0 * factor]
 
 
 def test_sgd_decays_everything_by_default() -> None:

@@ -36,7 +36,7 @@ def generator_optimizer(generator: DeepLab, optim: OptimConfig, factor: float) -
         scaled[:0] = [(layer, optim.layer_decay**i) for i, layer in enumerate(layers)]
     groups = [{"params": p, "base_lr": optim.lr * scale * factor} for p, scale in scaled]
     if optim.optimizer != "sgd" or not optim.decay_norms:
-        groups = [part for group in groups for part in _by_shape(group, optim.weight_decay)]
+        groups = [part for group in groups for part in _by_shape(group, optim)]
     match optim.optimizer:
         case "sgd":
             return _sgd(groups, optim)
@@ -50,13 +50,14 @@ def generator_optimizer(generator: DeepLab, optim: OptimConfig, factor: float) -
             return AdamW(groups, optim.lr, betas=optim.betas, **_implementation(optim))
 
 
-def _by_shape(group: dict[str, Any], weight_decay: float) -> list[dict[str, Any]]:
-    """Weights that are decayed and have a norm of their own, and vectors: biases, scale, shift."""
+def _by_shape(group: dict[str, Any], optim: OptimConfig) -> list[dict[str, Any]]:
+    """Weights, which are decayed and adapted, and vectors, which are not: biases, scale, shift."""
     weights = [p for p in group["params"] if p.dim() > 1]
     vectors = [p for p in group["params"] if p.dim() <= 1]
+    rate = group["base_lr"] * (1.0 if optim.optimizer == "sgd" else optim.vector_lr)
     parts = [
-        {**group, "params": weights, "weight_decay": weight_decay, "adapts": True},
-        {**group, "params": vectors, "weight_decay": 0.0, "adapts": False},
+        {**group, "params": weights, "weight_decay": optim.weight_decay, "adapts": True},
+        {**group, "params": vectors, "weight_decay": 0.0, "adapts": False, "base_lr": rate},
     ]
     return [part for part in parts if part["params"]]
 
