@@ -17,6 +17,7 @@ from fastass.config.configure import configure, from_file
 from fastass.config.schema import Config, DataConfig, OptimConfig
 from fastass.config.text import DERIVED, Leaf, check, leaves, override, settable, value_at
 from fastass.errors import UserError
+from fastass.models.config import ModelConfig
 from fastass.models.number_range import Range
 from fastass.training.run import check_values
 
