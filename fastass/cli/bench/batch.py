@@ -15,21 +15,21 @@ def flags(parser: ArgumentParser) -> None:
     from fastass.bench.scaling.large_batch import RULES
 
     add = parser.add_argument
-    add("--batches", default="4,16,64,256", help="images per stream and step [default %(default)s]")
+    add("--batches", default="4,16,64,256", help="images per stream and step")
     add(
         "--rules",
         default=",".join(RULES),
         metavar="R,R",
-        help="how optimizer and rates follow the batch [default %(default)s]",
+        help="how optimizer and rates follow the batch",
     )
-    add("--seeds", default="0,1,2", help="seeds of the runs of each cell [default %(default)s]")
+    add("--seeds", default="0,1,2", help="seeds of the runs of each cell")
     add("--jobs", type=typed(Count), default=1, metavar="N", help="runs at the same time")
     add(
         "--out",
         type=Path,
         metavar="DIR",
         default=Path("runs/batch"),
-        help="directory of the runs; complete ones are kept [default %(default)s]",
+        help="directory of the runs; complete ones are kept",
     )
     add("--json", type=Path, metavar="FILE", help="also write the result there")
 
