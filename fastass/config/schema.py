@@ -186,9 +186,9 @@ class DiscriminatorConfig:
 class OptimConfig:
     """Optimizers and learning rates, section 4.2."""
 
-    optimizer: Literal["sgd", "lars", "lamb", "adamw"] = "sgd"
-    """Optimizer of the segmentation network. `lars` and `lamb` move each layer by a share of its
-    norm, for large batches; they need an `lr` of their own, as `adamw` does."""
+    optimizer: Literal["sgd", "lars", "lamb", "muon", "adamw"] = "sgd"
+    """Optimizer of the segmentation network. `lars`, `lamb` and `muon` move each layer by a share
+    of its norm, for large batches; they need an `lr` of their own, as `adamw` does."""
     lr: Rate = 2.5e-4
     """Initial learning rate of the segmentation network."""
     head_lr: Factor = 10.0
@@ -198,23 +198,23 @@ class OptimConfig:
     """Factor on the learning rate from each layer of the backbone to the one before it, e.g. 0.9.
     Use it to fine-tune a pretrained transformer (1: one rate for the whole backbone)."""
     vector_lr: Factor = 1.0
-    """Factor on the learning rate of biases, and of scale and shift of the norms, with LARS, LAMB
-    and AdamW, which do not adapt it to their norm. Lower it where `lr` is high, e.g. 0.1 with LAMB
-    at 0.1."""
+    """Factor on the learning rate of biases, and of scale and shift of the norms, with LARS, LAMB,
+    Muon and AdamW, which do not adapt it to their norm. Lower it where `lr` is high, e.g. 0.1
+    with Muon at 0.1."""
     momentum: Below1 = 0.9
-    """Momentum of SGD and LARS."""
+    """Momentum of SGD, LARS and Muon."""
     nesterov: bool = True
     """Use Nesterov momentum, with SGD and LARS."""
     betas: tuple[Below1, Below1] = (0.9, 0.999)
-    """The two betas of LAMB and AdamW."""
+    """The two betas of LAMB, of AdamW, and of Muon's biases and norms."""
     trust: Rate = 1e-3
     """Trust coefficient of LARS: the share of its norm by which a layer moves at learning rate
     1."""
     weight_decay: Factor = 5e-4
     """Weight decay of the segmentation network. The discriminators have none."""
     decay_norms: bool = True
-    """Also decay biases, and scale and shift of the norms, with SGD. LARS, LAMB and AdamW never
-    do."""
+    """Also decay biases, and scale and shift of the norms, with SGD. The other
+    optimizers never do."""
     d_lr: Rate = 1e-4
     """Initial learning rate of the discriminators (Adam)."""
     d_betas: tuple[Below1, Below1] = (0.9, 0.99)

@@ -1,4 +1,4 @@
-"""LARS and LAMB against the papers' formulas, one parameter at a time in float64."""
+"""LARS, LAMB and Muon against the papers' formulas, one parameter at a time in float64."""
 
 import copy
 import math
@@ -14,6 +14,7 @@ from fastass.models.config import ModelConfig
 from fastass.models.deeplab import build_deeplab
 from fastass.training.optimizers.build import describe_optimizers, generator_optimizer
 from fastass.training.optimizers.large_batch import LAMB, LARS
+from fastass.training.optimizers.muon import Muon, orthogonal
 
 
 def norm(x: Tensor) -> float:
@@ -43,12 +44,30 @@ def lamb(w: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> 
     return w - group["lr"] * ratio * r
 
 
-FORMULA = {LARS: lars, LAMB: lamb}
+def muon(w: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
+    """Jordan et al. 2024, with a step of the weight's norm; LAMB without a trust ratio is AdamW."""
+    if not group["adapts"]:
+        return lamb(w, g, state, group)
+    m = state["m"] = group["momentum"] * state.get("m", 0) + g
+    x = (g + group["momentum"] * m).reshape(len(g), -1)
+    x = x / max(norm(x), 1e-12)
+    transposed = x.shape[0] > x.shape[1]
+    x = x.T if transposed else x
+    for _ in range(5):
+        A = x @ x.T
+        x = 3.4445 * x + (-4.7750 * A + 2.0315 * A @ A) @ x
+    step = (x.T if transposed else x).reshape(w.shape)
+    ratio = norm(w) / norm(step) if norm(w) > 0 and norm(step) > 0 else 1.0
+    return w - group["lr"] * (ratio * step + group["weight_decay"] * w)
+
+
+FORMULA = {LARS: lars, LAMB: lamb, Muon: muon}
 VALUES: list[tuple[Any, dict[str, Any]]] = [
     (LARS, {"lr": 0.5, "momentum": 0.9, "trust": 0.02}),
     (LARS, {"lr": 0.5, "momentum": 0.8, "trust": 0.02, "nesterov": True}),
     (LAMB, {"lr": 0.02, "betas": (0.9, 0.99)}),
     (LAMB, {"lr": 0.02, "betas": (0.5, 0.9), "eps": 1e-3}),
+    (Muon, {"lr": 0.05, "momentum": 0.8, "betas": (0.9, 0.95)}),
 ]
 
 
@@ -108,7 +127,7 @@ def test_the_papers_formulas(kind: Any, values: dict[str, Any]) -> None:
             optimizer = other
 
 
-@pytest.mark.parametrize("kind", [LARS, LAMB])
+@pytest.mark.parametrize("kind", [LARS, LAMB, Muon])
 def test_a_layer_moves_by_a_share_of_its_norm(kind: Any) -> None:
     """The first step does not depend on the gradient's scale; the step scales with the weight."""
 
@@ -123,7 +142,7 @@ def test_a_layer_moves_by_a_share_of_its_norm(kind: Any) -> None:
     assert moved(3, 1) == pytest.approx(3 * moved(1, 1), rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["lars", "lamb", "adamw", "sgd"])
+@pytest.mark.parametrize("name", ["lars", "lamb", "muon", "adamw", "sgd"])
 def test_biases_and_norms_are_neither_decayed_nor_adapted(name: str) -> None:
     network = build_deeplab(ModelConfig(backbone="tiny"))
     optim = OptimConfig(
@@ -158,3 +177,17 @@ def test_apex_has_no_lamb_here() -> None:
         describe_optimizers(optim, torch.device("cuda"))
     optim = OptimConfig(optimizer="lamb")
     assert describe_optimizers(optim, torch.device("cpu")) == "lamb, torch fused"
+
+
+@pytest.mark.parametrize("shape", [(7, 30), (30, 7), (12, 12), (1, 9)])
+def test_orthogonal_keeps_singular_vectors(shape: tuple[int, int]) -> None:
+    g = torch.Generator().manual_seed(0)
+    matrix = torch.randn(shape, generator=g, dtype=torch.float64)
+    found = orthogonal(1e3 * matrix)
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    values = u.T @ found @ v.T
+    diagonal = values.diagonal()
+    assert diagonal.min() > 0.3  # a square matrix has a singular value near 0
+    assert diagonal.max() < 1.25
+    torch.testing.assert_close(values, torch.diag(diagonal), rtol=0, atol=1e-9)
+    assert torch.equal(orthogonal(torch.zeros(shape)), torch.zeros(shape))

@@ -16,6 +16,7 @@ from fastass.errors import UserError
 from fastass.models.deeplab import DeepLab
 from fastass.training.optimizers import apex
 from fastass.training.optimizers.large_batch import LAMB, LARS
+from fastass.training.optimizers.muon import Muon
 from fastass.training.optimizers.torch_eager import SGD, Adam, AdamW
 
 
@@ -46,6 +47,8 @@ def generator_optimizer(generator: DeepLab, optim: OptimConfig, factor: float) -
             )
         case "lamb":
             return LAMB(groups, optim.lr, betas=optim.betas)
+        case "muon":
+            return Muon(groups, optim.lr, optim.momentum, optim.betas)
         case "adamw":
             return AdamW(groups, optim.lr, betas=optim.betas, **_implementation(optim))
 

@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 from fastass.training.optimizers.torch_eager import without_guards
 
 
-def _trust(numerators: Sequence[Tensor], denominators: Sequence[Tensor]) -> list[Tensor]:
+def trust(numerators: Sequence[Tensor], denominators: Sequence[Tensor]) -> list[Tensor]:
     """Their ratios; 1 where one of the two is 0. Nothing waits for a GPU."""
     pairs = zip(numerators, denominators, strict=True)
     return [torch.where((a > 0) & (b > 0), a / b, 1.0) for a, b in pairs]
@@ -94,7 +94,7 @@ class _LARS(_LayerWise):
         if group["adapts"]:
             weights = torch._foreach_norm(parameters)
             below = torch._foreach_add(torch._foreach_norm(gradients), weights, alpha=decay)
-            ratios = _trust(torch._foreach_mul(weights, group["trust"]), below)
+            ratios = trust(torch._foreach_mul(weights, group["trust"]), below)
             torch._foreach_mul_(steps, ratios)
         torch._foreach_mul_(steps, group["lr"])
         velocities = self._state(parameters, "momentum_buffer")
@@ -107,8 +107,8 @@ class _LARS(_LayerWise):
             torch._foreach_sub_(parameters, velocities)
 
 
-class _LAMB(_LayerWise):
-    """LAMB. groups: may have `lr`, `weight_decay` and `adapts` of their own."""
+class LambBase(_LayerWise):
+    """LAMB with torch's guards. groups: may have `lr`, `weight_decay` and `adapts` of their own."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class _LAMB(_LayerWise):
         torch._foreach_div_(steps, roots)
         torch._foreach_add_(steps, parameters, alpha=group["weight_decay"])
         if group["adapts"]:
-            ratios = _trust(torch._foreach_norm(parameters), torch._foreach_norm(steps))
+            ratios = trust(torch._foreach_norm(parameters), torch._foreach_norm(steps))
             torch._foreach_mul_(steps, ratios)
         torch._foreach_add_(parameters, steps, alpha=-group["lr"])
 
@@ -156,4 +156,4 @@ class _LAMB(_LayerWise):
 
 
 LARS = without_guards(_LARS)
-LAMB = without_guards(_LAMB)
+LAMB = without_guards(LambBase)
