@@ -95,7 +95,7 @@ def test_the_command(
     [
         (
             ("--rules", "best"),
-            "--rules: 'best' is not one of none, sqrt, linear, lars, lamb, adamw",
+            "--rules: 'best' is not one of none, sqrt, linear, lars, lamb, muon",
         ),
         (("--batches", "6"), "--batches: 6 is not a multiple of 4"),
         (("--batches", "0"), "--batches"),
