@@ -39,6 +39,7 @@ def test_every_rule_is_a_run_that_fastass_accepts(
         config = seen[-1]
         assert (config.batch, config.seed, config.labelled_seed) == (cell.batch, 2, 2)
         assert (config.start_steps, config.steps) == cell.steps
+        assert (config.method, config.mix, config.labelled) == ("ga+csa", False, 20)
         assert config.optim.base_batch == large_batch.BASE
     assert len({cell.name(0) for cell in cells((4, 64), tuple(RULES))}) == len(seen)
 
