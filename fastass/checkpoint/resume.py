@@ -11,7 +11,7 @@ from typing import Any
 from fastass.checkpoint.json_file import read_json
 from fastass.checkpoint.own_files import CONFIG, INPUTS, LABELLED
 from fastass.checkpoint.starting_weights import weights_path
-from fastass.config.schema import NAMED_WEIGHTS, Config
+from fastass.config.schema import AUTO, NAMED_WEIGHTS, Config
 from fastass.config.text import from_yaml, leaves, value_at
 from fastass.errors import UserError
 from fastass.models.weights.files import find_weight_file
@@ -52,10 +52,12 @@ FREE = {
 def fit_ranks(path: Path, config: Config) -> Config:
     """`config` with the batch size that keeps the run's global batch on another number of ranks.
 
-    If batch or accumulation differ from the run's, they stay as given.
+    If batch or accumulation differ from the run's, they stay as given; the batch `auto` is the
+    run's.
     """
     saved = from_yaml(path / CONFIG)
-    if (config.batch, config.accumulate) != (saved.batch, saved.accumulate):
+    given = (config.batch, config.accumulate) != (saved.batch, saved.accumulate)
+    if given and config.batch != AUTO:
         return config
     batch, rest = divmod(saved.global_batch, config.accumulate * config.distributed.world)
     if rest or not batch:
@@ -144,7 +146,7 @@ def check_same(
     for leaf in leaves():
         if leaf.path in FREE:
             continue
-        if leaf.path == "optim.base_batch" and config.optim.scale_lr == "none":
+        if leaf.path == "optim.base_batch" and not config.optim.scales:
             continue  # nothing depends on it
         old, new = value_at(saved, leaf.path), value_at(config, leaf.path)
         if old != new:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from fastass.models.config import ModelConfig
+from fastass.models.number_range import AUTO as AUTO
 from fastass.models.number_range import Range
 from fastass.pipelines.datasets.layouts import LayoutName
 
@@ -191,6 +192,9 @@ class DiscriminatorConfig:
 class OptimConfig:
     """Optimizers and learning rates, section 4.2."""
 
+    optimizer: Literal["sgd", "lars", "lamb", "muon", "adamw"] = "sgd"
+    """Optimizer of the segmentation network. `lars`, `lamb` and `muon` move each layer by a share
+    of its norm, for large batches; they need an `lr` of their own, as `adamw` does."""
     lr: Rate = 2.5e-4
     """Initial learning rate of the segmentation network."""
     head_lr: Factor = 10.0
@@ -199,19 +203,32 @@ class OptimConfig:
     layer_decay: Annotated[float, Range(0, 1, open_low=True)] = 1.0
     """Factor on the learning rate from each layer of the backbone to the one before it, e.g. 0.9.
     Use it to fine-tune a pretrained transformer (1: one rate for the whole backbone)."""
+    vector_lr: Factor = 1.0
+    """Factor on the learning rate of biases, and of scale and shift of the norms, with LARS, LAMB,
+    Muon and AdamW, which do not adapt it to their norm. Lower it where `lr` is high, e.g. 0.1
+    with Muon at 0.1."""
     momentum: Below1 = 0.9
-    """Momentum of SGD."""
+    """Momentum of SGD, LARS and Muon."""
     nesterov: bool = True
-    """Use Nesterov momentum."""
+    """Use Nesterov momentum, with SGD and LARS."""
+    betas: tuple[Below1, Below1] = (0.9, 0.999)
+    """The two betas of LAMB, of AdamW, and of Muon's biases and norms."""
+    trust: Rate = 1e-3
+    """Trust coefficient of LARS: the share of its norm by which a layer moves at learning rate
+    1."""
     weight_decay: Factor = 5e-4
-    """Weight decay of SGD. The discriminators have none."""
+    """Weight decay of the segmentation network. The discriminators have none."""
+    decay_norms: bool = True
+    """Also decay biases, and scale and shift of the norms, with SGD. The other
+    optimizers never do."""
     d_lr: Rate = 1e-4
     """Initial learning rate of the discriminators (Adam)."""
     d_betas: tuple[Below1, Below1] = (0.9, 0.99)
-    """The two betas of Adam."""
+    """The two betas of the discriminators' Adam."""
     optimizer_backend: Literal["torch", "foreach", "apex"] = "torch"
     """Implementation of SGD and Adam: `torch`, PyTorch's fused kernels; `foreach`, PyTorch's
-    multi-tensor operations; `apex`, NVIDIA's kernels for CUDA, an optional package."""
+    multi-tensor operations; `apex`, NVIDIA's kernels for CUDA, an optional package. LARS and LAMB
+    always use multi-tensor operations."""
     power: Annotated[float, Range(0, 100)] = 0.9
     """Power of the polynomial decay of the learning rates."""
     schedule_steps: Steps = 0
@@ -220,11 +237,18 @@ class OptimConfig:
     warmup: Steps = 0
     """Steps over which the learning rates rise linearly at the beginning (0: no warm-up)."""
     scale_lr: Literal["none", "linear", "sqrt"] = "none"
-    """Scale all learning rates with the global batch: by its ratio to `base_batch` (`linear`), or
+    """Scale the learning rates with the global batch: by its ratio to `base_batch` (`linear`), or
     by the square root of that (`sqrt`). Use it with a larger batch or several GPUs."""
+    scale_lr_discriminators: Literal["same", "none", "linear", "sqrt"] = "same"
+    """Scale the discriminators' learning rate by a rule of its own. `same`: that of `scale_lr`."""
     base_batch: Count = 1
     """Global batch that the learning rates were chosen for, in images per stream and step; only
-    `scale_lr` uses it."""
+    `scale_lr` and `scale_lr_discriminators` use it."""
+
+    @property
+    def scales(self) -> bool:
+        """Whether a learning rate depends on the global batch."""
+        return self.scale_lr != "none" or self.scale_lr_discriminators not in ("same", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,8 +319,9 @@ class Config:
     start_steps: Steps = 0
     """Steps of supervised training before the method, on the source (oracle: on the labelled target
     images). Use it if there are no pretrained weights."""
-    batch: Count = 1
-    """Images per stream and device in one mini-batch."""
+    batch: Annotated[int, Range(1, auto=True)] = 1
+    """Images per stream and device in one mini-batch. `auto`: the largest number that fits into
+    memory, found before the run."""
     accumulate: Count = 1
     """Gradient accumulation: mini-batches per optimizer step. Raise it for a larger batch without
     more memory."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from fastass.errors import UserError
-from fastass.models.number_range import Range
+from fastass.models.number_range import AUTO, Range
 
 WORDS = {"true": True, "yes": True, "false": False, "no": False}
 NONE = ("", "none", "None")
@@ -71,7 +71,10 @@ def parse(text: Any, hint: Any, where: str) -> Any:
     """
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        number, limits = parse(text, args[0], where), args[1]
+        limits = args[1]
+        if isinstance(limits, Range) and limits.auto and text == "auto":
+            return AUTO
+        number = parse(text, args[0], where)
         if isinstance(limits, Range) and not limits.holds(number):
             raise UserError(f"{where}: expected {kind(hint)}, got {shown(text)}")
         return number

@@ -56,6 +56,10 @@ class ModelConfig:
     folded into the convolutions, which is faster. `sync` is `batch` with statistics over all
     processes."""
 
+    norm_momentum: Annotated[float, Range(0, 1, open_low=True)] | None = None
+    """Share of a step's statistics in the running statistics of batch norm. Raise it for runs of
+    few steps, e.g. 0.3 with large batches. Unset: the network's own, 0.1."""
+
     checkpoint_activations: bool = False
     """Keep only the inputs of the backbone's blocks and compute the rest again in the backward.
     Takes less memory and about a third more compute."""

@@ -9,6 +9,7 @@ from fastass import kernels
 from fastass.models.activation_checkpointing import checkpoint_activations
 from fastass.models.backbone import Backbone
 from fastass.models.config import ModelConfig
+from fastass.models.domain_statistics import running_norms
 from fastass.models.foreign.choose import make_foreign_backbone
 from fastass.models.resnet import BasicBlock, Bottleneck, ResNet
 from fastass.models.tiny import TinyResNet
@@ -121,5 +122,8 @@ def make_backbone(config: ModelConfig) -> Backbone:
 def build_deeplab(config: ModelConfig) -> DeepLab:
     """The network of `config` with random weights, in channels-last memory."""
     model = DeepLab(config)
+    if config.norm_momentum is not None:
+        for norm in running_norms(model).values():
+            norm.momentum = config.norm_momentum
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model

@@ -11,6 +11,7 @@ from torch.futures import Future
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from fastass.config.schema import Config
 from fastass.errors import UserError
 from fastass.models.domain_statistics import TargetStatistics
 from fastass.runtime.process_group import World
@@ -20,12 +21,13 @@ _NEW_NAME = "forward_sync_buffers" in inspect.signature(DistributedDataParallel)
 _OWN_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _NEW_NAME else "broadcast_buffers": False}
 
 
-def check_parallel(norm: str, device: torch.device, world: World) -> None:
-    """UserError for a norm that does not work on several ranks of this kind of device."""
-    if world.size > 1 and norm == "sync" and device.type == "cpu":
+def check_parallel(config: Config, device: torch.device, world: World) -> None:
+    """UserError for what does not work on several ranks of this kind of device."""
+    sync = config.model.norm == "sync" and config.runtime.compile
+    if world.size > 1 and sync and device.type == "cpu":
         raise UserError(
-            "model.norm: sync on several ranks needs CUDA, because PyTorch has no CPU version of "
-            "it; use --model-norm frozen or batch"
+            "model.norm: sync on several CPU ranks exchanges statistics in the forward, which "
+            "--compile does not support; leave out --compile, or use --model-norm frozen or batch"
         )
 
 
@@ -39,7 +41,7 @@ def wrap(
 
     one_backward: each step has a single backward. compress: exchange gradients in bf16.
     """
-    parallel = DistributedDataParallel(
+    parallel = _Parallel(
         module,
         **_OWN_BUFFERS,
         gradient_as_bucket_view=True,
@@ -49,6 +51,13 @@ def wrap(
     if compress:
         parallel.register_comm_hook(world.size, _average_in_bf16)
     return parallel
+
+
+class _Parallel(DistributedDataParallel):
+    """Also of synchronised norms on a CPU, whose exchange is `kernels.batch_norm`'s own."""
+
+    def _passing_sync_batchnorm_handle(self, module: nn.Module) -> None:
+        """Torch's refusal of `nn.SyncBatchNorm` on anything but a GPU is left out."""
 
 
 def _average_in_bf16(size: int, bucket: GradBucket) -> Future[Tensor]:

@@ -55,6 +55,7 @@ class Trainer:
         self.config, self.data, self.runtime = config, data, runtime
         self.spec, self.run, self.reporter = spec, run, reporter
         self.train_step, self.world = train_step, world
+        train_step.micro_batches.note = self._note
         self.meters = Meters(world, train_step.exchange_clock)
         self.stragglers = Stragglers()
         self.state = TrainState(train_step, config, data.classes, self.meters, run, reporter, world)
@@ -166,6 +167,10 @@ class Trainer:
         if self._averaged_at != self.progress.step:
             average_statistics(self.train_step.module, self.world)
             self._averaged_at = self.progress.step
+
+    def _note(self, line: str) -> None:
+        """A line about the step that is running."""
+        self.reporter.line(f"step {self.progress.step + 1}: {line}")
 
     def _stats(self, means: dict[str, Any]) -> TrainStats:
         device, gpu = self.runtime.device, None

@@ -38,6 +38,7 @@ from fastass.tracking.services import Loggers, check_services
 from fastass.training.cuda_graph import check_cuda_graphs, describe_cuda_graph
 from fastass.training.data import TrainingData
 from fastass.training.loop import Trainer
+from fastass.training.memory.auto_batch import with_batch
 from fastass.training.open_data import open_training_data
 from fastass.training.optimizers.build import describe_optimizers, describe_rates
 from fastass.training.ranks.agreement import (
@@ -96,7 +97,7 @@ def train(
         check_agreement(world, lambda: installation(runtime), SAME_INSTALLATION)
         options = {"--resume": resume, "--overwrite": overwrite, "--stop-at": stop_at}
         check_agreement(world, lambda: settings(config, **options), SAME_COMMAND)
-        check_parallel(config.model.norm, runtime.device, world)
+        check_parallel(config, runtime.device, world)
         check_cuda_graphs(config, runtime, world)
 
         def inspect() -> bool:
@@ -145,9 +146,10 @@ def _train(
             progress.line(f"{out} is complete")
             progress.line(table(summary))
             return summary
+    config, data = with_batch(config, spec, data, runtime, world, progress.line)
     orders = world.broadcast_from_main(lambda: rare_class_orders(data, spec, progress))
     data = replace(data, rare_class=orders)
-    optimizers = describe_optimizers(config.optim.optimizer_backend, runtime.device)
+    optimizers = describe_optimizers(config.optim, runtime.device)
     step = TrainStep(build(config, spec), config, runtime, world)
     progress.line(_heading(step, optimizers))
     progress.line(data.describe(config.method, spec))
@@ -253,12 +255,16 @@ def check_values(config: Config) -> None:
                 "--loss-label-grid aligned is the grid of an upsampling with aligned corners; it "
                 "contradicts --no-model-align-corners"
             )
-    if config.norm_statistics == "domain" and not model.has_running_statistics:
-        what = "vgg16 has no norms" if model.backbone == "vgg16" else "norm frozen keeps constants"
-        raise UserError(
-            f"--norm-statistics domain has no effect: {what}, so there are no running statistics; "
-            "leave it out"
-        )
+    for flag, given in (
+        ("--norm-statistics domain", config.norm_statistics == "domain"),
+        ("--norm-momentum", model.norm_momentum is not None),
+    ):
+        if given and not model.has_running_statistics:
+            vgg = model.backbone == "vgg16"
+            what = "vgg16 has no norms" if vgg else "norm frozen keeps constants"
+            raise UserError(
+                f"{flag} has no effect: {what}, so there are no running statistics; leave it out"
+            )
     if model.channels != 3 and d.loader == "dali":
         raise UserError("--loader dali reads images of 3 channels; use --loader pillow")
     if model.channels != 3 and config.preset == "toycity" and None in (d.source, d.target):

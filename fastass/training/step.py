@@ -1,9 +1,9 @@
 """The networks, their optimizers and one optimizer step."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from fastass import kernels
 from fastass.config.schema import Config
-from fastass.kernels.convolution.running_statistics import BatchStatistics, collected
+from fastass.kernels.convolution.running_statistics import collected
 from fastass.method.adaptation import Adaptation, MethodSpec, objective
 from fastass.method.item_weights import item_weights
 from fastass.method.terms import LossTerms, sum_terms
@@ -34,11 +34,13 @@ from fastass.self_training.mixer import SelfTraining
 from fastass.training.concurrent_backward import ConcurrentBackward, choose_backward
 from fastass.training.cuda_graph import check_cuda_graphs
 from fastass.training.graphed_step import GraphedStep
+from fastass.training.memory.micro_batches import MicroBatches
 from fastass.training.optimizers.build import (
     batch_factor,
     discriminator_optimizer,
     generator_optimizer,
 )
+from fastass.training.parts import Part, Result, streams_of
 from fastass.training.ranks.times import ExchangeClock
 
 
@@ -65,31 +67,6 @@ def build(config: Config, spec: MethodSpec) -> Adaptation:
         if not (spec.labelled or spec.global_):  # no other stream shows the target
             module.target_streams = ("mixed",)
     return module
-
-
-class _Part(NamedTuple):
-    """What one forward and one backward take."""
-
-    batch: StepBatch
-    number: int  # which of the step's batches it belongs to
-    last: bool  # of the step: its backward exchanges the gradients
-    before: Callable[[], None] | None = None  # is called first
-    then: Callable[[], StepBatch] | None = None  # more that is forwarded before the backward
-
-
-class _Result(NamedTuple):
-    """What one forward and one backward gave."""
-
-    part: _Part
-    terms: LossTerms
-    seen: list[BatchStatistics]
-
-    @property
-    def order(self) -> tuple[int, int]:
-        """Its place in the fused step: that of its first stream."""
-        streams = self.part.batch
-        first = next((i for i, s in enumerate(streams) if s is not None), len(streams))
-        return self.part.number, first
 
 
 class TrainStep:
@@ -124,6 +101,8 @@ class TrainStep:
         self.graph: GraphedStep | None = None
         if config.runtime.cuda_graph:
             self.graph = GraphedStep(self.update, self.optimizers, runtime.device)
+        concurrent = self.concurrent_backward is not None
+        self.micro_batches = MicroBatches(config, self.module, world, concurrent=concurrent)
         # Gradients that every stream adds to stay where they are: made anew among each step's
         # activations they would leave no room for the next one's. A distributed group has them in
         # its buckets. On CUDA the allocator has segments for each size.
@@ -138,8 +117,10 @@ class TrainStep:
     def _optimizers(self) -> dict[str, Optimizer]:
         """One optimizer per network, by its name in checkpoints."""
         optim, module = self.config.optim, self.module
-        factor = batch_factor(optim, self.config.global_batch)
+        images = self.config.global_batch
+        factor = batch_factor(optim, images)
         optimizers = {"generator": generator_optimizer(module.generator, optim, factor)}
+        factor = batch_factor(optim, images, discriminators=True)
         for i, d_g in enumerate(module.global_discriminators):
             optimizers[f"global_{i}"] = discriminator_optimizer(d_g, optim, factor)
         if module.semantic_discriminator is not None:
@@ -222,7 +203,7 @@ class TrainStep:
         average_weight: of the weights in their running average.
         """
         with self._folding():
-            results = self._gradients(batches, adapt)
+            results = self.micro_batches.run(lambda cut: self._gradients(cut, adapt), batches)
         terms = sum_terms([result.terms for result in results])
         in_order = sorted(results, key=lambda result: result.order)
         self.module.feed([s for result in in_order for s in result.seen])
@@ -263,7 +244,7 @@ class TrainStep:
     def _runs_concurrently(self, batches: Sequence[StepBatch]) -> bool:
         return self.concurrent_backward is not None and len(batches) == 1
 
-    def _gradients(self, batches: Sequence[StepBatch], adapt: bool) -> list[_Result]:
+    def _gradients(self, batches: Sequence[StepBatch], adapt: bool) -> list[Result]:
         """All forwards and backwards of a step → the results of its parts."""
         weights: Sequence[Sequence[float]] | Tensor = [[1.0] * len(LossTerms._fields)]
         if len(batches) > 1 or self.world.grouped:
@@ -273,7 +254,7 @@ class TrainStep:
             if self.exchange_clock is not None:
                 self.exchange_clock.end()
 
-        def run(part: _Part) -> _Result:
+        def run(part: Part) -> Result:
             return self._forward_and_backward(part, weights[part.number], adapt)
 
         if self.concurrent_backward is not None and self._runs_concurrently(batches):
@@ -283,7 +264,7 @@ class TrainStep:
                 return self.concurrent_backward.run(run, first, second)
         return [run(part) for part in self._parts(batches)]
 
-    def _sides(self, batch: StepBatch, mixes: bool) -> tuple[list[_Part], list[_Part]]:
+    def _sides(self, batch: StepBatch, mixes: bool) -> tuple[list[Part], list[Part]]:
         """The parts of the two threads of a concurrent backward: the source's, the target's.
 
         The source's thread also makes the mixed batch, while the target's forwards the labelled
@@ -291,7 +272,7 @@ class TrainStep:
         parameter, and the sum does not depend on which comes first.
         """
         if not mixes:
-            parts = [_Part(stream, 0, last=True) for stream in _streams(batch)]
+            parts = [Part(stream, 0, last=True) for stream in streams_of(batch)]
             return parts[:1], parts[1:]
         mixed: Future[StepBatch] = Future()
 
@@ -304,10 +285,10 @@ class TrainStep:
 
         clean = batch.unlabelled if self.module.global_discriminators else None
         target = StepBatch(labelled=batch.labelled, unlabelled=clean)
-        source = _Part(StepBatch(source=batch.source), 0, last=True, before=mix)
-        return [source], [_Part(target, 0, last=True, then=mixed.result)]
+        source = Part(StepBatch(source=batch.source), 0, last=True, before=mix)
+        return [source], [Part(target, 0, last=True, then=mixed.result)]
 
-    def _parts(self, batches: Sequence[StepBatch]) -> Iterator[_Part]:
+    def _parts(self, batches: Sequence[StepBatch]) -> Iterator[Part]:
         """The parts that run one after the other: whole batches, or each of their streams.
 
         A streamed backward takes the streams in reverse, so that the source comes last. Its terms
@@ -316,13 +297,13 @@ class TrainStep:
         """
         for number, batch in enumerate(batches):
             streamed = self.backward.kind == "streamed"
-            parts = _streams(batch)[::-1] if streamed else [batch]
+            parts = streams_of(batch)[::-1] if streamed else [batch]
             for i, part in enumerate(parts, start=1):
-                yield _Part(part, number, last=number == len(batches) - 1 and i == len(parts))
+                yield Part(part, number, last=number == len(batches) - 1 and i == len(parts))
 
     def _forward_and_backward(
-        self, part: _Part, weights: Sequence[float] | Tensor, adapt: bool
-    ) -> _Result:
+        self, part: Part, weights: Sequence[float] | Tensor, adapt: bool
+    ) -> Result:
         """Add the gradients of one part to those that are there → its weighted terms."""
         if part.before is not None:
             part.before()
@@ -342,7 +323,7 @@ class TrainStep:
         if part.last and self.exchange_clock is not None:
             self.exchange_clock.end()
         terms = LossTerms(*(None if t is None else t.detach() for t in terms))
-        return _Result(part, terms, seen)
+        return Result(part, terms, seen)
 
     def _enter(self, adapt: bool) -> None:
         """Prepare the forward of a phase: the start trains G alone, the method all networks."""
@@ -395,12 +376,3 @@ class TrainStep:
         if self.self_training is not None:
             self.self_training.load_state(state["self_training"])
         torch.set_rng_state(state["rng"])
-
-
-def _streams(batch: StepBatch) -> list[StepBatch]:
-    """Each stream of a batch as a batch of its own, in the order of StepBatch: the source first.
-
-    Their terms share no activations, so the gradients are those of the whole batch.
-    """
-    present = {name: stream for name, stream in batch._asdict().items() if stream is not None}
-    return [StepBatch(**{name: stream}) for name, stream in present.items()]

@@ -7,7 +7,8 @@ Shapes: x, y and residual [B,N,h,w]; weight, bias, mean and variance [N].
 
 On a CPU in fp32 with channels-last maps one native routine does all of it, in two passes over the
 maps forward and two backward; torch takes three and five. On CUDA it is torch's batch norm, with
-residual and ReLU in one Triton kernel. Elsewhere it is torch's operators.
+residual and ReLU in one Triton kernel. For `nn.SyncBatchNorm` on several CPU ranks, which torch
+refuses, it is `sync_batch_norm`. Elsewhere it is torch's operators.
 Saved for backward: x, y and two vectors.
 """
 
@@ -25,6 +26,7 @@ from fastass.kernels.convolution import batch_norm_cpu as cpu
 from fastass.kernels.convolution.cpu_forms import has_cpu_forms
 from fastass.kernels.convolution.epilogue import convolution_epilogue_
 from fastass.kernels.convolution.running_statistics import Norm, destination, is_collecting
+from fastass.kernels.convolution.sync_batch_norm import is_for_cpu_ranks, sync_batch_norm
 
 
 def batch_norm(
@@ -36,7 +38,11 @@ def batch_norm(
     native routine.
     """
     if not _fits(x, residual, norm):
-        y: Tensor = _collecting(x, norm) if is_collecting() and has_running(norm) else norm(x)
+        y: Tensor
+        if is_for_cpu_ranks(norm, x):
+            y = sync_batch_norm(x, norm)
+        else:
+            y = _collecting(x, norm) if is_collecting() and has_running(norm) else norm(x)
         if residual is not None:
             if relu and _is_one_kernel(y, residual, norm):
                 return _sum_relu(y, residual)

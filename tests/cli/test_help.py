@@ -27,7 +27,7 @@ def test_train_shows_the_common_flags_with_one_name(capsys: pytest.CaptureFixtur
     assert "--data-source-size" not in text
     assert "--nesterov" not in text
     assert "--amp, --no-amp Mixed" in text
-    assert "[whole number, at least 1; default 1, toycity 4]" in text
+    assert "[whole number, at least 1 or auto; default 1, toycity 4]" in text
     assert "lists them [default toycity]" in text
     assert text.endswith(f"--help-all shows {len(settable()) - len(COMMON)} more flags")
 

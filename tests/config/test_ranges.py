@@ -17,6 +17,7 @@ from fastass.config.configure import configure, from_file
 from fastass.config.schema import Config, DataConfig, OptimConfig
 from fastass.config.text import DERIVED, Leaf, check, leaves, override, settable, value_at
 from fastass.errors import UserError
+from fastass.models.config import ModelConfig
 from fastass.models.number_range import Range
 from fastass.training.run import check_values
 
@@ -94,6 +95,13 @@ def test_a_configuration_built_in_python_is_checked() -> None:
         check_values(Config(data=DataConfig(source_size=(16, 64))))
     with pytest.raises(UserError, match="expected low,high, got 2,1"):
         check_values(Config(data=DataConfig(scale=(2.0, 1.0))))
+    for backbone, norm, why in (
+        ("tiny", "frozen", "keeps constants"),
+        ("vgg16", "batch", "no norms"),
+    ):
+        model = ModelConfig(backbone=backbone, norm=norm, norm_momentum=0.3)  # type: ignore[arg-type]
+        with pytest.raises(UserError, match=f"--norm-momentum has no effect: .*{why}"):
+            check_values(Config(model=model))
     with pytest.raises(UserError, match="no effect without --data-scale"):
         check_values(Config(data=DataConfig(target_resize=(64, 64))))
 

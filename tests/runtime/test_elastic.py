@@ -161,7 +161,7 @@ def test_sigterm_saves_once_and_every_rank_ends(toycity: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [["--labelled", "99"], ["--model-norm", "sync"]])
+@pytest.mark.parametrize("more", [["--labelled", "99"], ["--model-norm", "sync", "--compile"]])
 def test_an_error_of_the_user_is_told_once(toycity: Path, tmp_path: Path, more: list[str]) -> None:
     with torchrun(arguments(toycity, tmp_path / "run", *more)) as agent:
         output = agent.communicate(timeout=60)[0]
@@ -170,6 +170,56 @@ def test_an_error_of_the_user_is_told_once(toycity: Path, tmp_path: Path, more: 
     assert "UserError: rank" in output.split("Root Cause")[1], "torchrun's report lacks our line"
     assert "cli.py" not in output, "a traceback of ours"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_two_ranks_share_statistics_and_find_their_batch(toycity: Path, tmp_path: Path) -> None:
+    """`--model-norm sync` on CPUs, `--batch auto`: the number is in the run's configuration."""
+    run = tmp_path / "run"
+    more = ("--model-norm", "sync", "--batch", "auto", "--steps", "6")
+    with torchrun(arguments(toycity, run, *more, "--stop-at", "3")) as agent:
+        output = agent.communicate(timeout=120)[0]
+    assert output.count("--batch auto: 2 images per stream (estimated: ") == 1, output
+    assert "on rank " in output
+    assert "norm sync: its statistics, and so the result, depend on the batch" in output
+    with torchrun(arguments(toycity, run, *more)) as agent:
+        output = agent.communicate(timeout=120)[0]
+    assert agent.returncode == 0, output
+    assert "--batch auto" not in output, "a resumed run keeps its number"
+    assert "\nbatch: 2\n" in (run / "config.yaml").read_text()
+
+
+@pytest.mark.slow
+def test_memory_that_ends_on_one_rank_ends_all(toycity: Path, tmp_path: Path) -> None:
+    """With a frozen norm one process would go on; several ranks end, with a batch to try."""
+    script = tmp_path / "short_of_memory.py"
+    script.write_text(SHORT_OF_MEMORY)
+    words = arguments(toycity, tmp_path / "run", "--batch", "2", "--model-norm", "frozen")
+    with torchrun([str(script), *words[2:]]) as agent:
+        output = agent.communicate(timeout=120)[0]
+    assert output.count("fastass: ") == 1, output
+    assert "out of memory" in output
+    assert "all ranks would have to cut theirs at the same time; try --batch 1" in output
+
+
+SHORT_OF_MEMORY = """
+import os, sys, torch
+from fastass.cli.main import main
+from fastass.training.step import TrainStep
+
+forward = TrainStep._forward_and_backward
+calls = 0
+
+def limited(self, *arguments):
+    global calls
+    calls += 1
+    if os.environ["RANK"] == "1" and calls == 4:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+    return forward(self, *arguments)
+
+TrainStep._forward_and_backward = limited
+sys.exit(main())
+"""
 
 
 @pytest.mark.slow

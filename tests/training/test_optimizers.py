@@ -11,11 +11,13 @@ import pytest
 import torch
 
 from fastass.config.presets import preset
-from fastass.config.schema import Config, DistributedConfig, OptimConfig
+from fastass.config.schema import Config, DistributedConfig, OptimConfig, RuntimeConfig
 from fastass.errors import UserError
+from fastass.method.adaptation import method_spec
 from fastass.models.config import ModelConfig
 from fastass.models.deeplab import build_deeplab
 from fastass.models.discriminators import GlobalDiscriminator
+from fastass.runtime.device import describe_runtime
 from fastass.training.optimizers import apex
 from fastass.training.optimizers.build import (
     batch_factor,
@@ -26,6 +28,7 @@ from fastass.training.optimizers.build import (
     generator_optimizer,
     set_rates,
 )
+from fastass.training.step import TrainStep, build
 
 
 def config(backend: str) -> Config:
@@ -141,7 +144,7 @@ def test_an_apex_that_cannot_be_used_is_refused(
         both("apex")
     for device in ("cuda", "cpu"):
         with pytest.raises(UserError, match=reason):
-            describe_optimizers("apex", torch.device(device))
+            describe_optimizers(config("apex").optim, torch.device(device))
 
 
 def test_apex_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,10 +159,10 @@ def test_apex_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_apex_needs_cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     install(monkeypatch, tmp_path, FAKE)
     with pytest.raises(UserError, match="need CUDA, and the device is cpu; or use torch"):
-        describe_optimizers("apex", torch.device("cpu"))
-    assert describe_optimizers("apex", torch.device("cuda")) == "apex"
-    assert describe_optimizers("torch", torch.device("cpu")) == "torch fused"
-    assert describe_optimizers("foreach", torch.device("cpu")) == "torch foreach"
+        describe_optimizers(config("apex").optim, torch.device("cpu"))
+    assert describe_optimizers(config("apex").optim, torch.device("cuda")) == "apex"
+    assert describe_optimizers(config("torch").optim, torch.device("cpu")) == "torch fused"
+    assert describe_optimizers(config("foreach").optim, torch.device("cpu")) == "torch foreach"
 
 
 def scaled(rule: str, batch: int, accumulate: int = 1, world: int = 1, base: int = 4) -> Config:
@@ -191,6 +194,29 @@ def test_the_heading_names_the_factor() -> None:
     c = scaled("sqrt", 8, 2, 2, base=4)
     line = describe_rates(c.optim, c.global_batch)
     assert line == " · learning rates × 2.83 (sqrt, global batch 32, base 4)"
+
+
+@pytest.mark.parametrize(
+    ("rule", "own", "factors"),
+    [
+        ("sqrt", "same", (4, 4)),
+        ("sqrt", "none", (4, 1)),
+        ("sqrt", "linear", (4, 16)),
+        ("none", "sqrt", (1, 4)),
+    ],
+)
+def test_the_discriminators_have_a_rule_of_their_own(
+    rule: str, own: str, factors: tuple[float, float]
+) -> None:
+    c = scaled(rule, 64)
+    optim = replace(c.optim, scale_lr_discriminators=own)  # type: ignore[arg-type]
+    c = replace(c, optim=optim, steps=5, runtime=RuntimeConfig(device="cpu", kernels="reference"))
+    engine = TrainStep(build(c, method_spec("ga", 4)), c, describe_runtime(c.runtime))
+    rates = [engine.optimizers[n].param_groups[0]["base_lr"] for n in ("generator", "global_0")]
+    assert rates == pytest.approx([0.1 * factors[0], 0.01 * factors[1]])
+    line = describe_rates(optim, 64)
+    assert f"× {factors[0]} ({rule}" in line
+    assert (f"discriminators × {factors[1]}, {own}" in line) == (own != "same")
 
 
 def test_a_warm_up_rises_to_the_scaled_rate() -> None:

@@ -32,12 +32,18 @@ from fastass.training.step import TrainStep, build
 CLASSES, SIZE = 5, (48, 64)
 
 
-def config(method: str, **more: Any) -> Config:
+def config(method: str, norm: str = "frozen", checkpoint: bool = False, **more: Any) -> Config:
     return Config(
         method=method,  # type: ignore[arg-type]
         labelled=4,
         steps=3,
-        model=ModelConfig(backbone="tiny", width=16, num_classes=CLASSES, norm="frozen"),
+        model=ModelConfig(
+            backbone="tiny",
+            width=16,
+            num_classes=CLASSES,
+            norm=norm,  # type: ignore[arg-type]
+            checkpoint_activations=checkpoint,
+        ),
         discriminator=DiscriminatorConfig(width=4, hidden=8),
         optim=OptimConfig(lr=0.05, head_lr=1.0, d_lr=1e-3),
         runtime=RuntimeConfig(tune_allocator=False, kernels="reference"),
@@ -127,6 +133,27 @@ def test_the_ranks_train_as_one(truth: dict[str, Any], size: int) -> None:
     for results in run_ranks(size, several, configs):
         for c, result in zip(configs, results, strict=True):
             assert_same(truth[c.method], result)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_ranks_with_shared_statistics_train_as_one(size: int) -> None:
+    """Norm `sync`: also the running statistics, of all streams and of the target's."""
+    cases = [
+        ("ga+csa", "fused", False),
+        ("ga+csa", "streamed", True),
+        ("ga+fcsa", "streamed", False),
+    ]
+    configs = [
+        config(method, "sync", checkpoint, backward=backward)
+        for method, backward, checkpoint in cases
+    ]
+    wanted = [train(World(), c, 4) for c in configs]
+    kernels.use("auto")
+    names = wanted[0][1].keys()
+    assert any("target_statistics" in name for name in names)
+    for results in run_ranks(size, several, configs):
+        for one, result in zip(wanted, results, strict=True):
+            assert_same(one, result)
 
 
 @pytest.mark.parametrize("backward", ["fused", "streamed"])

@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 
-from fastass.cli.bench import data, model, scale, step, target, train
+from fastass.cli.bench import batch, data, model, scale, step, target, train
 from fastass.cli.command import Command
 
 PARTS = {
@@ -13,6 +13,7 @@ PARTS = {
         train.COMMAND,
         target.COMMAND,
         scale.COMMAND,
+        batch.COMMAND,
         model.COMMAND,
     )
 }

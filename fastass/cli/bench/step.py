@@ -12,7 +12,7 @@ from fastass.cli.command import Command
 from fastass.cli.parser import typed
 from fastass.cli.train import config_flags, hide_uncommon
 from fastass.config.presets import preset
-from fastass.config.schema import Config, Count, Steps
+from fastass.config.schema import AUTO, Config, Count, Steps
 from fastass.config.text import leaves, override
 from fastass.errors import UserError
 
@@ -73,6 +73,8 @@ def configured(args: Namespace, name: str) -> Config:
             "--mix: the AdaptSegNet baseline has no self-training to compare with; leave it out "
             "(`fastass bench step --switches` measures what --mix costs)"
         )
+    if config.batch == AUTO:
+        raise UserError("--batch auto: a benchmark needs a number; `fastass train` finds one")
     return config
 
 

@@ -24,3 +24,4 @@ def without_guards(optimizer: type[O]) -> type[O]:
 
 SGD = without_guards(torch.optim.SGD)
 Adam = without_guards(torch.optim.Adam)
+AdamW = without_guards(torch.optim.AdamW)
