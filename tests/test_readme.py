@@ -6,8 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from doc_blocks import NAMES, PAGES, ROOT, blocks
-from generated_pages import GENERATED
+from doc_blocks import GENERATED, NAMES, PAGES, ROOT, blocks
 
 from fastass.cli.main import COMMANDS, build_parser
 from fastass.config.presets import PRESETS

@@ -273,6 +273,8 @@ def check_values(config: Config) -> None:
             "--data-target"
         )
     with_channels(d.normalize, model.channels, d.extra_mean, d.extra_std)  # checks their numbers
+    if config.optim.repeated_updates:
+        _check_repeated_updates(config)
     if d.scale is not None and d.scale[0] > d.scale[1]:
         raise UserError(f"--data-scale: expected low,high, got {d.scale[0]:g},{d.scale[1]:g}")
     if d.scale is None and (d.source_resize or d.target_resize):
@@ -285,3 +287,12 @@ def check_values(config: Config) -> None:
             "--rare-class draws source images, and method oracle has none; "
             "add --rare-class-on labelled"
         )
+
+
+def _check_repeated_updates(config: Config) -> None:
+    o, what = config.optim, "--repeated-updates repeats what the AdaptSegNet baseline does"
+    if not config.model.backbone.startswith("resnet"):
+        raise UserError(f"{what} with a ResNet, not with {config.model.backbone}; leave it out")
+    if o.optimizer != "sgd" or o.optimizer_backend == "apex":
+        found = "apex's SGD" if o.optimizer == "sgd" else o.optimizer
+        raise UserError(f"{what} with PyTorch's SGD, not with {found}; leave it out")

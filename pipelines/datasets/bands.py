@@ -16,7 +16,6 @@ from fastass.pipelines.datasets.image_file import check_pixels, damaged
 from fastass.pipelines.errors import DataError
 
 NPY = b"\x93NUMPY"
-SUFFIX = ".npy"
 FOUR = ("RGBA", "CMYK")  # Pillow's modes with four 8-bit channels
 
 

@@ -9,6 +9,7 @@ from fastass.pipelines.datasets.zip_files import ZipFiles, ZipMember
 from fastass.pipelines.errors import DataError
 
 File = Path | ZipMember
+NPY_SUFFIX = ".npy"  # of images with further channels, see `bands`
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")  # of data sets
 
 

@@ -18,12 +18,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from fastass.pipelines.datasets.bands import SUFFIX
 from fastass.pipelines.datasets.class_file import CLASS_FILE, read_class_file
 from fastass.pipelines.datasets.classes import CITYSCAPES, GTA5, SYNTHIA, ClassTable
 from fastass.pipelines.datasets.custom_layout import load_layout
 from fastass.pipelines.datasets.detect import detect_layout as detect_layout
-from fastass.pipelines.datasets.files import IMAGE_SUFFIXES, File, Files, FolderFiles, open_files
+from fastass.pipelines.datasets.files import (
+    IMAGE_SUFFIXES,
+    NPY_SUFFIX,
+    File,
+    Files,
+    FolderFiles,
+    open_files,
+)
 from fastass.pipelines.datasets.image_file import SUFFIXES
 from fastass.pipelines.datasets.splits import WHOLE, split_folder
 from fastass.pipelines.errors import DataError
@@ -124,7 +130,7 @@ def open_dataset(
         raise DataError(f"{files.root}: no folder {rule.images}/, which layout {name} needs")
     part = split_folder(files, rule.images, split, rule.splits, whole)
     images = _files(files, rule.images + part, rule.image_tail, IMAGE_SUFFIXES)
-    images = images or _files(files, rule.images + part, rule.image_tail, (SUFFIX,))
+    images = images or _files(files, rule.images + part, rule.image_tail, (NPY_SUFFIX,))
     samples = _pair(
         files.root,
         images,

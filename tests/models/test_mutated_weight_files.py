@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from dataset_files import mutated
-from memory_growth import growth_below
+from processes import growth_below
 from safetensors.torch import save_file
 
 from fastass.checkpoint.files import read_state, read_weights

@@ -11,6 +11,13 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
+DOCS = ROOT / "docs"
+GENERATED = {  # by docs/generate/hook.py; they are not in the repository
+    DOCS / "reference" / "configuration.md",
+    DOCS / "reference" / "commands.md",
+    DOCS / "tutorial.md",
+    DOCS / "tutorial.ipynb",
+}
 _BLOCK = re.compile(r"^( *)```([^\n`]*)\n(.*?)^\1```", flags=re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(
     r"^\s*\$? *(?:\w+=\S* +)*(?:\S*/)?(fastass|make|pip|python3?|pytest|torchrun|git) ", re.M

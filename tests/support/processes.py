@@ -1,4 +1,5 @@
-"""Processes for the tests that kill and disturb them: parents with workers, and forked victims."""
+"""Processes for the tests that kill, disturb and measure them: parents with workers, forked
+victims, and how much memory a call takes."""
 
 import importlib
 import json
@@ -8,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
@@ -125,3 +127,31 @@ if __name__ == "__main__":
     build_parser()  # reads the help from the sources, and keeps it
     function = getattr(importlib.import_module(sys.argv[1]), sys.argv[2])
     print(json.dumps(function(*json.loads(sys.argv[3]))))
+
+
+MIB = 1 << 10  # in the kB of /proc
+SLACK = 32 * MIB
+"""What allocators, caches and first imports may add to a small file's need."""
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def _kb(key: str) -> int:
+    return int(_STATUS.read_text().partition(f"{key}:")[2].split()[0])
+
+
+@contextmanager
+def growth_below(honest_kb: int = 0) -> Iterator[None]:
+    """AssertionError if the process's peak grows by more than 4 × the honest need and `SLACK`.
+
+    honest_kb: what a sound file of this kind needs. Linux alone has the peak; elsewhere nothing is
+    measured.
+    """
+    try:
+        _RESET.write_text("5")  # the peak starts anew
+    except OSError:
+        yield
+        return
+    before = _kb("VmRSS")
+    yield
+    grown = _kb("VmHWM") - before
+    assert grown <= 4 * honest_kb + SLACK, f"{grown // MIB} MiB for one file"

@@ -7,8 +7,6 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tabulate import tabulate
-
 from fastass.cli.command import Command
 from fastass.cli.parser import typed
 from fastass.config.schema import Count
@@ -82,6 +80,8 @@ def run(args: Namespace) -> None:
 
 def table(results: Sequence["Result"]) -> str:
     """Markdown, one row per race."""
+    from tabulate import tabulate
+
     rows = [
         (
             f"{r.labelled}",

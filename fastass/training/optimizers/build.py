@@ -17,6 +17,7 @@ from fastass.models.deeplab import DeepLab
 from fastass.training.optimizers import apex
 from fastass.training.optimizers.large_batch import LAMB, LARS
 from fastass.training.optimizers.muon import Muon
+from fastass.training.optimizers.repeated import RepeatedSGD, by_updates
 from fastass.training.optimizers.torch_eager import SGD, Adam, AdamW
 
 
@@ -38,6 +39,8 @@ def generator_optimizer(generator: DeepLab, optim: OptimConfig, factor: float) -
     groups = [{"params": p, "base_lr": optim.lr * scale * factor} for p, scale in scaled]
     if optim.optimizer != "sgd" or not optim.decay_norms:
         groups = [part for group in groups for part in _by_shape(group, optim)]
+    if optim.repeated_updates:
+        groups = by_updates(groups, generator.backbone)
     match optim.optimizer:
         case "sgd":
             return _sgd(groups, optim)
@@ -74,7 +77,8 @@ def _sgd(groups: list[dict[str, Any]], optim: OptimConfig) -> Optimizer:
     }
     if optim.optimizer_backend == "apex":
         return apex.sgd(groups, **values)
-    return SGD(groups, **values, **_implementation(optim))
+    kind = RepeatedSGD if optim.repeated_updates else SGD
+    return kind(groups, **values, **_implementation(optim))
 
 
 def discriminator_optimizer(

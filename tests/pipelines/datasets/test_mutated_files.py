@@ -15,8 +15,8 @@ import dataset_files as files
 import numpy as np
 import pytest
 from dataset_files import mutated
-from memory_growth import growth_below
 from PIL import Image
+from processes import growth_below
 
 from fastass.pipelines.datasets import zip_files
 from fastass.pipelines.datasets.class_file import read_class_file
