@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from tiny_runs import SMALL
 
@@ -14,6 +15,8 @@ import fastass
 from fastass.checkpoint.starting_weights import start_from
 from fastass.config.configure import configure
 from fastass.errors import DataError, UserError
+from fastass.inference.export.graph import Graph
+from fastass.inference.segmenter import Preparation
 from fastass.models.config import ModelConfig
 from fastass.models.deeplab import build_deeplab
 from fastass.models.weights.init import init_weights
@@ -93,9 +96,11 @@ def test_train_evaluate_predict(run: Path, data: Path, tmp_path: Path) -> None:
         network.predict(levels[:, :, :3])
 
 
-@pytest.mark.parametrize("form", ["safetensors", "torch-export"])
+@pytest.mark.parametrize("form", ["safetensors", "torch-export", "onnx"])
 def test_export(run: Path, data: Path, tmp_path: Path, form: str) -> None:
     network = fastass.load(run, device="cpu")
+    if form == "onnx":
+        pytest.importorskip("onnxscript", reason="the extra export is not installed")
     out = tmp_path / "out.pt2"
     fastass.export(network, out, format=form)  # type: ignore[arg-type]
     if form == "safetensors":
@@ -105,7 +110,7 @@ def test_export(run: Path, data: Path, tmp_path: Path, form: str) -> None:
         saved = json.loads((out / "config.json").read_text())["preprocessing"]
         assert saved["channels"] == [0, 1, 2, 3]
         assert saved["mean"][3] == 100
-    else:
+    elif form == "torch-export":
         program = torch.export.load(out).module()
         assert program(torch.zeros(1, 4, 64, 96, dtype=torch.uint8)).shape == (1, 3, 64, 96)
 
@@ -219,3 +224,16 @@ def test_mixed_images_keep_their_further_channels() -> None:
     torch.testing.assert_close(changed[:, 3], images[:, 3])
     alone = mixed.recolor(images[:, :3], matrix, offset, how.colors)
     torch.testing.assert_close(changed[:, :3], alone)
+
+
+@pytest.mark.parametrize("name", ["bgr", "imagenet"])
+def test_the_exported_graph_prepares_as_training_does(name: str) -> None:
+    how = with_channels(name, 5, (10.0, 20.0), (2.0, 4.0))
+    torch.manual_seed(0)
+    network = build_deeplab(ModelConfig(backbone="tiny", num_classes=3, channels=5)).eval()
+    levels = np.random.default_rng(1).integers(0, 256, (32, 48, 5), dtype=np.uint8)
+    whole = torch.from_numpy(levels).permute(2, 0, 1)[None]
+    prepared = Preparation((48, 32), how)(levels)
+    coarse = network(prepared).scores
+    wanted = F.interpolate(coarse, (32, 48), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(Graph(network, how).eval()(whole), wanted, rtol=1e-4, atol=1e-4)
