@@ -119,7 +119,7 @@ import sys
 import torch
 import fastass.training.loop
 from fastass.method.adaptation import method_spec
-from fastass.bench.step.synthetic import random_batch
+from fastass.training.memory.random_batch import random_batch
 from fastass.config.schema import Config, DataConfig, RuntimeConfig
 from fastass.training.step import TrainStep, build
 from fastass.runtime.device import setup_runtime

@@ -16,13 +16,13 @@ from fastass.bench.model import rates, roofline, trace
 from fastass.bench.model.flops import of_operators
 from fastass.bench.step.compare import images_per_step
 from fastass.bench.step.reference import ReferencePath
-from fastass.bench.step.synthetic import random_batch
 from fastass.config.presets import preset
 from fastass.config.schema import Config, DataConfig, DiscriminatorConfig
 from fastass.errors import UserError
 from fastass.method.adaptation import MethodSpec, method_spec
 from fastass.pipelines.loaders.batch import StepBatch
 from fastass.runtime.device import setup_runtime
+from fastass.training.memory.random_batch import random_batch
 from fastass.training.optimizers import apex
 from fastass.training.step import TrainStep, build
 

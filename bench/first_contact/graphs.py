@@ -7,11 +7,11 @@ from torch import Tensor
 
 from fastass.bench.first_contact.engine import configured, free, of_engine, spec_of
 from fastass.bench.first_contact.stages import Context
-from fastass.bench.step.synthetic import random_batch
 from fastass.config.schema import Config
 from fastass.errors import UserError
 from fastass.runtime.device import setup_runtime
 from fastass.training.graphed_step import EAGER_STEPS
+from fastass.training.memory.random_batch import random_batch
 from fastass.training.step import TrainStep, build
 
 REPLAYS = 4

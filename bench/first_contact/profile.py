@@ -7,8 +7,8 @@ from torch.profiler import profile as profiler
 from fastass.bench.first_contact.engine import configured, free, spec_of
 from fastass.bench.first_contact.stages import Context
 from fastass.bench.meters import synchronize
-from fastass.bench.step.synthetic import random_batch
 from fastass.runtime.device import setup_runtime
+from fastass.training.memory.random_batch import random_batch
 from fastass.training.step import TrainStep, build
 
 LONGEST = 40

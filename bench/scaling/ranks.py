@@ -17,12 +17,12 @@ import torch
 import torch.distributed as dist
 
 from fastass.bench.scaling.timeline import Recorder, Timeline
-from fastass.bench.step.synthetic import random_batch
 from fastass.config.schema import Config
 from fastass.errors import UserError
 from fastass.method.adaptation import method_spec
 from fastass.runtime.device import setup_runtime
 from fastass.runtime.process_group import World, join
+from fastass.training.memory.random_batch import random_batch
 from fastass.training.step import TrainStep, build
 
 SIZES = tuple(2**k for k in (12, 16, 18, 20, 22, 24))  # bytes of the exchanges that are timed

@@ -29,10 +29,10 @@ from fastass.bench.scaling.timeline import (
     exposed,
     typical,
 )
-from fastass.bench.step.synthetic import random_batch
 from fastass.config.schema import Config
 from fastass.method.adaptation import method_spec
 from fastass.runtime.device import setup_runtime
+from fastass.training.memory.random_batch import random_batch
 from fastass.training.step import TrainStep, build
 
 COUNTS = 64  # bytes of the exchange before a step: `fastass.method.item_weights`

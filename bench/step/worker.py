@@ -14,7 +14,6 @@ from fastass.bench.meters import peak_bytes, reset_peak, synchronize
 from fastass.bench.model.flops import of_operators
 from fastass.bench.step import memory
 from fastass.bench.step.reference import ReferencePath
-from fastass.bench.step.synthetic import random_batch
 from fastass.checkpoint.files import find_checkpoint, load_generator
 from fastass.config.schema import Config
 from fastass.errors import USER_ERRORS, UserError
@@ -23,6 +22,7 @@ from fastass.method.adaptation import MethodSpec, method_spec
 from fastass.models.norm import FrozenBatchNorm2d
 from fastass.pipelines.loaders.batch import StepBatch
 from fastass.runtime.device import Runtime, setup_runtime
+from fastass.training.memory.random_batch import random_batch
 from fastass.training.step import TrainStep, build
 
 

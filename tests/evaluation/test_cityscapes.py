@@ -34,6 +34,7 @@ def train(city: Path, out: Path, classes: int, **more: Any) -> Path:
     save_file({name: t.contiguous() for name, t in generator.state_dict().items()}, start)
     small = {
         "method": "source_only",
+        "mix": False,
         "labelled": 0,
         "steps": 1,
         "start_steps": 0,

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from fastass.bench.step.synthetic import random_batch
 from fastass.config.schema import Config, DataConfig, DiscriminatorConfig, RuntimeConfig
 from fastass.kernels.convolution.batch_norm import batch_norm
 from fastass.kernels.convolution.running_statistics import collected, stream
@@ -18,6 +17,7 @@ from fastass.models.deeplab import build_deeplab
 from fastass.models.domain_statistics import TargetStatistics, feed, running_norms
 from fastass.pipelines.loaders.batch import StepBatch
 from fastass.runtime.device import setup_runtime
+from fastass.training.memory.random_batch import random_batch
 from fastass.training.step import TrainStep, build
 
 CONFIG = Config(

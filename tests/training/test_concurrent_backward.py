@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from fastass.bench.step.synthetic import random_batch
 from fastass.config.schema import (
     Config,
     DataConfig,
@@ -27,6 +26,7 @@ from fastass.pipelines.loaders.batch import StepBatch
 from fastass.runtime.device import setup_runtime
 from fastass.runtime.process_group import SINGLE_PROCESS, World
 from fastass.training.concurrent_backward import ConcurrentBackward, choose_backward
+from fastass.training.memory.random_batch import random_batch
 from fastass.training.step import TrainStep, build
 
 CPU = torch.device("cpu")

@@ -13,7 +13,6 @@ from ranks import free_port, run_ranks
 from torch import Tensor
 
 from fastass import kernels
-from fastass.bench.step.synthetic import random_batch
 from fastass.config.schema import (
     Config,
     DataConfig,
@@ -27,6 +26,7 @@ from fastass.pipelines.loaders.batch import Batch, StepBatch
 from fastass.runtime.device import setup_runtime
 from fastass.runtime.process_group import World, join
 from fastass.runtime.signals import Interrupted
+from fastass.training.memory.random_batch import random_batch
 from fastass.training.step import TrainStep, build
 
 CLASSES, SIZE = 5, (48, 64)

@@ -8,12 +8,12 @@ import torch
 from ranks import run_ranks
 from torch import nn
 
-from fastass.bench.step.synthetic import random_batch
 from fastass.config.schema import Config, DataConfig, DiscriminatorConfig, RuntimeConfig
 from fastass.method.adaptation import method_spec
 from fastass.models.config import ModelConfig
 from fastass.runtime.device import setup_runtime
 from fastass.runtime.process_group import World
+from fastass.training.memory.random_batch import random_batch
 from fastass.training.meters import Meters
 from fastass.training.ranks.times import ExchangeClock, RankTimes, Stragglers
 from fastass.training.step import TrainStep, build
