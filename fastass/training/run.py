@@ -152,7 +152,7 @@ def _train(
     optimizers = describe_optimizers(config.optim, runtime.device)
     step = TrainStep(build(config, spec), config, runtime, world)
     progress.line(_heading(step, optimizers))
-    progress.line(data.describe(config.method, spec))
+    progress.line(data.describe(config.whole_method, spec))
     if config.norm_statistics == "domain" and not spec.sees_target:
         progress.line(f"norm statistics: {config.method} forwards no target image; both are equal")
     if not resuming:
