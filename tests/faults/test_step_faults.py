@@ -19,6 +19,7 @@ from fastass.method.terms import LossTerms
 from fastass.training.step import TrainStep
 
 OFTEN = ("--save-every", "2", "--log-every", "4", "--mix")
+ALL_TERMS = ("--loss-push", "both")  # without it, L_gadv(I_tu) is never there
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +41,7 @@ def calm(
 ) -> tuple[str, Path]:
     run = tmp_path_factory.mktemp("runs") / "calm"
     torch.set_num_threads(1)
-    assert main(tiny_runs.train(city, run, *OFTEN, "--method", request.param)) == 0
+    assert main(tiny_runs.train(city, run, *OFTEN, *ALL_TERMS, "--method", request.param)) == 0
     return request.param, run
 
 
@@ -70,7 +71,7 @@ def test_a_non_finite_term_is_named_and_costs_nothing(
         return terms
 
     run = tmp_path / "run"
-    words = tiny_runs.train(city, run, *OFTEN, "--method", method)
+    words = tiny_runs.train(city, run, *OFTEN, *ALL_TERMS, "--method", method)
     with monkeypatch.context() as patch:
         patch.setattr(Adaptation, "forward", poisoned)
         assert main(words) == 1
