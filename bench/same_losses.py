@@ -8,6 +8,7 @@ compares every loss term of every step. The exit code is 1 where a bit differs.
 """
 
 import argparse
+import functools
 import json
 import os
 import subprocess
@@ -31,6 +32,23 @@ FLAGS = (
 Losses = list[dict[str, float]]  # of every step: the loss terms by name
 
 
+def environment_of(python: str) -> dict[str, str]:
+    """PYTHONPATH may lead to this checkout, which is not what the other installation runs."""
+    environment = dict(os.environ)
+    if python != sys.executable:
+        environment.pop("PYTHONPATH", None)
+    return environment
+
+
+@functools.cache
+def knows_mix(python: str) -> bool:
+    """Whether it has the flag. The preset trains with --mix, which earlier versions do not know."""
+    words = [python, "-m", "fastass", "train", "--help-all"]
+    environment = environment_of(python)
+    known = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+    return "--no-mix" in known.stdout
+
+
 def losses(python: str, method: str, steps: int, city: Path, out: Path) -> Losses:
     """Train in a process of `python` and read the terms of every step from metrics.jsonl.
 
@@ -39,14 +57,8 @@ def losses(python: str, method: str, steps: int, city: Path, out: Path) -> Losse
     data = ["--data-source", str(city / "gta5"), "--data-target", str(city / "cityscapes")]
     words = [python, "-m", "fastass", "train", "toycity", "--method", method, *FLAGS, *data]
     words += ["--steps", str(steps), "--out", str(out)]
-    # PYTHONPATH may lead to this checkout, which is not what the other installation runs.
-    environment = dict(os.environ)
-    if python != sys.executable:
-        environment.pop("PYTHONPATH", None)
-    # The preset trains with --mix, which earlier versions do not know.
-    flags = [python, "-m", "fastass", "train", "--help-all"]
-    known = subprocess.run(flags, capture_output=True, text=True, env=environment, check=False)
-    if "--no-mix" in known.stdout:
+    environment = environment_of(python)
+    if knows_mix(python):
         words.append("--no-mix")
     done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:

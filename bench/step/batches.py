@@ -21,6 +21,7 @@ from fastass.method.adaptation import MethodSpec
 from fastass.pipelines.datasets.layouts import Dataset
 from fastass.pipelines.loaders.batch import Batch, StepBatch
 from fastass.pipelines.loaders.normalization import NORMALIZATIONS
+from fastass.pipelines.loaders.order import sample_at
 from fastass.runtime.device import Runtime
 from fastass.tracking.terminal import reporter
 from fastass.training.open_data import open_training_data
@@ -43,10 +44,7 @@ class Shuffled(torch.utils.data.Dataset[Any]):
         return len(self.dataset)
 
     def __getitem__(self, i: int) -> Any:
-        samples = len(self.dataset.dataset)
-        epoch, place = divmod(i, samples)
-        order = np.random.default_rng((self.seed, epoch)).permutation(samples)
-        return self.dataset[int(order[place])]
+        return self.dataset[sample_at(self.seed, "baseline", i, len(self.dataset.dataset))]
 
 
 class ImagesAlone(AdaptSegNetBaseline):

@@ -23,6 +23,7 @@ from fastass.models.config import ModelConfig
 from fastass.models.number_range import AUTO as AUTO
 from fastass.models.number_range import Range
 from fastass.pipelines.datasets.layouts import LayoutName
+from fastass.pipelines.loaders.normalization import Normalization, with_channels
 
 Layout = Annotated[str, LayoutName()]
 
@@ -30,6 +31,7 @@ Normalize = Literal["bgr", "imagenet"]
 Method = Literal["oracle", "source_only", "joint", "ga", "ga+fcsa", "ga+csa"]
 
 NormStatistics = Literal["mixed", "domain"]
+STATISTICS = {"domain": "the target's", "mixed": "mixed"}  # these, in words
 # Values of `init` that are no file and no run.
 NAMED_WEIGHTS = ("none", "imagenet", "pretrained")
 
@@ -121,6 +123,10 @@ class DataConfig:
     GPU it decodes packed JPEGs there."""
     on_bad_sample: Literal["stop", "skip"] = "stop"
     """What to do with a damaged file: stop the run, or skip it and use another sample."""
+
+    def normalization(self, channels: int) -> Normalization:
+        """Of images with so many channels. DataError for a wrong number of values."""
+        return with_channels(self.normalize, channels, self.extra_mean, self.extra_std)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,6 @@ from fastass.inference.segmenter import Preparation, Segmenter
 from fastass.models.deeplab import DeepLab, build_deeplab
 from fastass.models.weights.init import init_weights
 from fastass.pipelines.datasets.classes import ClassTable
-from fastass.pipelines.loaders.normalization import with_channels
 from fastass.runtime.device import setup_runtime
 
 FOLDER = "config.json"
@@ -124,7 +123,7 @@ def _preparation(config: Config) -> Preparation:
     d, channels = config.data, config.model.channels
     if channels == 3:
         return Preparation(d.target_size, d.normalize)
-    how = with_channels(d.normalize, channels, d.extra_mean, d.extra_std)
+    how = d.normalization(channels)
     return Preparation(d.target_size, how)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from fastass.config.schema import STATISTICS
 from fastass.errors import UserError
 from fastass.method.terms import TERMS
 from fastass.report import compare, curves
@@ -18,7 +19,7 @@ from fastass.report.classes import Confusion, class_rows, confusions
 from fastass.report.compare import PaperRow
 from fastass.report.pictures import Example, contact_sheet, examples, palette
 from fastass.report.plane import Plane, plane
-from fastass.report.run_record import STATISTICS, Logged, RunRecord, read_run
+from fastass.report.run_record import Logged, RunRecord, read_run
 from fastass.runtime.atomic_write import write_whole
 
 MOST_RUNS = 8  # there are eight distinguishable colours
@@ -89,7 +90,7 @@ def render(views: Sequence[View]) -> str:
         losses=_losses(views, of_discriminators=False),
         discriminator_losses=_losses(views, of_discriminators=True),
         learning_rate=_logged(views, "Learning rate", "", lambda line: line.learning_rate, 6),
-        statistics=STATISTICS,
+        statistics={kind: f"{words} statistics" for kind, words in STATISTICS.items()},
         speed=_speed(views),
         classes=class_rows(records, [view.paper for view in views]),
         curves=curves,

@@ -14,7 +14,7 @@ import numpy as np
 
 from fastass.checkpoint.files import find_checkpoint
 from fastass.checkpoint.own_files import CLASS_MEANS, CONFIG, METRICS, SUMMARY
-from fastass.config.schema import Config
+from fastass.config.schema import STATISTICS, Config
 from fastass.config.text import flatten, leaves, parse, read_keys
 from fastass.errors import UserError
 
@@ -22,8 +22,6 @@ T = TypeVar("T")
 _DAMAGE = (
     ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError,
 )  # fmt: skip
-STATISTICS = {"domain": "the target's statistics", "mixed": "mixed statistics"}
-"""The kinds of running statistics, in words."""
 _MOST_STEPS, _LARGEST = 10**12, 1e15
 
 

@@ -13,7 +13,7 @@ from fastass.pipelines.datasets.classes import ClassTable
 from fastass.pipelines.loaders.augment import Augment
 from fastass.pipelines.loaders.batch import StepBatch
 from fastass.pipelines.loaders.evaluation import EvalBatch, EvalLoader
-from fastass.pipelines.loaders.normalization import Normalization, with_channels
+from fastass.pipelines.loaders.normalization import Normalization
 from fastass.pipelines.loaders.open_loader import open_loader
 from fastass.pipelines.loaders.rare_class import RareClassOrder
 from fastass.pipelines.loaders.sample_reader import open_reader
@@ -60,8 +60,7 @@ class TrainingData:
     @property
     def normalize(self) -> Normalization:
         """Of images with `channels` channels."""
-        c = self.config
-        return with_channels(c.normalize, self.channels, c.extra_mean, c.extra_std)
+        return self.config.normalization(self.channels)
 
     def batches(self, first: int, spec: MethodSpec, device: torch.device) -> Iterator[StepBatch]:
         """Endless batches of this rank from micro-step `first` on, with the streams of `spec`.

@@ -26,7 +26,6 @@ from fastass.config.text import as_text, check
 from fastass.errors import UserError
 from fastass.method.adaptation import MethodSpec, method_spec
 from fastass.models.foreign.hugging_face import with_configuration
-from fastass.pipelines.loaders.normalization import with_channels
 from fastass.pipelines.loaders.sample_reader import open_reader
 from fastass.runtime.ddp import check_parallel
 from fastass.runtime.device import Runtime, choose_device, setup_runtime
@@ -272,7 +271,7 @@ def check_values(config: Config) -> None:
             f"--channels {model.channels}: ToyCity's images have 3; give --data-source and "
             "--data-target"
         )
-    with_channels(d.normalize, model.channels, d.extra_mean, d.extra_std)  # checks their numbers
+    d.normalization(model.channels)  # checks their numbers
     if config.optim.repeated_updates:
         _check_repeated_updates(config)
     if d.scale is not None and d.scale[0] > d.scale[1]:

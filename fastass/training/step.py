@@ -25,7 +25,6 @@ from fastass.models.discriminators import (
 )
 from fastass.models.domain_statistics import TargetStatistics
 from fastass.pipelines.loaders.batch import StepBatch
-from fastass.pipelines.loaders.normalization import with_channels
 from fastass.runtime.ddp import wrap
 from fastass.runtime.device import Runtime
 from fastass.runtime.malloc import Allocator
@@ -137,12 +136,7 @@ class TrainStep:
             self.module.generator,
             config.mixing,
             seed=config.seed,
-            normalize=with_channels(
-                config.data.normalize,
-                config.model.channels,
-                config.data.extra_mean,
-                config.data.extra_std,
-            ),
+            normalize=config.data.normalization(config.model.channels),
             world=self.world,
         )
 

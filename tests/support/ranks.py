@@ -1,4 +1,5 @@
-"""Runs a function on several ranks in processes of their own, with gloo, for tests."""
+"""Runs a function on several ranks in processes of their own, with gloo, for tests; and a batch
+whose images differ in what is valid in them, for tests that cut it."""
 
 import os
 import pickle
@@ -7,9 +8,13 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.multiprocessing as mp
 
+from fastass.pipelines.loaders.batch import Batch, StepBatch
 from fastass.runtime.process_group import World, join
+
+CLASSES, SIZE = 5, (48, 64)  # of `uneven_batch`
 
 
 def free_port() -> int:
@@ -69,3 +74,20 @@ def _rank(
         results.put((rank, (None, pickle.dumps(value))))  # no tensors: their memory ends with us
     except BaseException:
         results.put((rank, (traceback.format_exc(), None)))
+
+
+def uneven_batch(seed: int, images: int) -> StepBatch:
+    """Random images; the labels of each have another share of ignored pixels and classes."""
+    g = torch.Generator().manual_seed(seed)
+
+    def stream(labelled: bool) -> Batch:
+        x = torch.randn(images, 3, *SIZE, generator=g, dtype=torch.float64)
+        if not labelled:
+            return Batch(x, None)
+        y = torch.randint(0, CLASSES, (images, *SIZE), generator=g, dtype=torch.uint8)
+        for i in range(images):
+            y[i, : SIZE[0] * i // images] = 255
+            y[i][y[i] <= i] = 255 if i < CLASSES - 1 else 0
+        return Batch(x, y)
+
+    return StepBatch(stream(True), stream(True), stream(False))

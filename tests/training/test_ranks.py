@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import free_port, run_ranks
+from ranks import CLASSES, SIZE, free_port, run_ranks, uneven_batch
 from torch import Tensor
 
 from fastass import kernels
@@ -28,8 +28,6 @@ from fastass.runtime.process_group import World, join
 from fastass.runtime.signals import Interrupted
 from fastass.training.memory.random_batch import random_batch
 from fastass.training.step import TrainStep, build
-
-CLASSES, SIZE = 5, (48, 64)
 
 
 def config(method: str, norm: str = "frozen", checkpoint: bool = False, **more: Any) -> Config:
@@ -51,23 +49,6 @@ def config(method: str, norm: str = "frozen", checkpoint: bool = False, **more: 
     ).resolved()
 
 
-def global_batch(step: int, images: int) -> StepBatch:
-    """Random images; the labels of each have another share of ignored pixels and classes."""
-    g = torch.Generator().manual_seed(step)
-
-    def stream(labelled: bool) -> Batch:
-        x = torch.randn(images, 3, *SIZE, generator=g, dtype=torch.float64)
-        if not labelled:
-            return Batch(x, None)
-        y = torch.randint(0, CLASSES, (images, *SIZE), generator=g, dtype=torch.uint8)
-        for i in range(images):
-            y[i, : SIZE[0] * i // images] = 255
-            y[i][y[i] <= i] = 255 if i < CLASSES - 1 else 0
-        return Batch(x, y)
-
-    return StepBatch(stream(True), stream(True), stream(False))
-
-
 def part(streams: StepBatch, start: int, end: int) -> StepBatch:
     def cut(s: Batch | None) -> Batch | None:
         if s is None:
@@ -85,7 +66,7 @@ def train(world: World, c: Config, images: int, start: int = 1) -> tuple[list[Te
     each = images // (world.size * c.accumulate)
     losses = []
     for step in range(c.steps):
-        whole = global_batch(step, images)
+        whole = uneven_batch(step, images)
         if not spec.semantic:
             whole = whole._replace(labelled=None)
         if step < start:

@@ -12,14 +12,13 @@ from tabulate import tabulate
 from fastass.checkpoint.evaluations import evaluations
 from fastass.checkpoint.json_file import read_json
 from fastass.checkpoint.own_files import CONFIG, SUMMARY
-from fastass.config.schema import Config
+from fastass.config.schema import STATISTICS, Config
 from fastass.config.text import from_yaml
 from fastass.errors import UserError
 from fastass.inference.segmenter import Segmenter
 
 HEADING = "# Model card"
 FILL_IN = "*fill in*"
-STATISTICS = {"domain": "the target's", "mixed": "mixed"}
 
 
 def model_card(segmenter: Segmenter, name: str) -> str:

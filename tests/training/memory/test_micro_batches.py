@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import tiny_runs
 import torch
+from ranks import CLASSES, uneven_batch
 from torch import Tensor
 
 from fastass import kernels
@@ -16,13 +17,12 @@ from fastass.config.schema import Config, DiscriminatorConfig, OptimConfig, Runt
 from fastass.method.adaptation import Adaptation, method_spec
 from fastass.models.config import ModelConfig
 from fastass.models.deeplab import DeepLab
-from fastass.pipelines.loaders.batch import Batch, StepBatch
+from fastass.pipelines.loaders.batch import StepBatch
 from fastass.runtime.device import setup_runtime
 from fastass.runtime.process_group import SINGLE_PROCESS, World
 from fastass.training.memory.micro_batches import MicroBatches, cut
 from fastass.training.step import TrainStep, build
 
-CLASSES, SIZE = 5, (48, 64)
 MESSAGE = "CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has …"
 
 
@@ -50,23 +50,6 @@ def config(**values: Any) -> Config:
 def engine(c: Config) -> TrainStep:
     spec = method_spec(c.method, c.labelled, c.mix)
     return TrainStep(build(c, spec).double(), c, setup_runtime(c.runtime))
-
-
-def batch(images: int, seed: int = 0) -> StepBatch:
-    """Labels of each image with another share of ignored pixels and classes."""
-    g = torch.Generator().manual_seed(seed)
-
-    def stream(labelled: bool) -> Batch:
-        x = torch.randn(images, 3, *SIZE, generator=g, dtype=torch.float64)
-        if not labelled:
-            return Batch(x, None)
-        y = torch.randint(0, CLASSES, (images, *SIZE), generator=g, dtype=torch.uint8)
-        for i in range(images):
-            y[i, : SIZE[0] * i // images] = 255
-            y[i][y[i] < i % CLASSES] = 255
-        return Batch(x, y)
-
-    return StepBatch(stream(True), stream(True), stream(False))
 
 
 class Memory:
@@ -134,7 +117,7 @@ def test_the_run_goes_on_as_if_nothing_was_wrong(
 ) -> None:
     """Weights and terms of three steps in float64, and the random numbers to the bit."""
     c = config(**values)
-    batches = [batch(images, seed) for seed in range(c.accumulate)]
+    batches = [uneven_batch(seed, images) for seed in range(c.accumulate)]
     whole, found = trained(c, batches, None), trained(c, batches, memory)
     assert memory.errors >= 1
     assert found["pieces"] == pieces
@@ -151,7 +134,7 @@ def test_the_run_goes_on_as_if_nothing_was_wrong(
 
 def test_one_image_that_does_not_fit_ends_the_run() -> None:
     with pytest.raises(torch.OutOfMemoryError) as caught:
-        trained(config(), [batch(2)], Memory(0))
+        trained(config(), [uneven_batch(0, 2)], Memory(0))
     assert caught.value.__notes__ == ["one image per stream does not fit"]
 
 
@@ -165,7 +148,7 @@ def refused(c: Config, world: World = SINGLE_PROCESS, *, concurrent: bool = Fals
         raise torch.OutOfMemoryError(MESSAGE)
 
     with pytest.raises(torch.OutOfMemoryError) as caught:
-        micro.run(work, [batch(4)])
+        micro.run(work, [uneven_batch(0, 4)])
     assert tries == [1]
     (note,) = caught.value.__notes__
     return str(note)
@@ -191,7 +174,7 @@ def test_several_ranks_and_graphs_end_the_run() -> None:
 
 @pytest.mark.parametrize("pieces", [1, 2, 3, 4, 8])
 def test_the_pieces_are_the_batch(pieces: int) -> None:
-    whole = batch(4)
+    whole = uneven_batch(0, 4)
     assert whole.labelled is not None
     mixed = whole.labelled._replace(pasted=torch.ones(4), confidence=torch.arange(4.0))
     whole = whole._replace(mixed=mixed, source=None)
