@@ -5,7 +5,7 @@ import sys
 
 # Idle threads look for work for some ten microseconds, which spares most of a small step's hundreds
 # of wake-ups, and then sleep. On cores shared with other processes spinning for longer made a
-# training step of the tiny network 5 to 35 times slower (docs/decisions.md).
+# training step of the tiny network several times slower (docs/decisions.md).
 _SETTINGS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
 
 
