@@ -1,5 +1,6 @@
 """The command line: help, wrong words, and each command's own bad input."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -59,6 +60,8 @@ def test_doctor_tells_every_choice(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     for word in ("torch", "--amp", "--kernels native", "--kernels triton", "--loader dali", "apex"):
         assert word in out
+    for word in ("--backbone timm:NAME", "export onnx", "--log wandb"):
+        assert re.search(rf"{re.escape(word)} +(yes|no: not installed; pip install )", out)
 
 
 def test_presets_show_the_paper(capsys: pytest.CaptureFixture[str]) -> None:
