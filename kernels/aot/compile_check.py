@@ -1,6 +1,7 @@
 """Ahead-of-time gate: compiles every Triton launch for GPUs that are not there, and reads the code.
 
-    python -m fastass.kernels.aot.compile_check [--arch 80 90 100] [--jobs 2] [--json] [MODULE ...]
+    python -m fastass.kernels.aot.compile_check [--arch 80 90 100] [--jobs 2] [--one-each] [--json]
+        [MODULE ...]
 
 Each module with Triton kernels lists its launches as `AOT` (see `launch_spec.Launch`). Every launch
 is compiled for every architecture, each in a process of its own (a compiler crash must not take the
@@ -83,13 +84,14 @@ class _StubDriver:
         return GPUTarget("cuda", self.arch, 32)
 
 
-def launches(modules: Sequence[str] = MODULES) -> list[tuple[str, int]]:
-    """Every launch as (module, position in its AOT)."""
-    return [
-        (module, position)
-        for module in modules
-        for position in range(len(importlib.import_module(f"fastass.kernels.{module}").AOT))
-    ]
+def launches(modules: Sequence[str] = MODULES, one_each: bool = False) -> list[tuple[str, int]]:
+    """Every launch as (module, position in its AOT); with one_each the first of every kernel."""
+    found: dict[object, tuple[str, int]] = {}
+    for module in modules:
+        for position, launch in enumerate(importlib.import_module(f"fastass.kernels.{module}").AOT):
+            key = id(launch.kernel) if one_each else (module, position)
+            found.setdefault(key, (module, position))
+    return list(found.values())
 
 
 def compile_one(module: str, position: int, arch: int) -> Report:
@@ -142,12 +144,15 @@ def judge(name: str, arch: int, launch: Launch, code: str, shared: int) -> Repor
 
 
 def run(
-    modules: Sequence[str] = MODULES, archs: Sequence[int] = ARCHITECTURES, jobs: int = 2
+    modules: Sequence[str] = MODULES,
+    archs: Sequence[int] = ARCHITECTURES,
+    jobs: int = 2,
+    one_each: bool = False,
 ) -> list[Report]:
-    """Compiles all launches of `modules` for `archs`, `jobs` at a time, a process each."""
+    """Compiles the launches of `modules` for `archs`, `jobs` at a time, a process each."""
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise RuntimeError("the gate compiles: unset TRITON_INTERPRET")
-    tasks = [(*launch, arch) for launch in launches(modules) for arch in archs]
+    tasks = [(*launch, arch) for launch in launches(modules, one_each) for arch in archs]
     # Each compile is a fork of this process, which has imported torch and Triton and, which takes
     # half a second, hashed Triton's own files; nothing here has started a thread.
     importlib.import_module("triton.runtime.cache").triton_key()
@@ -217,9 +222,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("modules", nargs="*", default=MODULES, metavar="MODULE")
     parser.add_argument("--arch", nargs="+", type=int, default=ARCHITECTURES)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--one-each", action="store_true", help="one launch per kernel")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     arguments = parser.parse_args(argv)
-    reports = run(arguments.modules, arguments.arch, arguments.jobs)
+    reports = run(arguments.modules, arguments.arch, arguments.jobs, arguments.one_each)
     print(json.dumps([asdict(r) for r in reports]) if arguments.json else table(reports))
     return int(any(r.verdict != "ok" for r in reports))
 
