@@ -1,5 +1,6 @@
 """Sets up OpenMP before any test loads torch; a trained run for all tests."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,14 @@ import fastass  # before torch
 
 def pytest_configure() -> None:
     fastass.wait_passively()  # before any test imports torch
+
+
+@pytest.fixture(autouse=True)
+def kernels_restored() -> Iterator[None]:
+    """A test that chooses other operators chooses them for itself. Imports nothing."""
+    yield
+    if "fastass.kernels" in sys.modules:
+        sys.modules["fastass.kernels"].use("auto")
 
 
 @pytest.fixture

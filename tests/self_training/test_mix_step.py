@@ -1,6 +1,5 @@
 """The step with --mix: the sequential procedure's gradients, and the same however it is run."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,6 @@ from ranks import run_ranks
 from sequential_mix import CLASSES, SOURCE, TARGET, middle_confidence, plain_mix, upsample
 from torch import Tensor
 
-from fastass import kernels
 from fastass.config.schema import (
     Config,
     DataConfig,
@@ -30,13 +28,6 @@ from fastass.runtime.process_group import SINGLE_PROCESS, World
 from fastass.training.step import TrainStep, build
 
 METHODS = ("source_only", "joint", "ga", "ga+csa")
-
-
-@pytest.fixture(autouse=True)
-def kernels_restored() -> Iterator[None]:
-    before = kernels.choice()
-    yield
-    kernels.use(before)
 
 
 def config(method: str = "joint", norm: str = "frozen", **more: Any) -> Config:

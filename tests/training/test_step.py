@@ -1,6 +1,5 @@
 """Switches of the step: equal results, whatever they change about speed or memory."""
 
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from gpu_host.waits import waiting_is_an_error
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fastass import kernels
 from fastass.bench.step.memory import SavedTensors
 from fastass.checkpoint.files import load_generator
 from fastass.checkpoint.pointers import MODEL
@@ -26,13 +24,6 @@ from fastass.training.step import TrainStep, build
 
 CLASSES = 5
 RUNTIME = {field.name for field in fields(RuntimeConfig)}
-
-
-@pytest.fixture(autouse=True)
-def kernels_restored() -> Iterator[None]:
-    before = kernels.choice()
-    yield
-    kernels.use(before)
 
 
 def config(**values: Any) -> Config:

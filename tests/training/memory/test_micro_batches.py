@@ -1,6 +1,6 @@
 """Out of memory in a step: it goes on in pieces with equal gradients, or says what would fit."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ import torch
 from ranks import CLASSES, uneven_batch
 from torch import Tensor
 
-from fastass import kernels
 from fastass.cli.main import main
 from fastass.config.schema import Config, DiscriminatorConfig, OptimConfig, RuntimeConfig
 from fastass.method.adaptation import Adaptation, method_spec
@@ -24,13 +23,6 @@ from fastass.training.memory.micro_batches import MicroBatches, cut
 from fastass.training.step import TrainStep, build
 
 MESSAGE = "CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has …"
-
-
-@pytest.fixture(autouse=True)
-def kernels_restored() -> Iterator[None]:
-    before = kernels.choice()
-    yield
-    kernels.use(before)
 
 
 def config(**values: Any) -> Config:
