@@ -14,6 +14,8 @@ from fastass.kernels.convolution.folding import folded_once
 from fastass.kernels.convolution.leaky_conv_stack import leaky_conv_stack, leaky_conv_stack_twice
 from fastass.kernels.convolution.multi_dilation_conv import multi_dilation_conv
 from fastass.kernels.convolution.recompute import recomputed_outputs
+from fastass.kernels.convolution.residual.block import residual_block
+from fastass.kernels.convolution.residual.layer import ConvNorm, conv_norm
 from fastass.kernels.convolution.winograd.conv3x3 import conv3x3, conv3x3_gradients
 from fastass.kernels.dispatch import OLDEST_CAPABILITY, available, choice, resolve, use
 from fastass.kernels.pixel_discriminator_loss.op import pixel_discriminator_loss
@@ -25,6 +27,7 @@ from fastass.kernels.upsample.softmax import upsample_softmax
 
 __all__ = [
     "OLDEST_CAPABILITY",
+    "ConvNorm",
     "PixelWeights",
     "PseudoLabels",
     "available",
@@ -35,6 +38,7 @@ __all__ = [
     "conv3x3",
     "conv3x3_gradients",
     "conv_frozen_bn",
+    "conv_norm",
     "convolution_epilogue_",
     "folded_once",
     "leaky_conv_stack",
@@ -42,6 +46,7 @@ __all__ = [
     "multi_dilation_conv",
     "pixel_discriminator_loss",
     "recomputed_outputs",
+    "residual_block",
     "resolve",
     "upsample_confusion",
     "upsample_cross_entropy",

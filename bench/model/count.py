@@ -152,8 +152,9 @@ def _triton(op: Recorded, what: str) -> Cost:
     if op.multiplies:
         raise ValueError(f"{what} multiplies matrices: give it a rule in bench/model/count.py")
     if what == "convolution.epilogue_gpu._kernel":
-        x = op.arguments["x"].nbytes
-        return Cost("epilogues", "epilogue", "", 1, x * (3 if op.arguments["RESIDUAL"] else 2), 0)
+        x, given = op.arguments["x"].nbytes, op.arguments
+        part, what = ("gates", "gate") if given["GATE"] else ("epilogues", "epilogue")
+        return Cost(part, what, "", 1, x * (2 + given["RESIDUAL"] + given["GATE"]), 0)
     return Cost("other Triton kernels", what, "", 1, sum(t.nbytes for t in op.inputs), 0)
 
 

@@ -24,7 +24,7 @@ SOURCES = (
     "kernels/layout.py",
     "kernels/nearest*.py",
     "kernels/*/*.py",
-    "kernels/*/gpu/*.py",
+    "kernels/*/*/*.py",
     "fastass/models/*.py",
     "fastass/method/*.py",
     "fastass/training/step.py",
@@ -34,7 +34,7 @@ SOURCES = (
     "tests/fake_cuda/recorder.py",
     "tests/fake_cuda/fake_step.py",
 )
-LEFT_OUT = ("kernels/aot/*.py", "kernels/*/cpu*.py", "kernels/*/*_cpu.py")
+LEFT_OUT = ("kernels/aot/*.py", "kernels/*/winograd/*.py", "kernels/*/cpu*.py", "kernels/*/*_cpu.py")
 
 
 @dataclass(frozen=True)

@@ -63,24 +63,16 @@ def make_norm(kind: NormKind, channels: int, *, train_affine: bool) -> nn.Module
     return norm
 
 
-def conv_bn(
-    x: Tensor,
-    conv: nn.Conv2d,
-    bn: nn.Module,
-    *,
-    shortcut: Tensor | None = None,
-    relu: bool = False,
-) -> Tensor:
-    """`bn(conv(x))`, then `+ shortcut` and ReLU where they are asked for.
+def layer_of(conv: nn.Module, bn: nn.Module) -> kernels.ConvNorm:
+    """A convolution without a bias and its norm, as the kernels take them.
 
-    conv: without a bias. A frozen norm is folded into the convolution's weight and bias; the
-    weight's gradient is exact.
+    A frozen norm is folded into the convolution's weight and bias; the weight's gradient is exact.
     """
-    geometry = conv.stride, conv.padding, conv.dilation
-    if isinstance(bn, FrozenBatchNorm2d):
-        scale, shift = bn.scale_shift()
-        return kernels.conv_frozen_bn(
-            x, conv.weight, scale, shift, *geometry, residual=shortcut, relu=relu
-        )
-    y = kernels.conv2d(x, conv.weight, conv.bias, *geometry)
-    return kernels.batch_norm(y, bn, residual=shortcut, relu=relu)
+    assert isinstance(conv, nn.Conv2d)
+    norm = bn.scale_shift() if isinstance(bn, FrozenBatchNorm2d) else bn
+    return kernels.ConvNorm(conv.weight, conv.stride, conv.padding, conv.dilation, norm)
+
+
+def conv_bn(x: Tensor, conv: nn.Conv2d, bn: nn.Module, *, relu: bool = False) -> Tensor:
+    """`bn(conv(x))`, then ReLU where it is asked for. conv: without a bias."""
+    return kernels.conv_norm(x, layer_of(conv, bn), relu=relu)

@@ -9,10 +9,11 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
+from fastass import kernels
 from fastass.models.activation_checkpointing import Stage
 from fastass.models.backbone import Backbone
 from fastass.models.config import NormKind
-from fastass.models.norm import conv_bn, make_norm
+from fastass.models.norm import conv_bn, layer_of, make_norm
 
 
 class Block(nn.Module):
@@ -34,12 +35,10 @@ class Block(nn.Module):
             else None
         )
 
-    def shortcut(self, x: Tensor) -> Tensor:
-        if self.downsample is None:
-            return x
-        conv, bn = self.downsample
-        assert isinstance(conv, nn.Conv2d)
-        return conv_bn(x, conv, bn)
+    def residual(self, x: Tensor, *layers: tuple[nn.Conv2d, nn.Module]) -> Tensor:
+        """ReLU(layers(x) + shortcut(x)), with a ReLU between two layers."""
+        shortcut = None if self.downsample is None else layer_of(*self.downsample)
+        return kernels.residual_block(x, [layer_of(*layer) for layer in layers], shortcut)
 
 
 class BasicBlock(Block):
@@ -64,8 +63,7 @@ class BasicBlock(Block):
         self.bn2 = make_norm(norm, width, train_affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = conv_bn(x, self.conv1, self.bn1, relu=True)
-        return conv_bn(out, self.conv2, self.bn2, shortcut=self.shortcut(x), relu=True)
+        return self.residual(x, (self.conv1, self.bn1), (self.conv2, self.bn2))
 
 
 class Bottleneck(Block):
@@ -94,9 +92,8 @@ class Bottleneck(Block):
         self.bn3 = make_norm(norm, width * 4, train_affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = conv_bn(x, self.conv1, self.bn1, relu=True)
-        out = conv_bn(out, self.conv2, self.bn2, relu=True)
-        return conv_bn(out, self.conv3, self.bn3, shortcut=self.shortcut(x), relu=True)
+        layers = (self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)
+        return self.residual(x, *layers)
 
 
 def convolutions(network: nn.Module) -> Iterable[nn.Conv2d]:

@@ -22,7 +22,8 @@ from torch.autograd.function import once_differentiable
 from fastass.kernels import dispatch
 from fastass.kernels.convolution.conv2d import Size, conv2d, conv2d_gradients, geometry_of
 from fastass.kernels.convolution.epilogue import convolution_epilogue_
-from fastass.kernels.convolution.folding import folded, shares_products
+from fastass.kernels.convolution.folding import folded, scaled, shares_products
+from fastass.kernels.convolution.fused.forms import conv_epilogue
 from fastass.kernels.convolution.recompute import (
     Recomputed,
     getter,
@@ -92,13 +93,14 @@ def _forward(
     relu: bool,
 ) -> Tensor:
     """In the precision of x, which autocast has chosen before."""
-    # cuDNN's convolution has no bias: torch adds it in a pass of its own.
-    apart = dispatch.resolve(x.device) == "triton"
     with torch.autocast(x.device.type, enabled=False):
         product = folded(weight, scale, x.dtype)
-        y = conv2d(x, product, None if apart else shift.to(x.dtype), *geometry)
+        if dispatch.resolve(x.device) == "triton":
+            # cuDNN's convolution has no bias: torch adds it in a pass of its own.
+            return conv_epilogue(x, product, shift, geometry, residual, relu)
+        y = conv2d(x, product, shift.to(x.dtype), *geometry)
         # In place: a sum beside y would leave a hole in memory for each block.
-        return convolution_epilogue_(y, shift if apart else None, residual, relu=relu)
+        return convolution_epilogue_(y, None, residual, relu=relu)
 
 
 class _ConvolutionFrozenNorm(torch.autograd.Function):
@@ -145,10 +147,7 @@ class _ConvolutionFrozenNorm(torch.autograd.Function):
             wanted = (to_x, to_weight, False)
             of_x, of_weight, _ = conv2d_gradients(gradient, x, product, ctx.geometry, wanted)
         if of_weight is not None:
-            factor = scale[:, None, None, None]
-            same = of_weight.dtype == weight.dtype
-            # Of another dtype: the product is in the wider one, and no copy is made before it.
-            of_weight = of_weight.mul_(factor) if same else of_weight * factor
+            of_weight = scaled(of_weight, scale, weight.dtype)
         of_residual = gradient if ctx.needs_input_grad[5] else None
         return of_x, of_weight, None, None, None, of_residual, None, None, None
 

@@ -1,9 +1,10 @@
 """What follows a convolution whose norm is folded into it, in one pass over the map:
 
     y = ReLU(x + bias + residual),  written over x
+    y = (x + residual) · [gate > 0],  the same for gradients: gate is the output of a ReLU
 
-Shapes: x and residual [B,N,h,w] in float32, bfloat16 or float16, bias [N]. Bias, residual and ReLU
-are optional. On CUDA the sum is taken in float32 and rounded once. NaN stays NaN.
+Shapes: x, residual and gate [B,N,h,w] in float32, bfloat16 or float16, bias [N]. Bias, residual,
+ReLU and gate are optional. On CUDA the sum is taken in float32 and rounded once. NaN stays NaN.
 Not differentiable by itself: the backward of its caller needs only y.
 
 On CUDA torch runs each part as a pass of its own, including cuDNN's bias. With a residual that
@@ -22,12 +23,20 @@ from fastass.kernels import dispatch
 # --- reference ------------------------------------------------------------------------------------
 
 
-def reference(x: Tensor, bias: Tensor | None, residual: Tensor | None, relu: bool) -> Tensor:
+def reference(
+    x: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    relu: bool,
+    gate: Tensor | None = None,
+) -> Tensor:
     """The definition, in place; each part in the precision of x."""
     if bias is not None:
         x.add_(bias[:, None, None])
     if residual is not None:
         x.add_(residual)
+    if gate is not None:
+        x.masked_fill_(gate <= 0, 0)
     return x.relu_() if relu else x
 
 
@@ -35,15 +44,21 @@ def reference(x: Tensor, bias: Tensor | None, residual: Tensor | None, relu: boo
 
 
 def convolution_epilogue_(
-    x: Tensor, bias: Tensor | None, residual: Tensor | None = None, *, relu: bool
+    x: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None = None,
+    *,
+    relu: bool,
+    gate: Tensor | None = None,
 ) -> Tensor:
-    """x, which now holds ReLU(x + bias + residual).
+    """x, which now holds y.
 
     Args:
         x: [B,N,h,w], dense in channels-last or channels-first memory.
         bias: [N], or None.
         residual: like x, or None; in another layout it is copied first.
         relu: False leaves the sum as it is.
+        gate: as residual. Where it is not above zero, y is zero.
 
     Raises:
         TypeError, ValueError: an argument's dtype, shape, device or layout.
@@ -56,20 +71,28 @@ def convolution_epilogue_(
             f"bias: got {tuple(bias.shape)} on {bias.device}, expected ({x.shape[1]},) on "
             f"{x.device} as x"
         )
-    if residual is not None:
-        if residual.shape != x.shape or residual.device != x.device:
+    for name, map_ in (("residual", residual), ("gate", gate)):
+        if map_ is None:
+            continue
+        if map_.shape != x.shape or map_.device != x.device:
             raise ValueError(
-                f"residual: got {tuple(residual.shape)} on {residual.device}, expected "
+                f"{name}: got {tuple(map_.shape)} on {map_.device}, expected "
                 f"{tuple(x.shape)} on {x.device} as x"
             )
-        if residual.dtype != x.dtype:
-            raise TypeError(f"residual: got {residual.dtype}, expected {x.dtype} as x")
+        if map_.dtype != x.dtype:
+            raise TypeError(f"{name}: got {map_.dtype}, expected {x.dtype} as x")
     if dispatch.resolve(x.device) == "triton":
-        return _cuda(x, bias, residual, relu)
-    return reference(x, bias, residual, relu)
+        return _cuda(x, bias, residual, relu, gate)
+    return reference(x, bias, residual, relu, gate)
 
 
-def _cuda(x: Tensor, bias: Tensor | None, residual: Tensor | None, relu: bool) -> Tensor:
+def _cuda(
+    x: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    relu: bool,
+    gate: Tensor | None = None,
+) -> Tensor:
     from fastass.kernels.convolution import epilogue_gpu as gpu
 
     last = x.is_contiguous(memory_format=torch.channels_last)
@@ -77,8 +100,9 @@ def _cuda(x: Tensor, bias: Tensor | None, residual: Tensor | None, relu: bool) -
         raise ValueError(f"x: got strides {x.stride()}, expected a dense map")
     if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise TypeError(f"x: got {x.dtype}, expected float32, bfloat16 or float16")
-    if residual is not None:
-        layout = torch.channels_last if last else torch.contiguous_format
-        residual = residual.contiguous(memory_format=layout)
-    gpu.epilogue_(x, None if bias is None else bias.contiguous(), residual, relu, last)
+    layout = torch.channels_last if last else torch.contiguous_format
+    residual, gate = (
+        None if map_ is None else map_.contiguous(memory_format=layout) for map_ in (residual, gate)
+    )
+    gpu.epilogue_(x, None if bias is None else bias.contiguous(), residual, relu, last, gate)
     return x

@@ -20,8 +20,9 @@ _WARPS = 8
 
 @triton.jit
 def _kernel(
-    x, bias, residual, rows, columns, channels, LAST: tl.constexpr, BIAS: tl.constexpr,
-    RESIDUAL: tl.constexpr, RELU: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    x, bias, residual, gate, rows, columns, channels, LAST: tl.constexpr, BIAS: tl.constexpr,
+    RESIDUAL: tl.constexpr, RELU: tl.constexpr, GATE: tl.constexpr, ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """The map as a matrix: pixels × channels where channels are LAST, else channels × pixels."""
     r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -38,6 +39,9 @@ def _kernel(
         value += tl.load(residual + place, mask=inside, other=0.0).to(tl.float32)
     if RELU:
         value = tl.where(value < 0, 0.0, value)  # a NaN stays
+    if GATE:
+        output = tl.load(gate + place, mask=inside, other=0.0).to(tl.float32)
+        value = tl.where(output <= 0, 0.0, value)
     tl.store(x + place, value.to(x.dtype.element_ty), mask=inside)
 
 
@@ -53,9 +57,14 @@ def _matrix(shape: tuple[int, ...], last: bool) -> dict[str, int]:
 
 
 def epilogue_(
-    x: Tensor, bias: Tensor | None, residual: Tensor | None, relu: bool, last: bool
+    x: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    relu: bool,
+    last: bool,
+    gate: Tensor | None,
 ) -> None:
-    """In place. x and residual are dense in the same layout, channels-last or not."""
+    """In place. The maps are dense in the same layout, channels-last or not."""
     matrix = _matrix(tuple(x.shape), last)
     tiles = _tiles(matrix["columns"])
     grid = (cdiv(matrix["rows"], tiles["ROWS"]), cdiv(matrix["columns"], tiles["COLUMNS"]))
@@ -63,30 +72,33 @@ def epilogue_(
         x=x,
         bias=x if bias is None else bias,
         residual=x if residual is None else residual,
+        gate=x if gate is None else gate,
         **matrix,
         LAST=last,
         BIAS=bias is not None,
         RESIDUAL=residual is not None,
         RELU=relu,
+        GATE=gate is not None,
         **tiles,
         num_warps=_WARPS,
     )
 
 
-def _launch(dtype: torch.dtype, last: bool, residual: bool) -> Launch:
+def _launch(dtype: torch.dtype, last: bool, residual: bool, gate: bool = False) -> Launch:
     matrix = _matrix((1, 1024, 91, 161), last)
     name = f"{str(dtype).removeprefix('torch.')} channels {'last' if last else 'first'}"
     constants: dict[str, Any] = {
         "LAST": last,
-        "BIAS": True,
+        "BIAS": not gate,
         "RESIDUAL": residual,
-        "RELU": True,
+        "RELU": not gate,
+        "GATE": gate,
         **_tiles(matrix["columns"]),
     }
     return Launch(
-        f"{name}{' residual' if residual else ''}",
+        f"{name}{' residual' if residual else ''}{' gate' if gate else ''}",
         _kernel,
-        {"x": dtype, "bias": torch.float32, "residual": dtype, **matrix},
+        {"x": dtype, "bias": torch.float32, "residual": dtype, "gate": dtype, **matrix},
         constants,
         _WARPS,
         # A row of 91 · 161 pixels is not a multiple of 16 bytes.
@@ -100,4 +112,6 @@ AOT = (
     _launch(torch.float16, True, True),
     _launch(torch.float32, True, True),
     _launch(torch.bfloat16, False, True),
+    _launch(torch.bfloat16, True, True, gate=True),
+    _launch(torch.float32, True, False, gate=True),
 )

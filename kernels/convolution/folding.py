@@ -52,3 +52,10 @@ def _product(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     if dtype == weight.dtype == scale.dtype:
         return weight * scale
     return torch.mul(weight, scale, out=torch.empty_like(weight, dtype=dtype))  # in one pass
+
+
+def scaled(of_product: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """The gradient of a weight, given that of the weight · scale. May write over it."""
+    factor = scale[:, None, None, None]
+    # Of another dtype: the product is in the wider one, and no copy is made before it.
+    return of_product.mul_(factor) if of_product.dtype == dtype else of_product * factor

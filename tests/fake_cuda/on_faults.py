@@ -77,12 +77,14 @@ def test_a_launch_without_an_argument_and_with_too_large_a_grid() -> None:
 
     def launch(grid: tuple[int, ...], **more: object) -> None:
         x = nhwc()
-        values = {"x": x, "bias": x, "residual": x, "rows": 1, "columns": 1, "channels": 1}
+        values = dict.fromkeys(("x", "bias", "residual", "gate"), x)
+        values |= {"rows": 1, "columns": 1, "channels": 1}
         flags = {
             "LAST": True,
             "BIAS": True,
             "RESIDUAL": False,
             "RELU": True,
+            "GATE": False,
             "ROWS": 16,
             "COLUMNS": 16,
         }

@@ -84,6 +84,7 @@ def convolution_epilogue(batch: int, dtype: torch.dtype, last: bool) -> None:
     bias = torch.empty(1024, device=CUDA)
     for shift, residual, relu in product((bias, None), (other, None), (True, False)):
         kernels.convolution_epilogue_(x, shift, residual, relu=relu)
+        kernels.convolution_epilogue_(x, None, residual, relu=False, gate=other)
 
 
 CASES: tuple[Callable[[int, torch.dtype, bool], None], ...] = (
