@@ -43,6 +43,7 @@ class Cost(NamedTuple):
 LOSSES = ("upsample_cross_entropy", "upsample_softmax", "upsample_softmax_backward")
 SEMANTIC = ("pixel_discriminator_loss", "class_mean")
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "_addmm_activation")
+FUSED = ("cudnn_convolution_relu", "cudnn_convolution_add_relu")
 NORMS = ("native_batch_norm", "cudnn_batch_norm", "_native_batch_norm", "batch_norm")
 OPTIMIZERS = ("_fused_", "_foreach_")
 
@@ -63,6 +64,8 @@ def cost(op: Recorded) -> Iterator[Cost]:
         yield _own(op, what)
     elif what == "convolution":
         yield from _convolution(op)
+    elif what in FUSED:
+        yield _fused_convolution(op)
     elif what == "convolution_backward":
         yield from _convolution_backward(op)
     elif what in PRODUCTS:
@@ -122,6 +125,25 @@ def _convolution(op: Recorded) -> Iterator[Cost]:
         yield Cost(part or "bias", "bias", "", 1, 2 * result.nbytes, 0)
 
 
+def _fused_convolution(op: Recorded) -> Cost:
+    """With its bias, residual and ReLU: one kernel."""
+    inputs, outputs, _, flops = _sizes(op.inputs[1], op.outputs[0])
+    kind = convolution_kind(inputs, outputs)
+    return Cost("convolutions, forward", "forward, fused", kind, 1, _touched(op), flops)
+
+
+def _pointwise(op: Recorded) -> Cost:
+    """A 1×1 convolution, or the gradient of its input, with its epilogue."""
+    given = op.arguments
+    pixels, inputs = given["x"].shape
+    outputs = given["y"].shape[1]
+    rows = pixels * (inputs + outputs * (1 + given["RESIDUAL"] + given["GATE"]))
+    nbytes = rows * given["x"].nbytes // (pixels * inputs) + given["weight"].nbytes
+    way = "input gradient" if given["GATE"] or not given["BIAS"] else "forward"
+    kind, flops = convolution_kind(inputs, outputs), 2 * pixels * inputs * outputs
+    return Cost(f"convolutions, {way}", f"{way}, product", kind, 1, nbytes, flops)
+
+
 def _convolution_backward(op: Recorded) -> Iterator[Cost]:
     gradient, x, weight = op.inputs[:3]
     inputs, outputs, kernel, flops = _sizes(weight, gradient)
@@ -149,6 +171,8 @@ def _product(op: Recorded, what: str) -> Cost:
 
 
 def _triton(op: Recorded, what: str) -> Cost:
+    if what == "convolution.fused.pointwise_gpu._kernel":
+        return _pointwise(op)
     if op.multiplies:
         raise ValueError(f"{what} multiplies matrices: give it a rule in bench/model/count.py")
     if what == "convolution.epilogue_gpu._kernel":

@@ -8,16 +8,15 @@ holds a second copy of the weights, in the maps' precision, until the block ends
 held. For a GPU, where each small kernel costs a launch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-_Key = tuple[int, int, torch.dtype]
-# The products of the block; weight and scale are held so that no other tensor gets their id. Not
+# The products of the block; what they are made of is held so that no other tensor gets its id. Not
 # per thread: autograd runs a GPU's backward, and forwards again in it, on a thread of its own.
-_products: dict[_Key, tuple[Tensor, Tensor, Tensor]] | None = None
+_products: dict[tuple[Hashable, ...], tuple[Sequence[Tensor], Tensor]] | None = None
 
 
 @contextmanager
@@ -39,12 +38,23 @@ def shares_products() -> bool:
 @torch.no_grad()
 def folded(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """The product; weight [M,N,kh,kw], scale [M]. Without gradients."""
+    return shared(lambda: _product(weight, scale, dtype), dtype, weight, scale)
+
+
+@torch.no_grad()
+def rounded(shift: Tensor, dtype: torch.dtype) -> Tensor:
+    """A norm's shift in the dtype of the maps, made as often as a product."""
+    return shared(lambda: shift.to(dtype), dtype, shift)
+
+
+def shared(make: Callable[[], Tensor], dtype: torch.dtype, *of: Tensor) -> Tensor:
+    """What `make` returns, in `dtype`; inside `folded_once` it is made once for the same `of`."""
     if _products is None:
-        return _product(weight, scale, dtype)
-    key = id(weight), id(scale), dtype
+        return make()
+    key = *map(id, of), dtype
     if key not in _products:
-        _products[key] = weight, scale, _product(weight, scale, dtype)
-    return _products[key][2]
+        _products[key] = of, make()
+    return _products[key][1]
 
 
 def _product(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:

@@ -7,7 +7,8 @@ Shapes: x [B,N,h,w], each weight [C,N,3,3], each bias [C] → y [B,C,h,w].
 On a CPU in fp32 with channels-last maps of more channels than there are taps, it is one 1×1
 convolution for the taps of all weights, which reads x once, and each tap's scores are then moved to
 where they belong. A dilated convolution with few outputs reaches a sixth of the rate of such a
-product. With fewer channels the map of all taps would be larger than x.
+product. With fewer channels the map of all taps would be larger than x. On a GPU it is the same
+product, and a Triton kernel moves the scores (`taps/`).
 """
 
 from collections.abc import Sequence
@@ -16,8 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastass.kernels import dispatch
 from fastass.kernels.convolution.conv2d import conv2d
 from fastass.kernels.convolution.cpu_forms import has_cpu_forms
+from fastass.kernels.convolution.taps.product import BRANCHES, one_product
 
 
 def multi_dilation_conv(
@@ -35,12 +38,26 @@ def multi_dilation_conv(
     taps = sum(9 * weight.shape[0] for weight in weights)
     if has_cpu_forms(x) and x.shape[1] > taps:
         return _one_product(x, weights, biases, dilations)
+    if _is_one_product_on_a_gpu(x, weights, taps):
+        return one_product(x, weights, biases, dilations)
     y: Tensor | None = None
     for weight, bias, d in zip(weights, biases, dilations, strict=True):
         term = conv2d(x, weight, bias, 1, d, d)
         y = term if y is None else y + term
     assert y is not None
     return y
+
+
+def _is_one_product_on_a_gpu(x: Tensor, weights: Sequence[Tensor], taps: int) -> bool:
+    return (
+        x.shape[1] > taps
+        and len(weights) <= BRANCHES
+        and len({weight.shape for weight in weights}) == 1
+        and x.device.type == "cuda"
+        and x.dtype != torch.float64
+        and not torch.compiler.is_compiling()
+        and dispatch.resolve(x.device) == "triton"
+    )
 
 
 def _one_product(

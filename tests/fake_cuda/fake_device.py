@@ -14,6 +14,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 SOURCE = Path(__file__).with_name("fake_cuda.cpp")
 BUILT = SOURCE.parents[2] / "build" / "fake_cuda"
@@ -78,3 +79,20 @@ def install() -> None:
         # In place, and without data there is nothing to compute; not every torch has a rule.
         if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "Meta"):
             torch.library.impl(f"aten::{name}", "Meta", lambda *args, **kwargs: None)
+    _define_cudnn_fused(torch)
+
+
+def _define_cudnn_fused(torch: Any) -> None:
+    """cuDNN's convolutions with an epilogue: the convolution's result, channels-last as x is."""
+
+    def relu(x: Any, weight: Any, bias: Any, *geometry: Any) -> Any:
+        *sizes, groups = geometry
+        y = torch.ops.aten.convolution(x, weight, None, *sizes, False, (0, 0), groups)
+        last = x.is_contiguous(memory_format=torch.channels_last)
+        return y.contiguous(memory_format=torch.channels_last) if last else y
+
+    def add_relu(x: Any, weight: Any, z: Any, alpha: Any, bias: Any, *geometry: Any) -> Any:
+        return relu(x, weight, bias, *geometry)
+
+    torch.library.impl("aten::cudnn_convolution_relu", "Meta", relu)
+    torch.library.impl("aten::cudnn_convolution_add_relu", "Meta", add_relu)

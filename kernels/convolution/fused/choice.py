@@ -1,0 +1,76 @@
+"""Which form of a convolution with its epilogue runs on a GPU: a process-wide choice.
+
+``off``: the first form, cuDNN's convolution and one kernel behind it. ``on``: the last, the most
+fused one. ``timed``: for each operation and sizes the fastest, timed once on the device when they
+first come up; `report` says what was chosen.
+"""
+
+from collections.abc import Callable, Hashable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Choice = Literal["off", "timed", "on"]
+CHOICES: tuple[Choice, ...] = ("off", "timed", "on")
+_CALLS = 10  # timed together
+
+_choice: Choice = "off"
+_chosen: dict[Hashable, tuple[str, dict[str, float | None]]] = {}
+
+
+def use_fused(choice: Choice) -> None:
+    """Choose for every later operation, and forget what was timed."""
+    global _choice
+    if choice not in CHOICES:
+        raise ValueError(f"got {choice!r}, expected one of {', '.join(CHOICES)}")
+    _choice = choice
+    _chosen.clear()
+
+
+def is_fused() -> bool:
+    """Whether fused forms may run at all."""
+    return _choice != "off"
+
+
+def run(key: Hashable, forms: dict[str, Callable[[], Tensor]]) -> Tensor:
+    """The result of the form that is chosen. Every form must return a new tensor and change none.
+
+    key: the operation and its sizes.
+    """
+    first, last = next(iter(forms)), next(reversed(forms))
+    if _choice != "timed" or first == last:
+        return forms[last if _choice == "on" else first]()
+    if key not in _chosen:
+        if torch.cuda.is_current_stream_capturing():  # nothing can be timed there
+            return forms[first]()
+        ms = {name: milliseconds(form) for name, form in forms.items()}
+        _chosen[key] = min(ms, key=lambda name: ms[name] or float("inf")), ms
+    return forms[_chosen[key][0]]()
+
+
+def milliseconds(form: Callable[[], Tensor]) -> float | None:
+    """Of one call, which waits for the GPU; None for a form that does not run here."""
+    try:
+        form()  # compiles it, and lets cuDNN look for an algorithm
+    except RuntimeError:
+        return None
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()  # type: ignore[no-untyped-call, unused-ignore]
+    for _ in range(_CALLS):
+        form()
+    end.record()  # type: ignore[no-untyped-call, unused-ignore]
+    end.synchronize()  # type: ignore[no-untyped-call, unused-ignore]
+    return float(begin.elapsed_time(end)) / _CALLS
+
+
+def report() -> dict[str, tuple[int, float]]:
+    """Of what was timed: form → (operations it was chosen for, ms that it saves there per call
+    each, against the first form)."""
+    found: dict[str, tuple[int, float]] = {}
+    for name, ms in _chosen.values():
+        count, saved = found.get(name, (0, 0.0))
+        first, best = next(iter(ms.values())), ms[name]
+        gain = first - best if first is not None and best is not None else 0.0
+        found[name] = count + 1, saved + gain
+    return found
