@@ -23,10 +23,12 @@ def check(config: Config, kept: trace.Trace) -> None:
 def expected_to_fit(config: Config, memory: float) -> str:
     """In words, for a GPU of `memory` bytes; empty for a step that there is no trace of.
 
-    The traces are of fused steps in bf16 that keep their activations, without self-training.
+    The traces are of steps in bf16 on one GPU that keep their activations, with one backward per
+    stream, without self-training.
     """
-    saves = config.backward == "streamed" or config.model.checkpoint_activations
-    if saves or config.mix or config.ema:
+    one_gpu = config.distributed.world == 1 and not config.runtime.compile
+    other = config.backward != "auto" or not one_gpu or config.model.checkpoint_activations
+    if other or config.mix or config.ema:
         return ""
     try:
         kept = trace.read(config.method, config.model.norm, "eager")

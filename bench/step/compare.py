@@ -20,6 +20,8 @@ from fastass.config.schema import Config
 from fastass.errors import UserError
 from fastass.method.adaptation import method_spec
 from fastass.runtime.device import choose_amp, choose_device
+from fastass.runtime.process_group import SINGLE_PROCESS
+from fastass.training.concurrent_backward import choose_backward
 from fastass.training.optimizers import apex
 
 Progress = Callable[[str], None]
@@ -78,7 +80,7 @@ def switches(config: Config) -> Iterator[CandidateConfig]:
         own = replace(o, optimizer_backend="apex")
         yield engine("optimizers of apex", replace(c, optim=own))
     for other in ("fused", "streamed", *(["concurrent"] if cpu else [])):
-        if other != c.backward:
+        if other != choose_backward(c, device, SINGLE_PROCESS).kind:
             yield engine(f"backward {other}", replace(c, backward=other))  # type: ignore[arg-type]
     if c.model.has_cheap_sums:
         sums = not c.model.recompute_sums

@@ -279,10 +279,11 @@ class Config:
     ema: Below1 = 0.0
     """Decay of a running average of the segmentation network's weights, e.g. 0.999; the average is
     evaluated in place of the weights (0: off)."""
-    backward: Literal["fused", "streamed", "concurrent"] = "fused"
+    backward: Literal["auto", "fused", "streamed", "concurrent"] = "auto"
     """How the backward passes run. `fused`: one for all streams. `streamed`: one per stream, so
     only one stream's activations are in memory. `concurrent`: source and target at the same time,
-    for small networks on a CPU; elsewhere as `fused`."""
+    for small networks on a CPU; elsewhere as `fused`. `auto`: `streamed` on one GPU with
+    frozen norms and without `--compile`, else `fused`."""
     norm_statistics: NormStatistics = "mixed"
     """Running statistics of batch norm with which the network is evaluated, predicts and is
     exported. `mixed`: those of all streams, as in AdaptSegNet. `domain`: those of the target's

@@ -33,16 +33,26 @@ class Backward:
 
     def describe(self) -> str:
         """For the heading of a run."""
-        note = f" (concurrent: {self.reason})" if self.reason else ""
+        note = f" ({self.reason})" if self.reason else ""
         return f"backward {self.kind}{note}"
 
 
 def choose_backward(config: Config, device: torch.device, world: World) -> Backward:
-    """The backward of `config` on this device; `concurrent` becomes `fused` where it can't be."""
+    """The backward of `config` on this device; `concurrent` becomes `fused` where it can't be.
+
+    `auto` is `streamed` where that saves memory and costs nothing: on one GPU, eagerly, with frozen
+    norms, whose folded weights all streams share. With other norms autocast would round the weights
+    once per stream.
+    """
+    if config.backward == "auto":
+        one_gpu = device.type == "cuda" and not world.grouped and not config.runtime.compile
+        if one_gpu and config.model.norm == "frozen":
+            return Backward("streamed", "one GPU and frozen norms: it saves memory")
+        return Backward("fused")
     if config.backward != "concurrent":
         return Backward(config.backward)
     reason = _why_not_concurrent(config, device, world)
-    return Backward("concurrent") if reason is None else Backward("fused", reason)
+    return Backward("concurrent") if reason is None else Backward("fused", f"concurrent: {reason}")
 
 
 def _why_not_concurrent(config: Config, device: torch.device, world: World) -> str | None:

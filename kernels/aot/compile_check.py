@@ -32,6 +32,7 @@ from fastass.kernels.aot.launch_spec import Launch
 MODULES = (
     "class_mean.gpu",
     "convolution.epilogue_gpu",
+    "convolution.fused.fold_gpu",
     "convolution.fused.pointwise_gpu",
     "convolution.taps.gpu",
     "pixel_discriminator_loss.gpu",

@@ -105,8 +105,11 @@ def _changes(config: Config) -> str:
 def measure(config: Config, spec: MethodSpec, runtime: Runtime) -> Need:
     """What a run takes, from steps of one and of two images per stream."""
     device = runtime.device
-    # Two threads would each hold their own streams: no more than all at once.
-    backward = "fused" if config.backward == "concurrent" else config.backward
+    # Two threads would each hold their own streams: no more than all at once. What `auto` is in the
+    # run, it must be here, where there is one rank and no compiler.
+    one = config.distributed.world == 1 and not config.runtime.compile
+    stays = config.backward == "streamed" or (config.backward == "auto" and one)
+    backward = config.backward if stays else "fused"
     small = replace(
         config,
         batch=1,

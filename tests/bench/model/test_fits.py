@@ -36,6 +36,8 @@ def test_precision_and_a_gpu_that_is_too_small() -> None:
         replace(PAPER, mix=True),
         replace(PAPER, ema=0.9),
         replace(PAPER, backward="streamed"),
+        replace(PAPER, backward="fused"),
+        PAPER.with_runtime(compile=True),
         replace(PAPER, model=replace(PAPER.model, backbone="resnet50")),
         preset("toycity"),
     ],
