@@ -43,7 +43,7 @@ fake-cuda:
 	$(PYTHON) tests/fake_cuda/with_cuda_wheels.py
 
 fake-cuda-traces: install
-	PYTHONPATH=. $(BIN)/python tests/fake_cuda/write_traces.py --mode eager
+	PYTHONPATH=. $(BIN)/python tests/fake_cuda/write_traces.py --mode eager fused
 
 gpu: install
 	$(BIN)/python -m bench.all_on_gpu --out runs/gpu

@@ -11,6 +11,7 @@ from fastass.kernels.convolution.conv_frozen_bn import conv_frozen_bn
 from fastass.kernels.convolution.cpu_forms import without_winograd
 from fastass.kernels.convolution.epilogue import convolution_epilogue_
 from fastass.kernels.convolution.folding import folded_once
+from fastass.kernels.convolution.fused.choice import describe_fused, use_fused
 from fastass.kernels.convolution.leaky_conv_stack import leaky_conv_stack, leaky_conv_stack_twice
 from fastass.kernels.convolution.multi_dilation_conv import multi_dilation_conv
 from fastass.kernels.convolution.recompute import recomputed_outputs
@@ -40,6 +41,7 @@ __all__ = [
     "conv_frozen_bn",
     "conv_norm",
     "convolution_epilogue_",
+    "describe_fused",
     "folded_once",
     "leaky_conv_stack",
     "leaky_conv_stack_twice",
@@ -53,5 +55,6 @@ __all__ = [
     "upsample_pseudo_labels",
     "upsample_softmax",
     "use",
+    "use_fused",
     "without_winograd",
 ]

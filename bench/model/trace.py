@@ -1,6 +1,6 @@
 """Traces of training steps, kept in bench/model/traces: what one step runs, as JSON.
 
-A trace belongs to one method, norm and mode (`eager` or `compiled`) at the paper's sizes with
+A trace belongs to one method, norm and mode (`MODES`) at the paper's sizes with
 ResNet-101 and bf16. It is written without a GPU (`make fake-cuda-traces`), at two batches: every
 number of bytes and FLOPs is a constant plus a multiple of the batch, so any batch can be modelled.
 `sources` is a hash of the code that decides what a step runs; a trace with another hash is stale.
@@ -17,7 +17,7 @@ from pathlib import Path
 from fastass.errors import UserError
 
 FOLDER = Path(__file__).resolve().parent / "traces"
-MODES = ("eager", "compiled")
+MODES = ("eager", "fused", "compiled")  # fused: eager with every switch on
 REMEDY = "write the traces again: make fake-cuda-traces"
 # What decides which kernels a step runs on a GPU, and how they are counted.
 SOURCES = (
@@ -34,7 +34,12 @@ SOURCES = (
     "tests/fake_cuda/recorder.py",
     "tests/fake_cuda/fake_step.py",
 )
-LEFT_OUT = ("kernels/aot/*.py", "kernels/*/winograd/*.py", "kernels/*/cpu*.py", "kernels/*/*_cpu.py")
+LEFT_OUT = (
+    "kernels/aot/*.py",
+    "kernels/*/winograd/*.py",
+    "kernels/*/cpu*.py",
+    "kernels/*/*_cpu.py",
+)
 
 
 @dataclass(frozen=True)

@@ -235,6 +235,10 @@ class RuntimeConfig:
     """Let cuDNN time its convolution algorithms for each size of image in the first steps of
     training on CUDA, and keep the fastest. Turn it off if images have many sizes, or to choose
     the same algorithms in every run."""
+    fused_convolutions: Literal["off", "timed", "on"] = "off"
+    """Run convolutions and the bias, sum and ReLU behind them as one kernel, on CUDA with mixed
+    precision. `timed`: time each form once for each size in the first step, and keep the fastest.
+    `on`: always the fused one."""
     tune_allocator: bool = True
     """Let malloc keep freed blocks on a CPU: fewer page faults, more memory held. Turn it off if
     memory is short."""

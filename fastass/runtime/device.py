@@ -25,6 +25,7 @@ class Runtime:
     compile: str
     tuned: bool  # whether malloc keeps freed blocks in this process
     cudnn: str = ""  # how cuDNN chooses its algorithms; empty on a CPU
+    fused: str = ""  # which convolutions are fused; empty on a CPU
 
     def autocast(self) -> torch.autocast:
         """The autocast context of a forward pass; disabled without mixed precision."""
@@ -46,7 +47,7 @@ class Runtime:
             f"device {describe(self.device)} · "
             f"precision {PRECISIONS[self.amp_dtype]} (amp {self.amp_reason}{self.tf32}) · "
             f"kernels {self.kernels}{older_gpu(self.device, self.kernels)} · "
-            f"compile {self.compile} · {self.cudnn}"
+            f"compile {self.compile} · {self.cudnn}{self.fused}"
             f"allocator {'tuned' if self.tuned else 'default'}"
         )
 
@@ -54,9 +55,15 @@ class Runtime:
 def describe_runtime(config: RuntimeConfig) -> Runtime:
     """Choose device, precision and operators. Changes nothing.
 
-    Raises UserError for a device or an operator implementation that is not available.
+    Raises UserError for a device or an operator implementation that is not available, or for fused
+    convolutions on a CPU.
     """
     device = choose_device(config.device)
+    if config.fused_convolutions != "off" and device.type != "cuda":
+        raise UserError(
+            f"--fused-convolutions {config.fused_convolutions} needs a GPU, and the device is "
+            f"{device}; leave it out"
+        )
     amp_dtype, amp_reason = choose_amp(device) if config.amp else (None, "not asked for")
     try:
         implementation = kernels.resolve(device, config.kernels)
@@ -72,6 +79,7 @@ def describe_runtime(config: RuntimeConfig) -> Runtime:
         tuned=config.tune_allocator
         and device.type == "cpu"
         and native_library.unavailable() is None,
+        fused=describe_fused(config, amp_dtype) if device.type == "cuda" else "",
     )
 
 
@@ -84,6 +92,7 @@ def setup_runtime(config: RuntimeConfig, *, fixed_shapes: bool = False) -> Runti
     """
     runtime = describe_runtime(config)
     kernels.use(config.kernels)
+    kernels.use_fused(config.fused_convolutions)
     make_current(runtime.device)
     if runtime.device.type == "cuda":
         if config.tf32 is not None:
@@ -125,6 +134,19 @@ def describe_cudnn(benchmark: bool) -> str:
     if benchmark:
         return "cudnn.benchmark on (sizes are fixed: algorithms are timed once) · "
     return "cudnn.benchmark off (not asked for) · "
+
+
+def describe_fused(config: RuntimeConfig, amp_dtype: torch.dtype | None) -> str:
+    """Which convolutions run as one kernel with what follows them, for the heading of a run."""
+    choice = config.fused_convolutions
+    if choice == "off":
+        return "fused convolutions off (not asked for) · "
+    if config.compile:
+        return "fused convolutions off (--compile fuses them itself) · "
+    if amp_dtype is None:
+        return "fused convolutions off (they need --amp) · "
+    how = "each size is timed in the first step" if choice == "timed" else "as asked for"
+    return f"fused convolutions {choice} ({how}) · "
 
 
 def older_gpu(device: torch.device, implementation: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from fastass import kernels
 from fastass.checkpoint.own_files import SUMMARY
 from fastass.checkpoint.pointers import BEST, START
 from fastass.checkpoint.run_directory import RunDirectory
@@ -106,6 +107,7 @@ class Trainer:
         self.reporter.phase("train" if adapt else "start", self.config.total_steps, step)
         batches = self._batches(step, adapt)
         self.meters.start_clock()
+        first = step
         while step < end:
             start = time.perf_counter()
             micro = [next(batches) for _ in range(self.config.accumulate)]
@@ -116,6 +118,8 @@ class Trainer:
             images = sum(s.images.shape[0] for batch in micro for s in batch if s is not None)
             step = self.progress.step = step + 1
             self.meters.add(step, terms, images, waited)
+            if step == first + 1 and (chosen := kernels.describe_fused()):
+                self.reporter.line(chosen)
             stop = self.stop.answer()
             if step % self.config.log_every == 0 or step == end:
                 self._log()

@@ -78,7 +78,7 @@ def test_a_launch_without_an_argument_and_with_too_large_a_grid() -> None:
     def launch(grid: tuple[int, ...], **more: object) -> None:
         x = nhwc()
         values = dict.fromkeys(("x", "bias", "residual", "gate"), x)
-        values |= {"rows": 1, "columns": 1, "channels": 1}
+        sizes = {"rows": 1, "columns": 1, "channels": 1}
         flags = {
             "LAST": True,
             "BIAS": True,
@@ -88,7 +88,7 @@ def test_a_launch_without_an_argument_and_with_too_large_a_grid() -> None:
             "ROWS": 16,
             "COLUMNS": 16,
         }
-        _kernel[grid](**{**values, **flags, **more})
+        _kernel[grid](**{**values, **sizes, **flags, **more})
 
     assert "has the grid (1, 70000)" in faults(lambda: launch((1, 70000)))
     assert "gets bias on cpu" in faults(lambda: launch((1,), bias=torch.empty(3)))

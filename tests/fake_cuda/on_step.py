@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from recorder import Recorder, launches_to, recording
 from torch.utils.flop_counter import FlopCounterMode
 from tracing import traced
 
+from fastass import kernels
 from fastass.bench.model import trace
 from fastass.bench.model.count import costs
 from fastass.bench.model.flops import of_operators
@@ -63,6 +65,38 @@ def test_step_of_other_networks_and_switches(values: dict) -> None:
     values = dict(values)
     options = {"amp": values.pop("amp")} if "amp" in values else {}
     without_fault(record_step(configured(**values), **options))
+
+
+@pytest.mark.parametrize(
+    ("norm", "checkpointing"),
+    [("frozen", "off"), ("frozen", "blocks"), ("frozen", "outputs"), ("batch", "off")],
+)
+def test_step_with_fused_convolutions(norm: str, checkpointing: str) -> None:
+    """Also with activations that are computed again. All frozen weights are folded by one kernel."""
+    config = configured(backbone="resnet50", norm=norm)
+    model = replace(
+        config.model,
+        checkpoint_activations=checkpointing == "blocks",
+        recompute_sums=checkpointing == "outputs",
+    )
+    kernels.use_fused("on")
+    recorder = record_step(replace(config, model=model))
+    without_fault(recorder)
+    names = [op.name.removeprefix("triton:convolution.fused.") for op in recorder.ops]
+    assert names.count("fold_gpu._kernel") == (norm == "frozen")
+    if norm == "frozen":
+        assert names.count("pointwise_gpu._kernel") >= 3 * 33
+        assert any(name.startswith("aten::cudnn_convolution_relu") for name in names)
+        gates = [op for op in recorder.ops if op.name.startswith("aten::threshold_backward")]
+        # Of the stem and of the last output: between blocks there is none, unless they are computed
+        # again one by one.
+        assert len(gates) == 4 or checkpointing == "outputs"
+
+
+@pytest.fixture(autouse=True)
+def not_fused() -> Iterator[None]:
+    yield
+    kernels.use_fused("off")
 
 
 class Recording:
@@ -139,8 +173,9 @@ def test_flops_are_those_of_the_trace() -> None:
     }
 
 
+@pytest.mark.parametrize("mode", ["eager", "fused"])
 @pytest.mark.parametrize("norm", NORMS)
-def test_the_kept_trace_is_what_the_step_runs(norm: str) -> None:
-    kept, made = trace.read("ga+csa", norm, "eager"), traced("ga+csa", norm)
+def test_the_kept_trace_is_what_the_step_runs(norm: str, mode: str) -> None:
+    kept, made = trace.read("ga+csa", norm, mode), traced("ga+csa", norm, mode)
     assert made.rows == kept.rows, trace.REMEDY
     assert made.peak == pytest.approx(kept.peak, rel=0.02)

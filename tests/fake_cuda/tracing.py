@@ -7,18 +7,20 @@ from pathlib import Path
 import torch
 from fake_step import configured, record_step
 
+from fastass import kernels
 from fastass.bench.model import trace
 from fastass.bench.model.count import Cost, costs
 
 ROOT = Path(__file__).parents[2]
 # Inductor treats a dimension of length 1 apart: its code for batch 1 is in another order.
-BATCHES = {"eager": (1, 2), "compiled": (2, 4)}
+BATCHES = {"eager": (1, 2), "fused": (1, 2), "compiled": (2, 4)}
 
 
 def traced(method: str, norm: str, mode: str = "eager", backbone: str = "resnet101") -> trace.Trace:
     """The trace of a step, recorded at two batches. RuntimeError names the recorder's faults."""
     batches = BATCHES[mode]
     configs = [configured(method, norm, batch=batch, backbone=backbone) for batch in batches]
+    kernels.use_fused("on" if mode == "fused" else "off")
     steps = [record_step(config) for config in configs]
     if steps[0].faults:
         raise RuntimeError(f"{method}, {norm}: {'; '.join(sorted(set(steps[0].faults)))}")

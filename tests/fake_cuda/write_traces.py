@@ -3,7 +3,7 @@
     python tests/fake_cuda/write_traces.py [--out DIR] [--method M …] [--norm N …] [--mode M …]
 
 Every step is recorded on the fake CUDA device at batch 1 and batch 2; a fault that the recorder
-finds in a step is an error. The compiled mode takes minutes; by default it is written for ga+csa.
+finds in a step is an error. The compiled mode takes minutes. It and the fused mode are for ga+csa.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from tracing import traced  # noqa: E402
 
 from fastass.bench.model import trace  # noqa: E402
 
-COMPILED = ("ga+csa",)
+ONE = ("ga+csa",)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,10 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--norm", nargs="+", default=NORMS)
     parser.add_argument("--mode", nargs="+", default=trace.MODES)
     arguments = parser.parse_args(argv)
-    # Eager first: for inductor the process is changed further.
+    # Compiled last: for inductor the process is changed further.
     for mode in sorted(arguments.mode, reverse=True):
         for method in arguments.method:
-            if mode == "compiled" and method not in COMPILED:
+            if mode != "eager" and method not in ONE:
                 continue
             for norm in arguments.norm:
                 made = traced(method, norm, mode)

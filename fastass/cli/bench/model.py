@@ -31,7 +31,12 @@ def flags(parser: ArgumentParser) -> None:
         help="norm of the network [default: as in the preset]",
     )
     add("--gpu", choices=tuple(rates.DATA_SHEET), default="H100", help="GPU to model")
-    add("--mode", choices=trace.MODES, default="eager", help="how the step runs")
+    add(
+        "--mode",
+        choices=trace.MODES,
+        default="eager",
+        help="how the step runs; fused: eager with every switch on",
+    )
     add("--json", type=Path, metavar="FILE", help="also write the result there")
 
 

@@ -107,8 +107,8 @@ def measure(config: Config, spec: MethodSpec, runtime: Runtime) -> Need:
     device = runtime.device
     # Two threads would each hold their own streams: no more than all at once. What `auto` is in the
     # run, it must be here, where there is one rank and no compiler.
-    one = config.distributed.world == 1 and not config.runtime.compile
-    stays = config.backward == "streamed" or (config.backward == "auto" and one)
+    alone = config.distributed.world == 1 and not config.runtime.compile
+    stays = config.backward == "streamed" or (config.backward == "auto" and alone)
     backward = config.backward if stays else "fused"
     small = replace(
         config,

@@ -2,9 +2,10 @@
 
 ``off``: the first form, cuDNN's convolution and one kernel behind it. ``on``: the last, the most
 fused one. ``timed``: for each operation and sizes the fastest, timed once on the device when they
-first come up; `report` says what was chosen.
+first come up; `describe_fused` says what was chosen.
 """
 
+from collections import Counter
 from collections.abc import Callable, Hashable
 from typing import Literal
 
@@ -64,13 +65,12 @@ def milliseconds(form: Callable[[], Tensor]) -> float | None:
     return float(begin.elapsed_time(end)) / _CALLS
 
 
-def report() -> dict[str, tuple[int, float]]:
-    """Of what was timed: form → (operations it was chosen for, ms that it saves there per call
-    each, against the first form)."""
-    found: dict[str, tuple[int, float]] = {}
-    for name, ms in _chosen.values():
-        count, saved = found.get(name, (0, 0.0))
-        first, best = next(iter(ms.values())), ms[name]
-        gain = first - best if first is not None and best is not None else 0.0
-        found[name] = count + 1, saved + gain
-    return found
+def describe_fused() -> str:
+    """What was timed and chosen, in a line; empty if nothing was timed."""
+    if not _chosen:
+        return ""
+    counts = Counter(name for name, _ in _chosen.values())
+    words = ", ".join(f"{name} {count}" for name, count in counts.most_common())
+    failed = Counter(name for _, ms in _chosen.values() for name in ms if ms[name] is None)
+    cannot = "".join(f"; {name} does not run for {count}" for name, count in failed.items())
+    return f"fused convolutions: {len(_chosen)} timed, {words} chosen{cannot}"

@@ -58,13 +58,14 @@ def fold(
     return made
 
 
+_GIVEN = {"weights": torch.float32, "scales": torch.float32, "starts": torch.int32}
 AOT = tuple(
     Launch(
         str(dtype).removeprefix("torch."),
         _kernel,
-        {"weights": torch.float32, "scales": torch.float32, "starts": torch.int32, "products": dtype},
+        {**_GIVEN, "products": dtype},
         {"BLOCK": _BLOCK},
         _WARPS,
     )
     for dtype in (torch.bfloat16, torch.float16)
-)  # fmt: skip
+)

@@ -110,7 +110,7 @@ def pointwise(
     relu: bool = False,
     gate: Tensor | None = None,
 ) -> Tensor:
-    """ReLU(x · weightᵀ + bias + residual), or gated: a 1×1 convolution with its epilogue, by Triton.
+    """ReLU(x · weightᵀ + bias + residual), or gated: a 1×1 convolution and its epilogue, by Triton.
 
     x [B,N,h,w], weight [M,N] in x's dtype, bias [M]; residual and gate are like y [B,M,h,w], which
     is channels-last.
@@ -130,12 +130,13 @@ def _cudnn_fused(
     x: Tensor, weight: Tensor, bias: Tensor, geometry: Geometry, residual: Tensor | None
 ) -> Tensor:
     """With a ReLU."""
-    operators = torch.ops.aten
+    aten, end = torch.ops.aten, (bias, *geometry, 1)
+    y: Tensor
     if residual is None:
-        made: Tensor = operators.cudnn_convolution_relu(x, weight, bias, *geometry, 1)
-        return made
-    made = operators.cudnn_convolution_add_relu(x, weight, residual, 1.0, bias, *geometry, 1)
-    return made
+        y = aten.cudnn_convolution_relu(x, weight, *end)
+    else:
+        y = aten.cudnn_convolution_add_relu(x, weight, residual, 1.0, *end)
+    return y
 
 
 def _may_fuse(x: Tensor, residual: Tensor | None) -> bool:

@@ -91,10 +91,9 @@ class _ResidualBlock(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         depth, count = ctx.depth, len(ctx.constants)
-        maps = list(ctx.saved_tensors[:depth])
-        weights, products = (
-            ctx.saved_tensors[depth + i * count : depth + (i + 1) * count] for i in range(2)
-        )
+        saved = ctx.saved_tensors  # activation checkpointing lets them be read once
+        maps, saved = saved[:depth], saved[depth:]
+        weights, products = saved[:count], saved[count:]
         x, to_x, to_weights = maps[0], ctx.needs_input_grad[0], ctx.needs_input_grad[4:]
         of_weights: list[Tensor | None] = [None] * count
 

@@ -1,7 +1,7 @@
 """Triton kernels that move the scores of all taps to where they belong, and their gradient back.
 
-`taps` [P, S] holds, for each of P = B·h·w pixels, the scores of tap t and class c in column t·C + c;
-S ≥ T·C. Tap t is number t mod 9 of a 3×3 convolution of dilation d_{t div 9}:
+`taps` [P, S] holds, for each of P = B·h·w pixels, the score of tap t and class c in column t·C + c.
+There may be more columns. Tap t is number t mod 9 of a 3×3 convolution of dilation d_{t div 9}:
 
     y[p, c] = bias[c] + Σ_t taps[p + offset_t, t·C + c]        (outside the image: 0)
     dtaps[p, t·C + c] = dy[p − offset_t, c]
@@ -102,9 +102,7 @@ def gather(taps: Tensor, bias: Tensor, size: Sequence[int], dilations: Sequence[
     return y
 
 
-def scatter(
-    gradient: Tensor, stride: int, size: Sequence[int], dilations: Sequence[int]
-) -> Tensor:
+def scatter(gradient: Tensor, stride: int, size: Sequence[int], dilations: Sequence[int]) -> Tensor:
     """The gradient of taps [P, stride], given that of y [P, C], which is contiguous."""
     pixels, classes = gradient.shape
     taps = gradient.new_empty((pixels, stride))

@@ -23,12 +23,20 @@ def inputs(
     return x.contiguous(memory_format=layout), bias, residual.contiguous(memory_format=layout)
 
 
-def truth(x: Tensor, bias: Tensor | None, residual: Tensor | None, relu: bool) -> Tensor:
+def truth(
+    x: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    relu: bool,
+    gate: Tensor | None = None,
+) -> Tensor:
     y = x.double()
     if bias is not None:
         y = y + bias.double()[:, None, None]
     if residual is not None:
         y = y + residual.double()
+    if gate is not None:
+        y = torch.where(gate <= 0, 0.0, y)
     return y.relu() if relu else y
 
 
@@ -47,6 +55,21 @@ def test_the_parts_in_place(
     assert bool((y < 0).any()) is not relu
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("with_residual", [True, False])
+def test_the_gate_of_a_gradient(with_residual: bool, layout: torch.memory_format) -> None:
+    """As torch gates the gradient of a ReLU, also where its output is not a number."""
+    x, _, residual = inputs(torch.float32, layout)
+    gate = residual.flip(0).relu().contiguous(memory_format=layout)
+    gate[0, 1, 2, 3] = float("nan")
+    added = residual if with_residual else None
+    expected = torch.ops.aten.threshold_backward(x + residual if with_residual else x, gate, 0)
+    y = kernels.convolution_epilogue_(x, None, added, relu=False, gate=gate)
+    assert y is x
+    assert torch.equal(y, expected)
+    assert y[0, 1, 2, 3] != 0
+
+
 def test_bad_arguments_are_named() -> None:
     x, bias, residual = inputs(torch.float32, torch.channels_last)
     cases = [
@@ -59,6 +82,8 @@ def test_bad_arguments_are_named() -> None:
     for error, message, arguments in cases:
         with pytest.raises(error, match=message):
             kernels.convolution_epilogue_(*arguments, relu=True)
+    with pytest.raises(ValueError, match=r"gate: got \(2, 36"):
+        kernels.convolution_epilogue_(x, None, relu=False, gate=residual[:, 1:])
 
 
 def check_triton() -> None:
@@ -73,6 +98,13 @@ def check_triton() -> None:
             assert y is x
             # The interpreter cuts bf16 off instead of rounding.
             unit = 1e-6 if dtype == torch.float32 else 2**-7
+            error = (y - expected).abs() - unit * expected.abs().clamp(min=1)
+            assert float(error.max()) <= 0, (shape, layout, dtype, parts)
+            x, _, residual = inputs(dtype, layout, shape)
+            gate = residual.flip(0).relu()
+            gate[0, 0, 0, 0] = float("nan")
+            expected = truth(x, None, given[1], False, gate)
+            y = op._cuda(x, None, given[1], False, gate)
             error = (y - expected).abs() - unit * expected.abs().clamp(min=1)
             assert float(error.max()) <= 0, (shape, layout, dtype, parts)
     x, bias, residual = inputs(torch.float32, torch.channels_last)
