@@ -14,6 +14,7 @@ from fastass.kernels.convolution.folding import folded_once
 from fastass.kernels.convolution.fused.choice import describe_fused, use_fused
 from fastass.kernels.convolution.leaky_conv_stack import leaky_conv_stack, leaky_conv_stack_twice
 from fastass.kernels.convolution.multi_dilation_conv import multi_dilation_conv
+from fastass.kernels.convolution.norm.op import use_fused_batch_norm
 from fastass.kernels.convolution.recompute import recomputed_outputs
 from fastass.kernels.convolution.residual.block import residual_block
 from fastass.kernels.convolution.residual.layer import ConvNorm, conv_norm
@@ -56,5 +57,6 @@ __all__ = [
     "upsample_softmax",
     "use",
     "use_fused",
+    "use_fused_batch_norm",
     "without_winograd",
 ]

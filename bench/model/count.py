@@ -175,11 +175,22 @@ def _triton(op: Recorded, what: str) -> Cost:
         return _pointwise(op)
     if op.multiplies:
         raise ValueError(f"{what} multiplies matrices: give it a rule in bench/model/count.py")
+    if what.startswith("convolution.norm.gpu."):
+        return _norm(op, what)
     if what == "convolution.epilogue_gpu._kernel":
         x, given = op.arguments["x"].nbytes, op.arguments
         part, what = ("gates", "gate") if given["GATE"] else ("epilogues", "epilogue")
         return Cost(part, what, "", 1, x * (2 + given["RESIDUAL"] + given["GATE"]), 0)
     return Cost("other Triton kernels", what, "", 1, sum(t.nbytes for t in op.inputs), 0)
+
+
+def _norm(op: Recorded, what: str) -> Cost:
+    """Every map once; the vectors and partial sums are read by many programs and stay in caches."""
+    given, maps = op.arguments, ("x", "residual", "gradient", "y", "of_x")
+    nbytes = sum(given[name].nbytes for name in maps if name in given)
+    if "RESIDUAL" in given and not given["RESIDUAL"]:
+        nbytes -= given["residual"].nbytes
+    return Cost("batch norm", what.rpartition(".")[2], "", 1, nbytes, 0)
 
 
 def _own(op: Recorded, what: str) -> Cost:

@@ -27,6 +27,7 @@ FREE = {
     "runtime.compile_mode",
     "runtime.cuda_graph",
     "runtime.cudnn_benchmark",
+    "runtime.fused_batch_norm",
     "runtime.fused_convolutions",
     "runtime.tune_allocator",
     "backward",

@@ -239,6 +239,9 @@ class RuntimeConfig:
     """Run convolutions and the bias, sum and ReLU behind them as one kernel, on CUDA with mixed
     precision. `timed`: time each form once for each size in the first step, and keep the fastest.
     `on`: always the fused one."""
+    fused_batch_norm: bool = False
+    """Run training batch norms and the sum and ReLU behind them in fastass's kernels on CUDA, in
+    place of PyTorch's. For norm `batch` on one GPU or several; norm `sync` stays PyTorch's."""
     tune_allocator: bool = True
     """Let malloc keep freed blocks on a CPU: fewer page faults, more memory held. Turn it off if
     memory is short."""
@@ -287,7 +290,7 @@ class Config:
     """How the backward passes run. `fused`: one for all streams. `streamed`: one per stream, so
     only one stream's activations are in memory. `concurrent`: source and target at the same time,
     for small networks on a CPU; elsewhere as `fused`. `auto`: `streamed` on one GPU with
-    frozen norms and without `--compile`, else `fused`."""
+    frozen or fused norms and without `--compile`, else `fused`."""
     norm_statistics: NormStatistics = "mixed"
     """Running statistics of batch norm with which the network is evaluated, predicts and is
     exported. `mixed`: those of all streams, as in AdaptSegNet. `domain`: those of the target's

@@ -59,11 +59,12 @@ def describe_runtime(config: RuntimeConfig) -> Runtime:
     convolutions on a CPU.
     """
     device = choose_device(config.device)
-    if config.fused_convolutions != "off" and device.type != "cuda":
-        raise UserError(
-            f"--fused-convolutions {config.fused_convolutions} needs a GPU, and the device is "
-            f"{device}; leave it out"
-        )
+    for flag, asked in (
+        (f"--fused-convolutions {config.fused_convolutions}", config.fused_convolutions != "off"),
+        ("--fused-batch-norm", config.fused_batch_norm),
+    ):
+        if asked and device.type != "cuda":
+            raise UserError(f"{flag} needs a GPU, and the device is {device}; leave it out")
     amp_dtype, amp_reason = choose_amp(device) if config.amp else (None, "not asked for")
     try:
         implementation = kernels.resolve(device, config.kernels)
@@ -93,6 +94,7 @@ def setup_runtime(config: RuntimeConfig, *, fixed_shapes: bool = False) -> Runti
     runtime = describe_runtime(config)
     kernels.use(config.kernels)
     kernels.use_fused(config.fused_convolutions)
+    kernels.use_fused_batch_norm(config.fused_batch_norm)
     make_current(runtime.device)
     if runtime.device.type == "cuda":
         if config.tf32 is not None:
@@ -137,16 +139,15 @@ def describe_cudnn(benchmark: bool) -> str:
 
 
 def describe_fused(config: RuntimeConfig, amp_dtype: torch.dtype | None) -> str:
-    """Which convolutions run as one kernel with what follows them, for the heading of a run."""
-    choice = config.fused_convolutions
-    if choice == "off":
-        return "fused convolutions off (not asked for) · "
-    if config.compile:
-        return "fused convolutions off (--compile fuses them itself) · "
-    if amp_dtype is None:
-        return "fused convolutions off (they need --amp) · "
-    how = "each size is timed in the first step" if choice == "timed" else "as asked for"
-    return f"fused convolutions {choice} ({how}) · "
+    """Which convolutions and norms run with what follows them, for the heading of a run."""
+    choice, why = config.fused_convolutions, "not asked for"
+    if choice != "off":
+        why = "each size is timed in the first step" if choice == "timed" else "as asked for"
+        if config.compile or amp_dtype is None:
+            why = "--compile fuses them itself" if config.compile else "they need --amp"
+            choice = "off"
+    norm = "on" if config.fused_batch_norm and not config.compile else "off"
+    return f"fused convolutions {choice} ({why}), batch norm {norm} · "
 
 
 def older_gpu(device: torch.device, implementation: str) -> str:

@@ -40,14 +40,15 @@ class Backward:
 def choose_backward(config: Config, device: torch.device, world: World) -> Backward:
     """The backward of `config` on this device; `concurrent` becomes `fused` where it can't be.
 
-    `auto` is `streamed` where that saves memory and costs nothing: on one GPU, eagerly, with frozen
-    norms, whose folded weights all streams share. With other norms autocast would round the weights
-    once per stream.
+    `auto` is `streamed` where that saves memory and costs nothing: on one GPU, eagerly, with norms
+    that are frozen or fused, so that all streams share the rounded weights. With other norms
+    autocast would round them once per stream.
     """
     if config.backward == "auto":
         one_gpu = device.type == "cuda" and not world.grouped and not config.runtime.compile
-        if one_gpu and config.model.norm == "frozen":
-            return Backward("streamed", "one GPU and frozen norms: it saves memory")
+        fused = config.model.norm == "batch" and config.runtime.fused_batch_norm
+        if one_gpu and (fused or config.model.norm == "frozen"):
+            return Backward("streamed", "on one GPU it saves memory")
         return Backward("fused")
     if config.backward != "concurrent":
         return Backward(config.backward)

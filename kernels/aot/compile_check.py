@@ -34,6 +34,7 @@ MODULES = (
     "convolution.epilogue_gpu",
     "convolution.fused.fold_gpu",
     "convolution.fused.pointwise_gpu",
+    "convolution.norm.gpu",
     "convolution.taps.gpu",
     "pixel_discriminator_loss.gpu",
     "upsample.softmax_gpu",

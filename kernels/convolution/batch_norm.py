@@ -7,13 +7,13 @@ Shapes: x, y and residual [B,N,h,w]; weight, bias, mean and variance [N].
 
 On a CPU in fp32 with channels-last maps one native routine does all of it, in two passes over the
 maps forward and two backward; torch takes three and five. On CUDA it is torch's batch norm, with
-residual and ReLU in one Triton kernel. For `nn.SyncBatchNorm` on several CPU ranks, which torch
-refuses, it is `sync_batch_norm`. Elsewhere it is torch's operators.
+residual and ReLU in one Triton kernel, or all of it in Triton (`norm/`). For `nn.SyncBatchNorm` on
+several CPU ranks, which torch refuses, it is `sync_batch_norm`. Elsewhere it is torch's operators.
 Saved for backward: x, y and two vectors.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,13 @@ from fastass.kernels import dispatch
 from fastass.kernels.convolution import batch_norm_cpu as cpu
 from fastass.kernels.convolution.cpu_forms import has_cpu_forms
 from fastass.kernels.convolution.epilogue import convolution_epilogue_
-from fastass.kernels.convolution.running_statistics import Norm, destination, is_collecting
+from fastass.kernels.convolution.norm import op as fused
+from fastass.kernels.convolution.running_statistics import (
+    Norm,
+    destination,
+    has_running,
+    is_collecting,
+)
 from fastass.kernels.convolution.sync_batch_norm import is_for_cpu_ranks, sync_batch_norm
 
 
@@ -37,8 +43,12 @@ def batch_norm(
     norm: any module from [B,N,h,w] to the same shape. Only a training `nn.BatchNorm2d` gets the
     native routine.
     """
+    y: Tensor
+    if fused.fits(x, norm):
+        assert isinstance(norm, nn.BatchNorm2d)
+        residual = None if residual is None else residual.to(x.dtype)
+        return _fused(x, residual, norm.weight, norm.bias, norm, relu)
     if not _fits(x, residual, norm):
-        y: Tensor
         if is_for_cpu_ranks(norm, x):
             y = sync_batch_norm(x, norm)
         else:
@@ -68,16 +78,6 @@ def _collecting(x: Tensor, norm: Norm) -> Tensor:
         return functional_call(norm, buffers, x)  # type: ignore[arg-type, no-any-return, unused-ignore]
     finally:
         norm.momentum = own
-
-
-def has_running(norm: nn.Module) -> TypeGuard[Norm]:
-    """Whether a forward changes running statistics by a moving average."""
-    return (
-        type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm)
-        and norm.training
-        and bool(norm.track_running_stats)
-        and norm.momentum is not None
-    )
 
 
 def _fits(x: Tensor, residual: Tensor | None, norm: nn.Module) -> bool:
@@ -174,4 +174,42 @@ class _BatchNorm(torch.autograd.Function):
         )
 
 
+class _FusedBatchNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        residual: Tensor | None,
+        weight: Tensor,
+        bias: Tensor,
+        norm: nn.BatchNorm2d,
+        relu: bool,
+    ) -> Tensor:
+        y, mean, inverse = fused.forward(x, norm, residual, relu)
+        apart = relu and residual is not None
+        ctx.save_for_backward(x, weight, bias, mean, inverse, y if apart else None)
+        ctx.relu = relu and not apart
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, mean, inverse, y = ctx.saved_tensors
+        to_x, to_residual, to_weight, to_bias, *_ = ctx.needs_input_grad
+        if y is not None:
+            gradient = torch.ops.aten.threshold_backward(gradient, y, 0)
+        of_x, of_weight, of_bias = fused.backward(
+            gradient, x, weight, bias, mean, inverse, ctx.relu
+        )
+        return (
+            of_x if to_x else None,
+            gradient if to_residual else None,
+            of_weight if to_weight else None,
+            of_bias if to_bias else None,
+            None,
+            None,
+        )
+
+
+_fused: Callable[..., Tensor] = _FusedBatchNorm.apply
 _native: Callable[..., Tensor] = _BatchNorm.apply

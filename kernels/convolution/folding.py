@@ -41,7 +41,7 @@ class _Network:
 # Not per thread: autograd runs a GPU's backward, and forwards again in it, on a thread of its own.
 _block: _Block | None = None
 _networks: dict[_Key, _Network] = {}  # by the first product of a block
-_ROUNDED = "_fastass_rounded"  # the attribute of a shift
+_ROUNDED, _ONES = "_fastass_rounded", "_fastass_ones"  # attributes of a shift and of a weight
 
 
 @contextmanager
@@ -81,6 +81,17 @@ def rounded(shift: Tensor, dtype: torch.dtype) -> Tensor:
             kept = shift.to(dtype)
         setattr(shift, _ROUNDED, kept)
     return kept
+
+
+@torch.no_grad()
+def rounded_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A weight in the dtype of the maps: its product with ones, made as often and together."""
+    ones: Tensor | None = getattr(weight, _ONES, None)
+    if ones is None or ones.device != weight.device:
+        with torch.inference_mode(False):
+            ones = weight.new_ones(weight.shape[0])
+        setattr(weight, _ONES, ones)
+    return folded(weight, ones, dtype)
 
 
 def shared(make: Callable[[], Tensor], dtype: torch.dtype, *of: Tensor) -> Tensor:

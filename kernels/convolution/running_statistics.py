@@ -11,7 +11,7 @@ The batch statistics are a by-product of the forward, so this takes no pass over
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,16 @@ def stream(name: str) -> Iterator[None]:
 def is_collecting() -> bool:
     """Whether this thread is in `collected`."""
     return _thread.seen is not None
+
+
+def has_running(norm: nn.Module) -> TypeGuard[Norm]:
+    """Whether a forward changes running statistics by a moving average."""
+    return (
+        type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm)
+        and norm.training
+        and bool(norm.track_running_stats)
+        and norm.momentum is not None
+    )
 
 
 def destination(norm: Norm) -> tuple[Tensor | None, Tensor | None, float | None]:

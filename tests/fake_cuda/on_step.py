@@ -69,10 +69,16 @@ def test_step_of_other_networks_and_switches(values: dict) -> None:
 
 @pytest.mark.parametrize(
     ("norm", "checkpointing"),
-    [("frozen", "off"), ("frozen", "blocks"), ("frozen", "outputs"), ("batch", "off")],
+    [
+        ("frozen", "off"),
+        ("frozen", "blocks"),
+        ("frozen", "outputs"),
+        ("batch", "off"),
+        ("batch", "blocks"),
+    ],
 )
 def test_step_with_fused_convolutions(norm: str, checkpointing: str) -> None:
-    """Also with activations that are computed again. All frozen weights are folded by one kernel."""
+    """Also with activations that are computed again. One kernel folds all frozen weights."""
     config = configured(backbone="resnet50", norm=norm)
     model = replace(
         config.model,
@@ -80,23 +86,28 @@ def test_step_with_fused_convolutions(norm: str, checkpointing: str) -> None:
         recompute_sums=checkpointing == "outputs",
     )
     kernels.use_fused("on")
+    kernels.use_fused_batch_norm(True)
     recorder = record_step(replace(config, model=model))
     without_fault(recorder)
     names = [op.name.removeprefix("triton:convolution.fused.") for op in recorder.ops]
-    assert names.count("fold_gpu._kernel") == (norm == "frozen")
-    if norm == "frozen":
-        assert names.count("pointwise_gpu._kernel") >= 3 * 33
-        assert any(name.startswith("aten::cudnn_convolution_relu") for name in names)
-        gates = [op for op in recorder.ops if op.name.startswith("aten::threshold_backward")]
-        # Of the stem and of the last output: between blocks there is none, unless they are computed
-        # again one by one.
-        assert len(gates) == 4 or checkpointing == "outputs"
+    assert names.count("fold_gpu._kernel") == 1
+    assert names.count("pointwise_gpu._kernel") >= 30
+    fused = sum(name.startswith("aten::cudnn_convolution_relu") for name in names)
+    assert bool(fused) == (norm == "frozen")
+    gates = [op for op in recorder.ops if op.name.startswith("aten::threshold_backward")]
+    # Of the last output, and of the stem with a frozen norm: between blocks there is none, unless
+    # they are computed again one by one.
+    assert len(gates) == (4 if norm == "frozen" else 2) or checkpointing == "outputs"
+    applied = [n for n in names if n.endswith("norm.gpu.apply_kernel")]
+    assert bool(applied) == (norm == "batch")
+    assert not any("batch_norm" in name for name in names)
 
 
 @pytest.fixture(autouse=True)
 def not_fused() -> Iterator[None]:
     yield
     kernels.use_fused("off")
+    kernels.use_fused_batch_norm(False)
 
 
 class Recording:

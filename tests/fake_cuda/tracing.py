@@ -20,7 +20,10 @@ def traced(method: str, norm: str, mode: str = "eager", backbone: str = "resnet1
     """The trace of a step, recorded at two batches. RuntimeError names the recorder's faults."""
     batches = BATCHES[mode]
     configs = [configured(method, norm, batch=batch, backbone=backbone) for batch in batches]
-    kernels.use_fused("on" if mode == "fused" else "off")
+    on = mode == "fused"
+    configs = [config.with_runtime(fused_batch_norm=on) for config in configs]
+    kernels.use_fused("on" if on else "off")
+    kernels.use_fused_batch_norm(on)
     steps = [record_step(config) for config in configs]
     if steps[0].faults:
         raise RuntimeError(f"{method}, {norm}: {'; '.join(sorted(set(steps[0].faults)))}")

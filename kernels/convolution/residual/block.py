@@ -5,18 +5,20 @@
 where s is the identity or one more such layer. Shapes: x [B,N,h,w], w_i [M_i,M_{i−1},kh,kw] with
 M_0 = N → y [B,M_L,h',w'].
 
-On a GPU, eagerly and with frozen norms, the block is one node of the graph (`frozen.py`). Elsewhere
-it is `conv_frozen_bn`, or `conv2d` and `batch_norm`, layer by layer.
+On a GPU, eagerly, the block is one node of the graph, with frozen norms (`frozen.py`) and with
+Triton's batch norms (`batch.py`). Elsewhere it is `conv_frozen_bn`, or `conv2d` and `batch_norm`,
+layer by layer.
 """
 
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastass.kernels import dispatch
+from fastass.kernels.convolution.norm import op
 from fastass.kernels.convolution.recompute import mark_of, recomputes_outputs
-from fastass.kernels.convolution.residual import frozen
+from fastass.kernels.convolution.residual import batch, frozen
 from fastass.kernels.convolution.residual.layer import ConvNorm, conv_norm
 
 
@@ -25,8 +27,12 @@ def residual_block(x: Tensor, layers: Sequence[ConvNorm], shortcut: ConvNorm | N
 
     layers: f_1 … f_L, at least one. shortcut: s, or None for the identity.
     """
-    if _is_one_node(x, layers, shortcut):
-        return frozen.residual_block(x, layers, shortcut)
+    if _is_one_node(x):
+        every = layers if shortcut is None else [*layers, shortcut]
+        if all(isinstance(layer.norm, tuple) for layer in every):
+            return frozen.residual_block(x, layers, shortcut)
+        if all(isinstance(f.norm, nn.Module) and op.fits(x, f.norm) for f in every):
+            return batch.residual_block(x, layers, shortcut)
     out = x
     for layer in layers[:-1]:
         out = conv_norm(out, layer, relu=True)
@@ -34,11 +40,9 @@ def residual_block(x: Tensor, layers: Sequence[ConvNorm], shortcut: ConvNorm | N
     return conv_norm(out, layers[-1], residual=residual, relu=True)
 
 
-def _is_one_node(x: Tensor, layers: Sequence[ConvNorm], shortcut: ConvNorm | None) -> bool:
-    every = layers if shortcut is None else [*layers, shortcut]
+def _is_one_node(x: Tensor) -> bool:
     return (
-        all(isinstance(layer.norm, tuple) for layer in every)
-        and not torch.compiler.is_compiling()
+        not torch.compiler.is_compiling()
         and not x.is_meta
         and torch.is_grad_enabled()
         and not recomputes_outputs()

@@ -25,12 +25,12 @@ def one_node(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     usual = block._is_one_node
 
     def choose(wanted: bool) -> None:
-        def one(x: Tensor, *given: object) -> bool:
+        def one(x: Tensor) -> bool:
             with monkeypatch.context() as inner:
                 inner.setattr(block.dispatch, "resolve", lambda device: "triton")
-                return usual(x, *given)  # type: ignore[arg-type]
+                return usual(x)
 
-        monkeypatch.setattr(block, "_is_one_node", one if wanted else lambda *given: False)
+        monkeypatch.setattr(block, "_is_one_node", one if wanted else lambda x: False)
 
     return choose
 
@@ -242,7 +242,7 @@ def test_on_a_gpu_it_rounds_no_more_than_plain_torch(
 
     exact = run(torch.float64, "cpu")
     ours = run(torch.bfloat16, "cuda")
-    monkeypatch.setattr(block, "_is_one_node", lambda *given: False)
+    monkeypatch.setattr(block, "_is_one_node", lambda x: False)
     kernels.use("reference")
     try:
         theirs = run(torch.bfloat16, "cuda")
