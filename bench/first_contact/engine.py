@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from fastass import kernels
 from fastass.bench.first_contact.stages import Context
 from fastass.bench.meters import peak_bytes, per_call, reset_peak, synchronize
 from fastass.bench.model import rates, roofline, trace
@@ -133,6 +134,18 @@ def free() -> None:
 def eager(context: Context) -> None:
     for norm, batch in (("frozen", 1), ("frozen", 8), ("batch", 8), ("batch", 1), ("frozen", 4)):
         of_engine(context, configured(context, norm, batch), mode="eager")
+        free()
+
+
+def fused(context: Context) -> None:
+    """Convolutions with their epilogue in one kernel, chosen by timing; fastass's batch norm."""
+    for norm, batch in (("frozen", 8), ("batch", 8), ("frozen", 1)):
+        config = configured(context, norm, batch)
+        switches: dict[str, Any] = {"fused_convolutions": "timed"}
+        if norm == "batch":
+            switches["fused_batch_norm"] = True
+        of_engine(context, config.with_runtime(**switches), **switches)
+        context.results.write(what="chosen", norm=norm, batch=batch, line=kernels.describe_fused())
         free()
 
 

@@ -37,6 +37,7 @@ STAGES = {
     "kernels": Stage("every kernel against fp64", "suites", "kernels", 20, 75),
     "operators": Stage("the table of operators", "suites", "operators", 20, 70),
     "engine": Stage("the eager step", "engine", "eager", 20, 75),
+    "fused": Stage("fused convolutions and batch norms", "engine", "fused", 15, 60),
     "optimizers": Stage("the optimizers, apex's too", "engine", "optimizers", 10, 25),
     "profile": Stage("the longest kernels of a step", "profile", "profile", 12, 30),
     "reference": Stage("the AdaptSegNet baseline", "engine", "reference", 15, 45),

@@ -1,8 +1,9 @@
 """What one recorded operation costs: kernels, bytes and FLOPs, and the part of the step it is of.
 
-An operator is one kernel that reads its inputs and writes its outputs once; a convolution with a
-bias has a pass more; a convolution's backward is a kernel for each gradient; one of the project's
-operators is as many kernels as its launcher starts. FLOPs are those of matrix products alone.
+An operator is one kernel that reads its inputs and writes its outputs once; a batch norm reads its
+inputs twice; a convolution with a bias has a pass more; a convolution's backward is a kernel for
+each gradient; one of the project's operators is as many kernels as its launcher starts. FLOPs are
+those of matrix products alone.
 The recorder is tests/fake_cuda/recorder.py; this module needs no torch to be imported.
 """
 
@@ -72,6 +73,8 @@ def cost(op: Recorded) -> Iterator[Cost]:
         yield _product(op, what)
     elif op.multiplies:
         raise ValueError(f"{op.name} multiplies matrices: give it a rule in bench/model/count.py")
+    elif what.startswith(NORMS):
+        yield _torch_norm(op, what)
     else:
         yield Cost(_part(op, what), what, "", 1, _touched(op), 0)
 
@@ -85,8 +88,6 @@ def _part(op: Recorded, what: str) -> str:
     """Of an elementwise operator or a reduction."""
     if what.startswith(OPTIMIZERS):
         return "optimizers"
-    if what.startswith(NORMS):
-        return "batch norm"
     maps = any(
         len(t.shape) == 4 and (t.shape[2] > 7 or t.shape[3] > 7) for t in (*op.inputs, *op.outputs)
     )
@@ -95,6 +96,12 @@ def _part(op: Recorded, what: str) -> str:
     if what == "threshold_backward":
         return "ReLU backward"
     return "sums of maps" if what.startswith("add") else "other passes over maps"
+
+
+def _torch_norm(op: Recorded, what: str) -> Cost:
+    """A batch norm reads its maps twice: for the sums over all pixels, and to normalise by them."""
+    maps = sum(t.nbytes for t in op.inputs if len(t.shape) == 4)
+    return Cost("batch norm", what, "", 1, _touched(op) + maps, 0)
 
 
 # --- convolutions and matrix products -------------------------------------------------------------

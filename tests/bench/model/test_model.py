@@ -38,11 +38,8 @@ def every() -> list[trace.Trace]:
 
 def test_the_traces_belong_to_the_code() -> None:
     now = trace.sources_hash(ROOT)
-    stale = [
-        p.stem
-        for p in trace.FOLDER.glob("*-eager.json")
-        if json.loads(p.read_text())["sources"] != now
-    ]
+    eager = [p for p in trace.FOLDER.glob("*.json") if not p.stem.endswith("-compiled")]
+    stale = [p.stem for p in eager if json.loads(p.read_text())["sources"] != now]
     assert not stale, f"of other code: {', '.join(stale)}; {trace.REMEDY}"
     assert {(t.method, t.norm) for t in every()} == {(m, n) for m in METHODS for n in NORMS}
 
@@ -133,6 +130,42 @@ def test_costs_of_a_convolution() -> None:
     assert names == ["convolutions, input gradient", "convolutions, weight gradient"]
     (_one, bias) = count.costs([op("aten::convolution", [x, weight, tensor(128)], [y])])
     assert bias.bytes == 2 * y.nbytes
+
+
+def test_costs_of_batch_norms() -> None:
+    """Torch's reads x twice, and g and x in its backward; Triton's two kernels read x once each."""
+    x, y, vector = tensor(2, 64, 10, 10), tensor(2, 64, 10, 10), tensor(64, size=4)
+    (forward,) = count.costs([op("aten::native_batch_norm", [x, vector], [y, vector])])
+    assert (forward.part, forward.kernels) == ("batch norm", 1)
+    assert forward.bytes == 3 * x.nbytes + 2 * vector.nbytes
+    backward = op("aten::native_batch_norm_backward", [y, x, vector], [x, vector])
+    assert [c.bytes for c in count.costs([backward])] == [5 * x.nbytes + 2 * vector.nbytes]
+    given = {"x": x, "residual": x, "y": y, "RESIDUAL": False}
+    ours = op("triton:convolution.norm.gpu.apply_kernel", [x], [], arguments=given)
+    assert [(c.part, c.bytes) for c in count.costs([ours])] == [("batch norm", 2 * x.nbytes)]
+    given["RESIDUAL"] = True
+    assert [c.bytes for c in count.costs([ours])] == [3 * x.nbytes]
+
+
+def test_costs_of_a_fused_convolution() -> None:
+    x, weight, y = tensor(2, 64, 10, 10), tensor(128, 64, 3, 3), tensor(2, 128, 10, 10)
+    name = "aten::cudnn_convolution_add_relu"
+    (fused,) = count.costs([op(name, [x, weight, y, tensor(128)], [y])])
+    flops = 2 * 2 * 100 * 128 * 64 * 9
+    nbytes = x.nbytes + weight.nbytes + 2 * y.nbytes + 256
+    assert fused == ("convolutions, forward", "forward, fused", "narrow", 1, nbytes, flops)
+    rows, product, out = tensor(200, 256), tensor(128, 256), tensor(200, 128)
+    for flags, way, maps in (
+        ({"BIAS": True, "RESIDUAL": True, "GATE": False}, "forward", 2),
+        ({"BIAS": False, "RESIDUAL": True, "GATE": True}, "input gradient", 3),
+        ({"BIAS": False, "RESIDUAL": False, "GATE": True}, "input gradient", 2),
+    ):
+        given = {"x": rows, "weight": product, "y": out, **flags}
+        name = "triton:convolution.fused.pointwise_gpu._kernel"
+        (cost,) = count.costs([op(name, [rows], [], arguments=given, multiplies=True)])
+        assert (cost.part, cost.kind) == (f"convolutions, {way}", "wide")
+        assert cost.flops == 2 * 200 * 256 * 128
+        assert cost.bytes == rows.nbytes + product.nbytes + maps * out.nbytes
 
 
 def test_costs_of_products_and_of_what_has_no_rule() -> None:
