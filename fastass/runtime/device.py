@@ -80,7 +80,7 @@ def describe_runtime(config: RuntimeConfig) -> Runtime:
         tuned=config.tune_allocator
         and device.type == "cpu"
         and native_library.unavailable() is None,
-        fused=describe_fused(config, amp_dtype) if device.type == "cuda" else "",
+        fused=describe_fused(config, amp_dtype, implementation) if device.type == "cuda" else "",
     )
 
 
@@ -138,16 +138,23 @@ def describe_cudnn(benchmark: bool) -> str:
     return "cudnn.benchmark off (not asked for) · "
 
 
-def describe_fused(config: RuntimeConfig, amp_dtype: torch.dtype | None) -> str:
+def describe_fused(
+    config: RuntimeConfig, amp_dtype: torch.dtype | None, implementation: str
+) -> str:
     """Which convolutions and norms run with what follows them, for the heading of a run."""
-    choice, why = config.fused_convolutions, "not asked for"
-    if choice != "off":
-        why = "each size is timed in the first step" if choice == "timed" else "as asked for"
-        if config.compile or amp_dtype is None:
-            why = "--compile fuses them itself" if config.compile else "they need --amp"
-            choice = "off"
-    norm = "on" if config.fused_batch_norm and not config.compile else "off"
-    return f"fused convolutions {choice} ({why}), batch norm {norm} · "
+    choice, norm = config.fused_convolutions, config.fused_batch_norm
+    if choice == "off" and not norm:
+        return "fused convolutions and batch norm off (not asked for) · "
+    if implementation != "triton":
+        return "fused convolutions and batch norm off (they need the Triton kernels) · "
+    if config.compile:
+        return "fused convolutions and batch norm off (--compile fuses them itself) · "
+    how = ""
+    if choice == "timed":
+        how = " (each size in the first step)"
+    if choice != "off" and amp_dtype is None:
+        choice, how = "off", " (they need --amp)"
+    return f"fused convolutions {choice}{how}, batch norm {'on' if norm else 'off'} · "
 
 
 def older_gpu(device: torch.device, implementation: str) -> str:

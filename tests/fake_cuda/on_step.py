@@ -17,6 +17,7 @@ from fake_step import (
     record_step,
 )
 from recorder import Recorder, launches_to, recording
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tracing import traced
 
@@ -101,6 +102,27 @@ def test_step_with_fused_convolutions(norm: str, checkpointing: str) -> None:
     applied = [n for n in names if n.endswith("norm.gpu.apply_kernel")]
     assert bool(applied) == (norm == "batch")
     assert not any("batch_norm" in name for name in names)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_gradients_have_the_strides_of_their_parameters(norm: str) -> None:
+    """DistributedDataParallel copies those that have not."""
+    kernels.use_fused("on")
+    kernels.use_fused_batch_norm(True)
+    config = configured(backbone="resnet50", norm=norm)
+    wrong: list[str] = []
+    with fake_step(config) as step:
+        for name, parameter in step.module.named_parameters():
+
+            def check(p: Tensor, name: str = name) -> None:
+                assert p.grad is not None
+                wrong.extend([name] if p.grad.stride() != p.stride() else [])
+
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(check)
+        with launches_to():
+            step.step([fake_batch(config)], adapt=True)
+    assert not wrong
 
 
 @pytest.fixture(autouse=True)

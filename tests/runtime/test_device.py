@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,10 @@ import torch
 from fastass import kernels
 from fastass.bench.first_contact import machine, stages
 from fastass.config.schema import RuntimeConfig
+from fastass.errors import UserError
 from fastass.kernels import dispatch
+from fastass.kernels.convolution.fused import choice
+from fastass.kernels.convolution.norm import op
 from fastass.runtime.device import setup_runtime
 
 
@@ -70,6 +74,46 @@ def test_cudnn_is_left_alone_where_sizes_vary_and_on_a_cpu(gpus: Claimed) -> Non
     assert "cudnn" not in setup_runtime(RuntimeConfig(device="cpu"), fixed_shapes=True).line
     assert torch.backends.cudnn.benchmark is False
     assert gpus.current == []
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, "fused convolutions and batch norm off (not asked for)"),
+        (
+            {"fused_convolutions": "timed", "amp": True},
+            "timed (each size in the first step)",
+        ),
+        ({"fused_convolutions": "on", "fused_batch_norm": True, "amp": True}, "on, batch norm on"),
+        ({"fused_convolutions": "on"}, "fused convolutions off (they need --amp), batch norm off"),
+        ({"fused_batch_norm": True}, "fused convolutions off, batch norm on"),
+        ({"fused_batch_norm": True, "compile": True}, "off (--compile fuses them itself)"),
+        ({"fused_batch_norm": True, "kernels": "reference"}, "off (they need the Triton kernels)"),
+    ],
+)
+def test_the_heading_says_what_is_fused(gpus: Claimed, values: dict[str, Any], said: str) -> None:
+    try:
+        assert said in setup_runtime(RuntimeConfig(device="cuda", **values)).line
+        assert choice.is_fused() == ("fused_convolutions" in values)
+        assert op._used == ("fused_batch_norm" in values)
+    finally:
+        setup_runtime(RuntimeConfig(device="cuda"))
+    assert not choice.is_fused()
+    assert not op._used
+
+
+@pytest.mark.parametrize(
+    ("values", "flag"),
+    [
+        ({"fused_convolutions": "timed"}, "--fused-convolutions timed"),
+        ({"fused_batch_norm": True}, "--fused-batch-norm"),
+    ],
+)
+def test_fused_forms_need_a_gpu(values: dict[str, Any], flag: str) -> None:
+    with pytest.raises(
+        UserError, match=f"^{flag} needs a GPU, and the device is cpu; leave it out"
+    ):
+        setup_runtime(RuntimeConfig(device="cpu", **values))
 
 
 def test_an_older_gpu_runs_the_reference_and_the_run_says_so(gpus: Claimed) -> None:

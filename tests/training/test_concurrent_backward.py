@@ -165,6 +165,28 @@ def test_where_it_is_not_available_the_heading_says_why() -> None:
     assert choose_backward(streamed, CPU, SINGLE_PROCESS).describe() == "backward streamed"
 
 
+def test_auto_is_streamed_where_it_costs_nothing() -> None:
+    cuda, grouped = torch.device("cuda"), replace(SINGLE_PROCESS, grouped=True)
+    auto = replace(CONFIG, backward="auto")
+    frozen, batch, sync = (
+        replace(auto, model=replace(auto.model, norm=norm)) for norm in ("frozen", "batch", "sync")
+    )
+    cases = [
+        (frozen, cuda, SINGLE_PROCESS, "streamed"),
+        (frozen.with_runtime(compile=True), cuda, SINGLE_PROCESS, "fused"),
+        (frozen, cuda, grouped, "fused"),
+        (frozen, CPU, SINGLE_PROCESS, "fused"),
+        (batch, cuda, SINGLE_PROCESS, "fused"),
+        (batch.with_runtime(fused_batch_norm=True), cuda, SINGLE_PROCESS, "streamed"),
+        (sync.with_runtime(fused_batch_norm=True), cuda, SINGLE_PROCESS, "fused"),
+    ]
+    for config, device, world, kind in cases:
+        assert choose_backward(config, device, world).kind == kind
+    said = choose_backward(frozen, cuda, SINGLE_PROCESS).describe()
+    assert said == "backward streamed (on one GPU it saves memory)"
+    assert frozen.resolved().model.recompute_sums is False  # it has the memory
+
+
 def test_a_start_has_one_stream_and_all_threads() -> None:
     e = engine()
     seen = []
