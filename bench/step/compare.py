@@ -93,6 +93,11 @@ def switches(config: Config) -> Iterator[CandidateConfig]:
     if cuda and not c.runtime.compile:
         on = not c.runtime.cuda_graph
         yield engine(f"cuda graph {'on' if on else 'off'}", c.with_runtime(cuda_graph=on))
+        if c.runtime.amp:
+            timed = c.with_runtime(fused_convolutions="timed")
+            yield engine("convolutions fused where faster", timed)
+        if c.model.norm == "batch":
+            yield engine("batch norm fused", c.with_runtime(fused_batch_norm=True))
     if cuda and not c.runtime.amp:
         for tf32 in (True, False):
             yield engine(f"tf32 {'on' if tf32 else 'off'}", c.with_runtime(tf32=tf32))

@@ -29,7 +29,8 @@ def residual_block(x: Tensor, layers: Sequence[ConvNorm], shortcut: ConvNorm | N
     """
     if _is_one_node(x):
         every = layers if shortcut is None else [*layers, shortcut]
-        if all(isinstance(layer.norm, tuple) for layer in every):
+        is_frozen = all(isinstance(layer.norm, tuple) for layer in every)
+        if is_frozen and torch.is_grad_enabled():
             return frozen.residual_block(x, layers, shortcut)
         if all(isinstance(f.norm, nn.Module) and op.fits(x, f.norm) for f in every):
             return batch.residual_block(x, layers, shortcut)
@@ -44,7 +45,6 @@ def _is_one_node(x: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
         and not x.is_meta
-        and torch.is_grad_enabled()
         and not recomputes_outputs()
         and mark_of(x) is None
         and dispatch.resolve(x.device) == "triton"

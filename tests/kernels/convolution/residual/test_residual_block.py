@@ -3,10 +3,13 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
@@ -154,6 +157,44 @@ def test_several_streams_through_the_same_blocks(one_node: Callable) -> None:
         weighted(outputs(blocks, x)[-1]).backward()
     for weight, expected in zip(weights(blocks), together, strict=True):
         torch.testing.assert_close(weight.grad, expected, rtol=1e-12, atol=1e-12)
+
+
+class Network(nn.Module):
+    """The blocks with their weights as parameters; every output counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = network()
+        self.weights = nn.ParameterList([nn.Parameter(w.detach()) for w in weights(self.blocks)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        own = iter(self.weights)
+        total = x.new_zeros(())
+        for layers, shortcut in self.blocks:
+            mine = [f._replace(weight=next(own)) for f in layers]
+            x = residual_block(x, mine, shortcut and shortcut._replace(weight=next(own)))
+            total = total + weighted(x)
+        return total
+
+
+@pytest.mark.filterwarnings("ignore:.*barrier.*:UserWarning")
+def test_in_distributed_data_parallel(one_node: Callable, tmp_path: Path) -> None:
+    """With one rank: its hooks see each gradient once, and a part without an exchange adds up."""
+    one_node(True)
+    alone, x = Network(), image().detach()
+    (alone(x) + alone(-x)).backward()
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        wrapped = DistributedDataParallel(Network())
+        with wrapped.no_sync():
+            wrapped(x).backward()
+        wrapped(-x).backward()
+        pairs = zip(alone.weights, wrapped.module.weights, strict=True)
+        for expected, ours in pairs:
+            torch.testing.assert_close(ours.grad, expected.grad, rtol=1e-12, atol=1e-12)
+            assert ours.grad.stride() == ours.stride()
+    finally:
+        dist.destroy_process_group()
 
 
 def test_constant_weights_and_a_constant_input(one_node: Callable) -> None:
