@@ -17,6 +17,7 @@ import os
 import pickle
 import socket
 import time
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from importlib.util import find_spec
@@ -60,6 +61,7 @@ class Members:
         load: Callable[[dict[str, Any]], None],
         step: int,
     ) -> None:
+        os.environ.setdefault("RUST_LOG", "error")  # its server writes a line per request else
         from torchft import Manager, ProcessGroupGloo
 
         class Group(ProcessGroupGloo):  # type: ignore[misc]
@@ -72,8 +74,10 @@ class Members:
                 backend._set_default_timeout(timedelta(seconds=timeout))
 
         logging.getLogger("torchft").setLevel(logging.CRITICAL)  # its errors are StepLost here
-        self.changed = False  # since the last `begin`, the members may be others
-        self.lighthouse, self._timeout = lighthouse, timeout
+        # A state that is received lies in memory that torch can't write to; `load` copies it.
+        warnings.filterwarnings("ignore", "The given buffer is not writable")
+        self.changed = False  # the members may be others; the caller resets it
+        self.lighthouse, self._timeout, self._left = lighthouse, timeout, False
         host = socket.gethostname()
         self.name = f"{host}:{os.getpid()}"
         self._store = TCPStore(host, 0, is_master=True, wait_for_workers=False)
@@ -122,7 +126,6 @@ class Members:
 
         TrainingFailure if the lighthouse does not answer.
         """
-        self.changed = False
         try:
             self._manager.start_quorum()
         except (RuntimeError, TimeoutError) as error:
@@ -132,12 +135,12 @@ class Members:
             ) from None
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over the members, of this tensor's device; its exchange is in host memory."""
-        total = tensor.to("cpu", copy=True)
-        self._manager.allreduce(total, reduce_op=ReduceOp.SUM).wait()
+        """The sum over the members, in place; exchanged in host memory, by gloo."""
+        host = tensor.cpu()
+        self._manager.allreduce(host, reduce_op=ReduceOp.SUM).wait()
         if self._manager.errored():
             self.commit()
-        return total.to(tensor.device)
+        return tensor if host is tensor else tensor.copy_(host)
 
     def gather(self, value: T) -> list[T]:
         """The values of all members, by rank."""
@@ -149,8 +152,7 @@ class Members:
         rows[self.rank, : len(data)] = data
         table = self.sum(rows)
         return [
-            pickle.loads(bytes(row[:size].tolist()))
-            for row, size in zip(table, sizes, strict=True)
+            pickle.loads(bytes(row[:size].tolist())) for row, size in zip(table, sizes, strict=True)
         ]
 
     def commit(self) -> None:
@@ -166,7 +168,10 @@ class Members:
         self.leave()
 
     def leave(self) -> None:
-        """The others go on without this process."""
+        """The others go on without this process; leaving again does nothing."""
+        if self._left:
+            return
+        self._left = True
         self._manager.shutdown(wait=False)
         self._group.abort()
 

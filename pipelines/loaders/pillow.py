@@ -71,7 +71,11 @@ class PillowLoader:
 
     def batches_at(self, parts: Iterable[range]) -> Iterator[StepBatch]:
         """A batch of every stream for each range of positions, whatever rank and world are."""
-        return self._batches((lambda spec, part=part: part) for part in parts)
+
+        def at(part: range) -> Where:
+            return lambda spec: part
+
+        return self._batches(map(at, parts))
 
     def _batches(self, wheres: Iterator[Where]) -> Iterator[StepBatch]:
         readers = self._readers.items()

@@ -81,7 +81,7 @@ def test_uniforms_are_uniform_and_independent() -> None:
 def test_the_members_of_each_step_divide_the_same_sequence(
     batch: int, most: int, changes: list[int]
 ) -> None:
-    """Whoever takes part: all positions, each once, in mini-batches that fit, of almost one size."""
+    """Whoever takes part: all positions, each once, in mini-batches of almost equal size."""
     seen: list[int] = []
     for step, members in enumerate(changes):
         members = min(members, batch)
