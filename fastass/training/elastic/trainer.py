@@ -40,6 +40,10 @@ class Membership(NamedTuple):
     lock: SharedLock
 
 
+class _RunIsComplete(Exception):
+    """The members that this one meant to join have ended the run meanwhile."""
+
+
 class ElasticTrainer(Trainer):
     """One member. `fit` joins the others, trains with them, and returns the summary."""
 
@@ -73,6 +77,8 @@ class ElasticTrainer(Trainer):
             with Members(self.lighthouse, timeout, self._state, self._load, step) as self.members:
                 self.train_step.members = self.members
                 return super().fit(stop_at)
+        except _RunIsComplete:
+            return self._finish()
         finally:
             self.reader.close()
 
@@ -174,6 +180,8 @@ class ElasticTrainer(Trainer):
                 self._note(f"{self.lock.holder}; nothing is written until it ends")
             self._told_of_lock = True
             return
+        if read_summary(self.run.path, self.reporter.line) is not None:
+            raise _RunIsComplete
         step, saved = self.progress.step, list_checkpoints(self.run.path)
         if saved and saved[0] > checkpoint_path(self.run.path, step + 1):
             raise TrainingFailure(
