@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from fastass.bench.scaling.elastic_group import Group, has_torchft, lighthouse
+from fastass.bench.scaling.elastic_group import DIFFER, Group, has_torchft, lighthouse
 
 FLAGS = (
     "--method ga+csa --no-mix --labelled 20 --batch 4 --data-source-size 128x72 --plain "
@@ -79,8 +79,9 @@ def disturbed(
         steps = [record for record in records if "terms" in record]
         if [record["step"] for record in steps] != list(range(1, total + 1)):
             raise RuntimeError(f"{group.run}: a step has no record, or two")
-        if any("weights differ" in member.output for member in group.members):
-            raise RuntimeError(f"{group.run}: the members' weights differ")
+        differ = [line for m in group.members for line in m.output.splitlines() if DIFFER in line]
+        if differ:
+            raise RuntimeError(f"{group.run}: {differ[0]}")
         summary = json.loads((group.run / "summary.json").read_text())
     attempts = {step: max(each[step] for each in lost) for step in set().union(*lost)}
     longest = max(
@@ -125,8 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=50, help="of all runs together")
     parser.add_argument("--members", type=int, default=4)
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--start-steps", type=int, default=160)
-    parser.add_argument("--steps", type=int, default=240)
+    parser.add_argument("--start-steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--data", type=Path, default=Path("data/toycity"), help="of ToyCity")
     parser.add_argument("--json", type=Path, help="also write the result there")
     args = parser.parse_args(argv)

@@ -14,7 +14,8 @@ from typing import Any
 
 Record = dict[str, Any]
 
-LOST = "a member was lost"  # in the line of a member whose step did not count
+# In the lines of a member: its step did not count; its weights are not those of the others.
+LOST, DIFFER = "a member was lost", "weights differ"
 
 
 def free_port() -> int:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fastass.config.schema import Config
 from fastass.method.adaptation import Adaptation
 from fastass.method.terms import LossTerms
+from fastass.models.domain_statistics import running_norms
 from fastass.pipelines.loaders.batch import StepBatch
 from fastass.pipelines.loaders.order import share
 from fastass.runtime.ddp import running_statistics
@@ -56,6 +57,9 @@ class ElasticStep(TrainStep):
             self.self_training.places = self._places
         trained: list[nn.Module | None] = [module.generator, module.target_statistics]
         self._statistics = [s for part in trained if part for s in running_statistics(part)]
+        norms = running_norms(module.generator).values()
+        self._counters = [n.num_batches_tracked for n in norms if n.num_batches_tracked is not None]
+        self._counted: list[Tensor] = []  # before the step
         self._part = 1.0  # of the step's images, this member's
         self._own_skipped = self._mixed_before = 0
         self.skipped = 0  # bad samples that were replaced in the last step, of all members
@@ -69,13 +73,15 @@ class ElasticStep(TrainStep):
         images = sum(next(len(s.images) for s in batch if s is not None) for batch in batches)
         self._part, self._own_skipped = images / self.config.global_batch, skipped
         before = [statistic.clone() for statistic in self._statistics]
+        self._counted = [counter.clone() for counter in self._counters]
         mixing = self.self_training.shares if self.self_training is not None else []
         self._mixed_before = len(mixing)
         try:
             return self.step(batches, adapt=adapt)
         except StepLost:
-            for statistic, value in zip(self._statistics, before, strict=True):
-                statistic.copy_(value)
+            kept = zip(self._statistics + self._counters, before + self._counted, strict=True)
+            for own, value in kept:
+                own.copy_(value)
             del mixing[self._mixed_before :]
             self.module.zero_grad()
             raise
@@ -89,6 +95,7 @@ class ElasticStep(TrainStep):
         mixed = mixing[self._mixed_before :]
         means = [*self._statistics, *([torch.stack(mixed).mean(0)] if mixed else [])]
         own = [*gradients, *present.values(), *(mean * self._part for mean in means)]
+        own += [now - then for now, then in zip(self._counters, self._counted, strict=True)]
         own.append(torch.tensor(self._own_skipped, device=own[0].device))
         sums = self.members.sum(torch.cat([value.flatten().to(own[0].dtype) for value in own]))
         self.members.commit()
@@ -100,6 +107,8 @@ class ElasticStep(TrainStep):
             statistic.copy_(next(parts))
         if mixed:
             mixing[self._mixed_before :] = [next(parts)]
+        for counter, then in zip(self._counters, self._counted, strict=True):
+            counter.copy_(then + next(parts)[0].to(then))
         self.skipped = int(next(parts))
         return terms
 

@@ -1,0 +1,128 @@
+"""One member of an elastic run, without torchft: it trains what a single process trains."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_members import OneMember
+from tiny_runs import SMALL, assert_same, city, weights
+
+import fastass
+from fastass.checkpoint.own_files import METRICS, SUMMARY
+from fastass.checkpoint.shared_run import SharedLock
+from fastass.errors import TrainingFailure, UserError
+from fastass.runtime.signals import Interrupted
+from fastass.training.elastic import check, trainer
+
+VALUES = SMALL | {"start_steps": 2, "steps": 4, "batch": 1, "accumulate": 2, "log_every": 1}
+
+
+@pytest.fixture(autouse=True)
+def no_torchft(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "check_torchft", lambda: None)
+    monkeypatch.setattr(trainer, "Members", OneMember)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    root = city(tmp_path_factory.mktemp("city"))
+    return {"data.source": str(root / "gta5"), "data.target": str(root / "cityscapes")}
+
+
+def run(out: Path, data: dict[str, Any], **more: Any) -> dict[str, Any]:
+    options = {"out": out, "plain": True, **VALUES, **data, "save_every": 2, "eval_every": 2}
+    return fastass.train("toycity", **(options | more))
+
+
+def drop_members(out: Path) -> list[dict[str, Any]]:
+    """Take the records of members out of metrics.jsonl → these."""
+    records = [json.loads(line) for line in (out / METRICS).read_text().splitlines()]
+    rest = [json.dumps(record) + "\n" for record in records if "members" not in record]
+    (out / METRICS).write_text("".join(rest))
+    return [record for record in records if "members" in record]
+
+
+def test_a_single_member_trains_as_a_process_alone(
+    tmp_path: Path, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, with self-training; also if it loses steps, stops, and goes on."""
+    calm, out = tmp_path / "calm", tmp_path / "run"
+    run(calm, data, mix=True)
+    monkeypatch.setattr(OneMember, "losing", (1, 2, 5))
+    with pytest.raises(Interrupted):
+        run(out, data, mix=True, elastic="http://here", stop_at=3)
+    summary = run(out, data, mix=True, elastic="http://here")
+    changes = drop_members(out)
+    assert_same(out, calm)
+    assert [(c["step"], c["position"]) for c in changes] == [(0, 0), (3, 6)]
+    assert summary == json.loads((out / SUMMARY).read_text())
+    assert weights(out).keys() == weights(calm).keys()
+    again = run(out, data, mix=True, elastic="http://here")  # is complete
+    assert again == summary
+
+
+def test_a_member_that_comes_too_late_finds_the_summary(
+    tmp_path: Path, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others have ended while it opened its data: it trains nothing, and writes nothing."""
+    out = tmp_path / "run"
+    run(out, data)
+    summary = (out / SUMMARY).read_text()
+    (out / SUMMARY).rename(tmp_path / "later")
+    take = SharedLock.take
+    calls = iter(range(100))
+
+    def taken(lock: SharedLock, patience: float = 0.0) -> bool:
+        if next(calls) == 0:
+            return False  # at its start the others still train
+        if not (out / SUMMARY).exists():
+            (tmp_path / "later").rename(out / SUMMARY)
+        return take(lock, patience)
+
+    monkeypatch.setattr(SharedLock, "take", taken)
+    before = (out / METRICS).read_text()
+    assert run(out, data, elastic="http://here") == json.loads(summary)
+    assert (out / METRICS).read_text() == before
+
+
+def test_more_members_than_images_are_refused(
+    tmp_path: Path, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OneMember, "rank", 2)
+    monkeypatch.setattr(OneMember, "size", 3)
+    monkeypatch.setattr(OneMember, "gather", lambda self, value: [value] * 3)
+    with pytest.raises(UserError, match="the 2 images of a step are divided among 2 members"):
+        run(tmp_path / "run", data, elastic="http://here")
+
+
+def test_a_member_that_differs_ends(
+    tmp_path: Path, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gather(self: OneMember, value: Any) -> list[Any]:
+        name, fingerprint, checksum = value
+        other = (f"{name}0", fingerprint | {"torch": "1.0"}, checksum)
+        return [value, other, other]
+
+    monkeypatch.setattr(OneMember, "gather", gather)
+    with pytest.raises(UserError, match=r"differs from the member here:10: torch is .* and 1\.0"):
+        run(tmp_path / "run", data, elastic="http://here")
+
+
+def test_a_run_that_nobody_restored_is_not_begun_again(
+    tmp_path: Path, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first member died after it took the lock, before it trained with the others."""
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        run(out, data, stop_at=4)
+    take, calls = SharedLock.take, iter(range(100))
+
+    def taken(lock: SharedLock, patience: float = 0.0) -> bool:
+        return next(calls) > 0 and take(lock, patience)
+
+    monkeypatch.setattr(SharedLock, "take", taken)
+    before = (out / METRICS).read_text()
+    with pytest.raises(TrainingFailure, match="continued the run from step-00000004 ended before"):
+        run(out, data, elastic="http://here")
+    assert (out / METRICS).read_text() == before
