@@ -1,12 +1,12 @@
 """The members of a step train what one process trains over the same images."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
-from fake_members import FakeMembers, together
 from ranks import CLASSES, uneven_batch
 from torch import Tensor
 
@@ -21,6 +21,53 @@ from fastass.training.elastic.step import ElasticStep
 from fastass.training.step import TrainStep, build
 
 IMAGES = 5
+T = TypeVar("T")
+
+
+class FakeMembers:
+    """One of several threads. `lost` says for each of its sums whether it loses the step."""
+
+    def __init__(self, rank: int, size: int, table: list[Any], barrier: threading.Barrier) -> None:
+        self.rank, self.size, self._table, self._barrier = rank, size, table, barrier
+        self.lost: Callable[[], bool] = lambda: False
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        if self.lost():
+            raise StepLost
+        self._table[self.rank] = tensor.clone()
+        self._barrier.wait()
+        total = sum(self._table)  # in the order of the ranks: equal on all of them
+        self._barrier.wait()
+        return tensor.copy_(total)
+
+    def commit(self) -> None:
+        pass
+
+
+def together(size: int, work: Callable[[FakeMembers], T]) -> list[T]:
+    """`work` of every member, each in a thread → what they return, by rank."""
+    table: list[Any] = [None] * size
+    barrier = threading.Barrier(size, timeout=60)
+    results: list[Any] = [None] * size
+    errors: list[BaseException] = []
+
+    def run(rank: int) -> None:
+        try:
+            results[rank] = work(FakeMembers(rank, size, table, barrier))
+        except BaseException as error:
+            errors.append(error)
+            barrier.abort()
+
+    threads: Sequence[threading.Thread] = [
+        threading.Thread(target=run, args=(rank,)) for rank in range(size)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return results
 
 
 def config(method: str = "ga+csa", norm: str = "frozen", **more: Any) -> Config:

@@ -2,20 +2,55 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
-from fake_members import OneMember
 from tiny_runs import SMALL, assert_same, city, weights
 
 import fastass
 from fastass.checkpoint.own_files import METRICS, SUMMARY
 from fastass.checkpoint.shared_run import SharedLock
 from fastass.errors import TrainingFailure, UserError
+from fastass.runtime.elastic import StepLost
 from fastass.runtime.signals import Interrupted
 from fastass.training.elastic import check, trainer
 
+T = TypeVar("T")
 VALUES = SMALL | {"start_steps": 2, "steps": 4, "batch": 1, "accumulate": 2, "log_every": 1}
+
+
+class OneMember:
+    """In place of `Members`: a run of one member, which loses the steps of `losing` once each."""
+
+    losing: tuple[int, ...] = ()
+    name, rank, size = "here:1", 0, 1
+
+    def __init__(self, lighthouse: str, timeout: float, state: Any, load: Any, step: int) -> None:
+        self.step, self.changed, self._lost = step, True, set[int]()
+
+    def begin(self) -> None:
+        pass
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def gather(self, value: T) -> list[T]:
+        return [value]
+
+    def commit(self) -> None:
+        if self.step in self.losing and self.step not in self._lost:
+            self._lost.add(self.step)
+            raise StepLost
+        self.step += 1
+
+    def leave(self) -> None:
+        pass
+
+    def __enter__(self) -> "OneMember":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
 
 
 @pytest.fixture(autouse=True)
