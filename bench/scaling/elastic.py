@@ -118,7 +118,9 @@ def table(runs: Sequence[Disturbed], calm: Sequence[float]) -> str:
         for run, alone in zip(runs, calm, strict=True)
     ]
     heads = ["seed", "kills", "members left", "steps repeated", "times at most", "longest step s"]
-    return tabulate(rows, [*heads, "mIoU", "mIoU undisturbed"], tablefmt="github")
+    return tabulate(
+        rows, [*heads, "mIoU", "mIoU undisturbed"], tablefmt="github", disable_numparse=True
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

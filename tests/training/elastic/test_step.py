@@ -58,9 +58,7 @@ def together(size: int, work: Callable[[FakeMembers], T]) -> list[T]:
             errors.append(error)
             barrier.abort()
 
-    threads: Sequence[threading.Thread] = [
-        threading.Thread(target=run, args=(rank,)) for rank in range(size)
-    ]
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
     for thread in threads:
         thread.start()
     for thread in threads:

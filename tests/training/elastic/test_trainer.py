@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import pytest
 from tiny_runs import SMALL, assert_same, city, weights
+from torch import Tensor
 
 import fastass
 from fastass.checkpoint.own_files import METRICS, SUMMARY
