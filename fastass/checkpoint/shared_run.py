@@ -86,18 +86,18 @@ class SharedRunDirectory(RunDirectory):
         self, path: Path, *, writes: bool, also: Callable[[Record], None] | None = None
     ) -> None:
         super().__init__(path, writes=writes, also=also)
-        self._kept: list[Record] = []
+        self.kept: list[Record] = []  # since the last step, not written by this process
 
     def log(self, record: Record) -> None:
         """Append a line to metrics.jsonl, or keep it in case that the writer dies."""
         if self.writes:
             super().log(record)
         else:
-            self._kept.append(record)
+            self.kept.append(record)
 
     def forget_kept(self) -> None:
         """The writer has taken part in a step since: it has written what this process keeps."""
-        self._kept.clear()
+        self.kept.clear()
 
     def take_over(self, step: int, evaluated: Container[int]) -> None:
         """Write from now on, at `step`: first what the writer before has not written any more.
@@ -107,10 +107,10 @@ class SharedRunDirectory(RunDirectory):
         self.writes = True
         self.forget_after(step, evaluated)  # also a line that its kill has torn
         written = {_key(record) for record in self._records()}
-        for record in self._kept:
+        for record in self.kept:
             if _key(record) not in written:
                 self.log(record)
-        self._kept.clear()
+        self.kept.clear()
 
     def _records(self) -> Sequence[Record]:
         path = self.path / METRICS

@@ -68,7 +68,7 @@ class ElasticTrainer(Trainer):
         self.reader = ShareReader(data, config, runtime.device)
         self._names: list[str] = []  # of the members of the last step
         self._owed: tuple[int, set[str]] = (-1, set())  # a step's checkpoint, for the next writer
-        self._told_of_lock = False
+        self._told_of_lock = self._loaded = False  # _loaded: another member's state, in this step
 
     def fit(self, stop_at: int | None = None) -> dict[str, Any]:
         """Train to the end, or to `stop_at`, with whoever takes part."""
@@ -84,13 +84,19 @@ class ElasticTrainer(Trainer):
 
     def _state(self) -> dict[str, Any]:
         """What a newcomer needs: all that a checkpoint holds."""
-        content = self.state.content()
-        return {**content, "weights": self.train_step.module.state_dict()}
+        weights = self.train_step.module.state_dict()
+        unwritten = {"records": self.run.kept, "checkpoint": self._owed}
+        return {**self.state.content(), "weights": weights, "unwritten": unwritten}
 
     def _load(self, state: dict[str, Any]) -> None:
-        """Go on from the state of another member."""
+        """Go on from the state of another member, which may have taken a step that this one lost.
+
+        What was logged and saved at that step may still be unwritten, also if this one writes.
+        """
         state = copied(state)
-        self.state.use(Checkpoint(Path("another member"), state.pop("weights"), state))
+        self.run.kept, self._owed = state["unwritten"]["records"], state["unwritten"]["checkpoint"]
+        self.state.use(Checkpoint(Path("another member"), state["weights"], state))
+        self._loaded = True
         self.meters.start_clock()
 
     def _advance(self, batches: Iterator[StepBatch], adapt: bool) -> int:
@@ -112,6 +118,7 @@ class ElasticTrainer(Trainer):
             if self.run.writes:
                 self.run.writes = False
                 self.lock.release()
+        self._loaded = False
         if self.members.changed:
             self._introduce()
             self.members.changed = False
@@ -172,8 +179,9 @@ class ElasticTrainer(Trainer):
         return self.stop.answer()
 
     def _write_from_now_on(self) -> None:
-        """The oldest member writes, as soon as it has the lock."""
-        if self.run.writes:
+        """The oldest member writes, as soon as it has the lock: first what is still unwritten."""
+        wrote = self.run.writes
+        if wrote and not self._loaded:
             return
         if not self.lock.take():
             if not self._told_of_lock:
@@ -190,8 +198,9 @@ class ElasticTrainer(Trainer):
             )
         self._told_of_lock = False
         self.run.take_over(step, self.state.evaluated)
-        self.took_over(step)
-        if self._names:
+        if not wrote:
+            self.took_over(step)
+        if self._names and not wrote:
             self._note(f"{self.members.name} writes into {self.run.path} from now on")
         at, links = self._owed
         if at == step:

@@ -9,12 +9,14 @@ from tiny_runs import SMALL, assert_same, city, weights
 from torch import Tensor
 
 import fastass
+from fastass.checkpoint.async_writer import copied
 from fastass.checkpoint.own_files import METRICS, SUMMARY
 from fastass.checkpoint.shared_run import SharedLock
 from fastass.errors import TrainingFailure, UserError
+from fastass.pipelines.loaders import order
 from fastass.runtime.elastic import StepLost
 from fastass.runtime.signals import Interrupted
-from fastass.training.elastic import check, trainer
+from fastass.training.elastic import check, share_reader, trainer
 
 T = TypeVar("T")
 VALUES = SMALL | {"start_steps": 2, "steps": 4, "batch": 1, "accumulate": 2, "log_every": 1}
@@ -162,3 +164,51 @@ def test_a_run_that_nobody_restored_is_not_begun_again(
     with pytest.raises(TrainingFailure, match="continued the run from step-00000004 ended before"):
         run(out, data, elastic="http://here")
     assert (out / METRICS).read_text() == before
+
+
+def test_the_writer_logs_and_saves_a_step_that_only_others_took(
+    tmp_path: Path, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lost step 2, another member took it, and a third one has died: its state comes back."""
+    calm, out = tmp_path / "calm", tmp_path / "run"
+    run(calm, data)
+    states: list[dict[str, Any]] = []
+
+    class Peer(OneMember):
+        """Does not write, as the second oldest."""
+
+        rank = 1
+
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            self._state = arguments[2]
+
+        def gather(self, value: T) -> list[T]:
+            return [value, value]
+
+        def begin(self) -> None:
+            if self.step == 2:
+                states.append(copied(self._state()))
+
+    class Writer(OneMember):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            self._load = arguments[3]
+
+        def begin(self) -> None:
+            if self.step == 1:  # it has lost step 2, and gets the state after it
+                self._load(states[0])
+                self.step = 2
+
+    # Each "divides" a step with nobody: both take it whole.
+    monkeypatch.setattr(
+        share_reader, "share", lambda step, batch, *_: order.share(step, batch, 0, 1)
+    )
+    monkeypatch.setattr(trainer, "Members", Peer)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "peer", data, elastic="http://here", stop_at=3)
+    assert [record["step"] for record in states[0]["unwritten"]["records"]][:1] == [2]
+    monkeypatch.setattr(trainer, "Members", Writer)
+    run(out, data, elastic="http://here")
+    drop_members(out)
+    assert_same(out, calm)
