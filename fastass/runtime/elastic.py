@@ -31,6 +31,7 @@ from fastass.errors import TrainingFailure, UserError
 
 T = TypeVar("T")
 
+QUORUM = 600.0  # seconds that a member waits at least for slower ones, which evaluate or save
 CONNECT = timedelta(seconds=10)  # to the lighthouse, and of the members of a step to each other
 
 
@@ -77,7 +78,7 @@ class Members:
         # A state that is received lies in memory that torch can't write to; `load` copies it.
         warnings.filterwarnings("ignore", "The given buffer is not writable")
         self.changed = False  # the members may be others; the caller resets it
-        self.lighthouse, self._timeout, self._left = lighthouse, timeout, False
+        self.lighthouse, self._patience, self._left = lighthouse, max(timeout, QUORUM), False
         host = socket.gethostname()
         self.name = f"{host}:{os.getpid()}"
         self._store = TCPStore(host, 0, is_master=True, wait_for_workers=False)
@@ -90,7 +91,7 @@ class Members:
                 min_replica_size=1,
                 use_async_quorum=False,  # the members are known before the batch is cut
                 timeout=timedelta(seconds=timeout),
-                quorum_timeout=timedelta(seconds=timeout),
+                quorum_timeout=timedelta(seconds=self._patience),
                 connect_timeout=CONNECT,
                 rank=0,
                 world_size=1,
@@ -130,7 +131,7 @@ class Members:
             self._manager.start_quorum()
         except (RuntimeError, TimeoutError) as error:
             raise TrainingFailure(
-                f"the lighthouse {self.lighthouse} gave no members for {self._timeout:g} s "
+                f"the lighthouse {self.lighthouse} gave no members for {self._patience:g} s "
                 f"({_line(error)}); continue from the last checkpoint with the same command"
             ) from None
 
