@@ -37,7 +37,7 @@ def _lighthouse() -> Path:
 def lighthouse() -> Iterator[str]:
     """torchft's server that agrees on the members, with short waits for one machine; → address."""
     port = free_port()
-    words = ["--bind", f"[::]:{port}", "--min_replicas", "1", "--join_timeout_ms", "10000"]
+    words = ["--bind", f"[::]:{port}", "--min_replicas", "1", "--join_timeout_ms", "60000"]
     words += ["--heartbeat_timeout_ms", "1500", "--quorum_tick_ms", "50"]
     quiet = subprocess.DEVNULL
     process = subprocess.Popen([_lighthouse(), *words], stdout=quiet, stderr=quiet)

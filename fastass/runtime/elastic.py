@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from importlib.util import find_spec
-from typing import Any, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -161,6 +161,15 @@ class Members:
         if not self._manager.should_commit():
             self._group.abort()  # so that the others do not wait for this member
             raise StepLost
+
+    def fall_behind(self) -> NoReturn:
+        """Lose this step, and have the state of another member loaded by the next `begin`."""
+        self._manager.report_error(StepLost())
+        try:
+            self.commit()
+        finally:
+            self._manager.load_state_dict({"step": 0, "batches_committed": 0})
+        raise StepLost
 
     def __enter__(self) -> Self:
         return self

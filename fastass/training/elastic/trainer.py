@@ -140,8 +140,10 @@ class ElasticTrainer(Trainer):
                 f"the {batch} images of a step are divided among {batch} members already; give a "
                 "larger --batch or --accumulate"
             )
-        if len({weights for _, _, weights in members}) > 1:
-            self._note("the members' weights differ, by rounding on machines of several kinds")
+        if own[2] != members[0][2]:
+            # Two groups began apart, or machines of several kinds have rounded differently.
+            self._note(f"the weights differ from those of {names[0]}, which are taken over")
+            self.members.fall_behind()
         before, self._names = self._names, names
         if names == before:
             return

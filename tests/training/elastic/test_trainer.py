@@ -212,3 +212,26 @@ def test_the_writer_logs_and_saves_a_step_that_only_others_took(
     run(out, data, elastic="http://here")
     drop_members(out)
     assert_same(out, calm)
+
+
+def test_weights_that_differ_are_taken_over(
+    tmp_path: Path, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the oldest member: this one asks for them before it takes a step."""
+    fell: list[int] = []
+
+    class Second(OneMember):
+        rank = 1
+
+        def gather(self, value: Any) -> Any:
+            _, fingerprint, checksum = value
+            return [("here:0", fingerprint, checksum + (not fell)), value]
+
+        def fall_behind(self) -> None:
+            fell.append(self.step)
+            raise StepLost
+
+    monkeypatch.setattr(trainer, "Members", Second)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run", data, elastic="http://here", stop_at=1)
+    assert fell == [0]
