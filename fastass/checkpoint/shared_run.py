@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fastass.checkpoint.json_file import DAMAGE
-from fastass.checkpoint.own_files import CONFIG, METRICS, is_marked, remove_run
+from fastass.checkpoint.own_files import CONFIG, METRICS, is_marked
 from fastass.checkpoint.run_directory import RunDirectory, inspect_run
 from fastass.checkpoint.run_lock import RunIsLocked, locked_run
 from fastass.errors import UserError
@@ -63,20 +63,24 @@ def begin_or_join(lock: SharedLock, timeout: float) -> bool:
     """Whether there is a run in the directory, which this process continues or joins.
 
     The first process gets the lock: it continues the run from its last checkpoint, or begins one.
-    The others wait until it has begun. UserError if it has not after `timeout` seconds.
+    The others wait until it has begun. Nothing of a run that is there changes here, because the one
+    that gets the lock may have come just after a writer's death. UserError if the run has not begun
+    after `timeout` seconds.
     """
     path, until = lock.path, time.monotonic() + timeout
     inspect_run(path, resume=True, overwrite=False)  # raises for a directory of others
     while not lock.take():
-        if is_marked(path) and (path / CONFIG).exists():
+        if _is_there(path):
             return True
         if time.monotonic() > until:
             raise UserError(f"{lock.holder} and has not begun the run for {timeout:g} s")
         time.sleep(POLL)
-    there = inspect_run(path, resume=True, overwrite=False)
-    if not there and is_marked(path):
-        remove_run(path)  # without a checkpoint; nobody shall join what will be made anew
-    return there
+    return inspect_run(path, resume=True, overwrite=False) or _is_there(path)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a run has begun, also one without a checkpoint."""
+    return is_marked(path) and (path / CONFIG).exists()
 
 
 class SharedRunDirectory(RunDirectory):

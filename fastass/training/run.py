@@ -183,8 +183,8 @@ def _train(
     if config.norm_statistics == "domain" and not spec.sees_target:
         progress.line(f"norm statistics: {config.method} forwards no target image; both are equal")
     # The first member alone reads the last checkpoint; others get the state that it has by then.
-    joins = member is not None and not member.lock.held
-    if not resuming or (joins and not has_checkpoint(out)):
+    restores = resuming and (member is None or (member.lock.held and has_checkpoint(out)))
+    if not resuming or (member is not None and not has_checkpoint(out)):
         loaded = world.main_first(lambda: start_from(step.generator, config, data.classes.names))
         if loaded is not None:
             progress.line(str(loaded))
@@ -207,11 +207,11 @@ def _train(
             trainer = Trainer(step, config, data, spec, runtime, run, progress, world)
         else:
             assert isinstance(step, ElasticStep)
-            shared = SharedRunDirectory(out, writes=member.lock.held, also=also)
+            shared = SharedRunDirectory(out, writes=False, also=also)  # before the first step
             trainer = ElasticTrainer(step, config, data, spec, runtime, shared, progress, member)
             trainer.fingerprint = {**installation(runtime), **contents(data, inputs, config)}
             trainer.took_over = lambda at: setattr(loggers, "resumed_at", at)
-        if resuming and not joins:
+        if restores:
             trainer.state.restore()
             loggers.resumed_at = trainer.progress.step
             if world.main:

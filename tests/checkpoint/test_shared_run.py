@@ -74,9 +74,11 @@ def test_later_processes_join_what_the_first_has_begun(tmp_path: Path) -> None:
         process.kill()
         process.communicate()
     with SharedLock(run) as first:
-        assert not begin_or_join(first, 0.0), "without a checkpoint it is begun anew"
+        assert begin_or_join(first, 0.0), "its members may live, and only their writer has died"
         assert first.held
-        assert not (run / CONFIG).exists(), "nobody joins what will be made anew"
+        assert (run / CONFIG).exists()
+    with SharedLock(tmp_path / "new") as first:
+        assert not begin_or_join(first, 0.0)
 
 
 def test_a_directory_of_others_stays_as_it_is(tmp_path: Path) -> None:

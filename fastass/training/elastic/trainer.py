@@ -115,7 +115,7 @@ class ElasticTrainer(Trainer):
             self._write_from_now_on()
         else:
             self.run.forget_kept()
-            if self.run.writes:
+            if self.lock.held:  # it was free for a moment: a writer had died
                 self.run.writes = False
                 self.lock.release()
         self._loaded = False

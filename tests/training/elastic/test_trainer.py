@@ -1,6 +1,7 @@
 """One member of an elastic run, without torchft: it trains what a single process trains."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from torch import Tensor
 import fastass
 from fastass.checkpoint.async_writer import copied
 from fastass.checkpoint.own_files import METRICS, SUMMARY
+from fastass.checkpoint.pointers import list_checkpoints
 from fastass.checkpoint.shared_run import SharedLock
 from fastass.errors import TrainingFailure, UserError
 from fastass.pipelines.loaders import order
@@ -235,3 +237,31 @@ def test_weights_that_differ_are_taken_over(
     with pytest.raises(Interrupted):
         run(tmp_path / "run", data, elastic="http://here", stop_at=1)
     assert fell == [0]
+
+
+def test_who_finds_the_lock_free_for_a_moment_changes_nothing(
+    tmp_path: Path, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer has died; a newcomer starts before the next one takes the lock, then gives way."""
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        run(out, data, stop_at=5)
+    seen: list[str] = []
+
+    class Second(OneMember):
+        rank = 1
+
+        def gather(self, value: T) -> list[T]:
+            seen.append((out / METRICS).read_text())
+            with SharedLock(out) as next_writer:
+                assert next_writer.take()
+            return [value, value]
+
+    for checkpoint in list_checkpoints(out)[:1]:
+        shutil.rmtree(checkpoint)  # of step 5: the run was further than its last checkpoint
+    before = (out / METRICS).read_text()
+    monkeypatch.setattr(trainer, "Members", Second)
+    with pytest.raises(Interrupted):
+        run(out, data, elastic="http://here", stop_at=5)
+    assert seen == [before]
+    assert (out / METRICS).read_text() == before
