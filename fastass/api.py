@@ -37,6 +37,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     stop_at: int | None = None,
+    elastic: str | None = None,
     plain: bool = False,
     on_record: Callable[[Record], object] | None = None,
     **overrides: Any,
@@ -48,9 +49,10 @@ def train(
 
     base: a preset's name or a Config. None: the configuration of the run in `out` when resuming,
     else `toycity`. out: the run directory (runs/PRESET). resume: continue the run there, if any.
-    overwrite: replace it. stop_at: save and stop at this step. plain: print lines instead of a
-    live view. on_record: called on the main process with a copy of each line of metrics.jsonl as
-    it is written; its return value is ignored, and what it raises ends the training. overrides:
+    overwrite: replace it. stop_at: save and stop at this step. elastic: address of torchft's
+    lighthouse; the process is one of several members that may end and come. plain: print lines
+    instead of a live view. on_record: called on the process that writes with a copy of each line of
+    metrics.jsonl; its return value is ignored, and what it raises ends the training. overrides:
     values of the configuration by the names of their flags (`fastass train --help-all`) with
     underscores, or by their dotted paths; texts are parsed like the flags' values.
 
@@ -66,6 +68,7 @@ def train(
         resume=resume,
         overwrite=overwrite,
         stop_at=stop_at,
+        elastic=elastic,
         on_record=None if on_record is None else lambda record: on_record(deepcopy(record)),
     )
 

@@ -1,187 +1,177 @@
-"""What a killed replica costs with torchft: a prototype of elastic training, with random kills.
+"""What killed members cost an elastic run.
 
-    python -m bench.scaling.elastic [--replicas 3] [--kills 10] [--seed 0]
+    python -m bench.scaling.elastic [--kills 50] [--members 4] [--seeds 0,1,2] [--json FILE]
 
-Replicas train one small GA+CSA network together over gloo (`elastic_replica`). One after the other,
-a random one is killed by SIGKILL in the middle of a step and started again. The command prints how
-many attempts of a step were lost, how long the others waited, whether newcomers have the weights of
-their peers, and whether the losses are those of an undisturbed run. Exit code 1 if not.
-Needs torchft (`pip install torchft`).
+For each seed, `fastass train --elastic` trains GA+CSA on ToyCity with several members on this
+machine. Random ones are killed by SIGKILL at random times, and for each a new one is started. The
+command prints how many steps had to be repeated, how long the others waited, and the mIoU beside
+that of one undisturbed process. Exit code 1 where a kill costs more than a step, where a member
+ends that was not killed, or where a record is missing. Needs torchft.
 """
 
 import argparse
 import json
 import os
 import random
-import socket
-import subprocess
+import statistics
 import sys
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from importlib.util import find_spec
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch.distributed import TCPStore  # type: ignore[attr-defined, unused-ignore]
+from tabulate import tabulate
 
-from fastass.bench.scaling.elastic_replica import (
-    GLOBAL_BATCH,
-    UNTIL,
-    gradients,
-    sgd,
-    share,
-    small,
-)
-from fastass.method.adaptation import method_spec
-from fastass.runtime.process_group import SINGLE_PROCESS
-from fastass.training.step import build
+from fastass.bench.scaling.elastic_group import DIFFER, Group, has_torchft, lighthouse
 
-Record = dict[str, Any]
+FLAGS = (
+    "--method ga+csa --no-mix --labelled 20 --batch 4 --data-source-size 128x72 --plain "
+    "--data-target-size 128x64 --eval-every 0 --save-every 50 --log-every 1 --workers 0 "
+    "--distributed-timeout 60"
+).split()
+BATCH, STREAMS = 4, 3  # images per stream and step; streams of the method, one of the start
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        return int(listener.getsockname()[1])
+@dataclass(frozen=True)
+class Disturbed:
+    """One run with kills. left: how many kills left so many members. repeated: attempts of a step
+    that did not count. longest: seconds of the longest step, data and waiting included."""
+
+    seed: int
+    kills: int
+    left: dict[int, int]
+    repeated: int
+    most: int
+    longest: float
+    miou: float
 
 
-@contextmanager
-def lighthouse() -> Iterator[str]:
-    """torchft's server that agrees on the members; → its address."""
-    beside = Path(sys.executable).parent / "torchft_lighthouse"
-    if find_spec("torchft") is None or not beside.exists():
-        raise SystemExit("bench.scaling.elastic: torchft is not installed; pip install torchft")
-    port = free_port()
-    words = ["--bind", f"[::]:{port}", "--min_replicas", "1", "--join_timeout_ms", "3000"]
-    words += ["--heartbeat_timeout_ms", "1500", "--quorum_tick_ms", "50"]
-    quiet = subprocess.DEVNULL
-    process = subprocess.Popen([beside, *words], stdout=quiet, stderr=quiet)
-    try:
-        time.sleep(1)
-        yield f"http://localhost:{port}"
-    finally:
-        process.kill()
-        process.wait()
-
-
-class Replica:
-    """One replica that is started again after each kill. Each life has a store of its own."""
-
-    def __init__(self, number: int, folder: Path, address: str) -> None:
-        self.folder, self.name, self.address = folder, f"replica{number}", address
-        self.lives = 0
-        self.start()
-
-    def start(self) -> None:
-        """Begin a life, whose records go to a file of its own."""
-        self.log = self.folder / f"{self.name}-{self.lives}.jsonl"
-        self.lives += 1
-        self._store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
-        module = "fastass.bench.scaling.elastic_replica"
-        words = [f"{self.name}_", str(self.folder), str(self.log), str(self._store.port)]
-        environment = {**os.environ, "TORCHFT_LIGHTHOUSE": self.address, "OMP_NUM_THREADS": "1"}
-        with open(self.folder / f"{self.name}.log", "ab") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", module, *words],
-                env=environment,
-                stdout=output,
-                stderr=output,
-            )
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def last(self) -> Record:
-        """The record of its last step; empty before its first one."""
-        lines = records(self.log)
-        return lines[-1] if lines else {}
-
-
-def records(log: Path) -> list[Record]:
-    """The steps of one life; a kill may tear the last line."""
-    text = log.read_text(encoding="utf-8") if log.exists() else ""
-    return [json.loads(line) for line in text.split("\n")[:-1]]
-
-
-def train(replicas: int, kills: int, seed: int, folder: Path) -> list[Record]:
-    """Train with random kills → the records of all lives, in no order."""
+def disturbed(
+    words: Sequence[str],
+    folder: Path,
+    *,
+    kills: int,
+    members: int,
+    seed: int,
+    start: int,
+    total: int,
+) -> Disturbed:
+    """Train with random kills; RuntimeError where a member ends that was not killed."""
     draw = random.Random(seed)
-    with lighthouse() as address, ExitStack() as ends:
-        group = [Replica(i, folder, address) for i in range(replicas)]
-        for replica in group:
-            ends.callback(replica.kill)
-        for _ in range(kills):
-            _wait(group, lambda: all(r.last().get("members") == replicas for r in group))
+    at = sorted(draw.sample(range(5, total - 20), kills))
+    left: Counter[int] = Counter()
+    with lighthouse() as address, Group([*words, "--elastic", address], folder) as group:
+        for _ in range(members):
+            group.start()
+        for step in at:
+            group.until(lambda step=step: group.step() >= step and len(group.joined()) > 1)  # type: ignore[misc]
             time.sleep(draw.random())
-            victim = draw.choice(group)
+            victim = draw.choice(group.joined())
+            left[len(group.joined()) - 1] += 1
             victim.kill()
-            victim.start()
-        _wait(group, lambda: all(r.last().get("members") == replicas for r in group))
-        step = max(r.last()["step"] for r in group)
-        (folder / UNTIL).write_text(str(step + 20))
-        _wait(group, lambda: all(r.process.poll() == 0 for r in group))
-    return [record for log in folder.glob("*.jsonl") for record in records(log)]
+            group.start()
+        group.finish()
+        records, lost = group.records(), [Counter(m.lost()) for m in group.members]
+        steps = [record for record in records if "terms" in record]
+        if [record["step"] for record in steps] != list(range(1, total + 1)):
+            raise RuntimeError(f"{group.run}: a step has no record, or two")
+        differ = [line for m in group.members for line in m.output.splitlines() if DIFFER in line]
+        if differ:
+            raise RuntimeError(f"{group.run}: {differ[0]}")
+        summary = json.loads((group.run / "summary.json").read_text())
+    attempts = {step: max(each[step] for each in lost) for step in set().union(*lost)}
+    longest = max(
+        BATCH * (1 if record["step"] <= start else STREAMS) / record["images_per_second"]
+        for record in steps
+    )
+    most = max(attempts.values(), default=0)
+    repeated = sum(attempts.values())
+    by_left = dict(sorted(left.items()))
+    return Disturbed(seed, kills, by_left, repeated, most, longest, summary["miou"])
 
 
-def _wait(group: Sequence[Replica], until: Callable[[], bool], seconds: float = 120.0) -> None:
-    """SystemExit with the end of its log for a replica that fails, or after `seconds`."""
-    end = time.monotonic() + seconds
-    while not until():
-        for replica in group:
-            if replica.process.poll() not in (None, 0) or time.monotonic() > end:
-                text = (replica.folder / f"{replica.name}.log").read_text(errors="replace")
-                raise SystemExit(f"bench.scaling.elastic: {replica.name}: {text[-1500:]}")
-        time.sleep(0.05)
+def undisturbed(words: Sequence[str], folder: Path) -> float:
+    """The mIoU of one process that takes the whole steps."""
+    with Group(words, folder) as group:
+        group.start()
+        group.finish(3600)
+    return float(json.loads((group.run / "summary.json").read_text())["miou"])
 
 
-def undisturbed(steps: int) -> dict[int, float]:
-    """The loss of each step of one process that takes the whole batches."""
-    torch.set_num_threads(1)
-    config = small()
-    module = build(config, method_spec(config.method, GLOBAL_BATCH, False))
-    optimizer = sgd(module)
-    losses = {}
-    for step in range(steps):
-        optimizer.zero_grad()
-        losses[step] = float(gradients(module, config, share(step, 0, 1), SINGLE_PROCESS))
-        optimizer.step()
-    return losses
+def table(runs: Sequence[Disturbed], calm: Sequence[float]) -> str:
+    """One line per seed."""
+    rows = [
+        (
+            run.seed,
+            run.kills,
+            ", ".join(f"{count}× {left}" for left, count in run.left.items()),
+            run.repeated,
+            run.most,
+            f"{run.longest:.1f}",
+            f"{run.miou:.1f}",
+            f"{alone:.1f}",
+        )
+        for run, alone in zip(runs, calm, strict=True)
+    ]
+    heads = ["seed", "kills", "members left", "steps repeated", "times at most", "longest step s"]
+    return tabulate(
+        rows, [*heads, "mIoU", "mIoU undisturbed"], tablefmt="github", disable_numparse=True
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.scaling.elastic", description=__doc__)
-    parser.add_argument("--replicas", type=int, default=3)
-    parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kills", type=int, default=50, help="of all runs together")
+    parser.add_argument("--members", type=int, default=4)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--start-steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--data", type=Path, default=Path("data/toycity"), help="of ToyCity")
+    parser.add_argument("--json", type=Path, help="also write the result there")
     args = parser.parse_args(argv)
+    if not has_torchft():
+        raise SystemExit("bench.scaling.elastic: torchft is not installed; pip install torchft")
+    seeds = [int(seed) for seed in args.seeds.split(",")]
+    lengths = ["--start-steps", str(args.start_steps), "--steps", str(args.steps)]
+    runs, calm = [], []
     with tempfile.TemporaryDirectory() as folder:
-        found = train(args.replicas, args.kills, args.seed, Path(folder))
-    committed = [r for r in found if r["counts"]]
-    lost = {r["step"] for r in found if not r["counts"]}
-    attempts = max(
-        (sum(1 for r in found if r["step"] == step and not r["counts"]) for step in lost), default=0
-    )
-    weights: dict[int, set[float]] = defaultdict(set)
-    for record in committed:
-        weights[record["step"]].add(record["weights"])
-    apart = [step for step, seen in weights.items() if len(seen) > 1]
-    truth = undisturbed(max(weights) + 1)
-    far = max(abs(r["loss"] - truth[r["step"]]) / truth[r["step"]] for r in committed)
-    wait = max(r["seconds"] for r in committed)
-    steps = len(weights)
+        for number, seed in enumerate(seeds):
+            words = ["-m", "fastass", "train", "toycity", *FLAGS, *lengths]
+            words += ["--toycity-directory", str(args.data.absolute()), "--seed", str(seed)]
+            for name in ("calm", "kills"):
+                (Path(folder) / f"{name}{seed}").mkdir()
+            calm.append(undisturbed(words, Path(folder) / f"calm{seed}"))
+            kills = args.kills // len(seeds) + (number < args.kills % len(seeds))
+            run = disturbed(
+                words,
+                Path(folder) / f"kills{seed}",
+                kills=kills,
+                members=args.members,
+                seed=seed,
+                start=args.start_steps,
+                total=args.start_steps + args.steps,
+            )
+            runs.append(run)
+            print(table(runs, calm), flush=True)
+    kills, repeated = sum(run.kills for run in runs), sum(run.repeated for run in runs)
+    spread = statistics.stdev(calm) if len(calm) > 1 else 0.0
     print(
-        f"{args.replicas} replicas, {args.kills} kills, {steps} steps: {len(lost)} steps were "
-        f"repeated, {attempts} replica-attempts at most for one of them; the longest step took "
-        f"{wait:.1f} s; weights differ between replicas in {len(apart)} steps; losses differ by "
-        f"{far:.1e} from those of one undisturbed process"
+        f"{kills} kills: {repeated} steps were repeated; nobody else ended; mIoU "
+        f"{statistics.mean(run.miou for run in runs):.1f}, undisturbed {statistics.mean(calm):.1f} "
+        f"± {spread:.1f} over the seeds\n{args.members} processes, one thread each; {_machine()}"
     )
-    whole = set(weights) == set(range(steps))
-    return 0 if whole and not apart and far < 1e-3 and len(lost) <= args.kills else 1
+    if args.json is not None:
+        result = {"runs": [asdict(run) for run in runs], "undisturbed": calm, "on": _machine()}
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
+    return 0 if all(run.repeated <= run.kills for run in runs) else 1
+
+
+def _machine() -> str:
+    return f"{os.cpu_count()} CPU cores, torch {torch.__version__}, {date.today()}"
 
 
 if __name__ == "__main__":

@@ -32,8 +32,8 @@ class AsyncWriter:
     ) -> None:
         """Save the module and state as they are now; see `save_checkpoint`."""
         self.wait()
-        weights = _copy(module.state_dict())
-        job = (self.run, step, weights, _copy(state), texts, links)
+        weights = copied(module.state_dict())
+        job = (self.run, step, weights, copied(state), texts, links)
         self._written = self._pool.submit(save_checkpoint, *job)
         if not self.background:
             self.wait()
@@ -45,12 +45,12 @@ class AsyncWriter:
             written.result()
 
 
-def _copy(value: Any) -> Any:
+def copied(value: Any) -> Any:
     """The same nested dicts, lists and tuples; tensors copied to the CPU."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True, memory_format=torch.preserve_format)
     if isinstance(value, dict):
-        return {k: _copy(v) for k, v in value.items()}
+        return {k: copied(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_copy(v) for v in value)
+        return type(value)(copied(v) for v in value)
     return value

@@ -15,6 +15,10 @@ PATIENCE = 5.0  # seconds that a resumed run waits: a requeued job's predecessor
 _NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
 
 
+class RunIsLocked(UserError):
+    """Another process trains in the run directory."""
+
+
 @contextmanager
 def locked_run(
     path: Path, report: Callable[[str], None], *, patience: float = 0.0
@@ -23,8 +27,9 @@ def locked_run(
 
     The lock is the system's, so that of a killed process is free, and that of a rank whose launcher
     was killed is held until the rank has ended. A directory that is still empty at the end is
-    removed. report: gets a line where the file system has no locks. Raises UserError if another
-    process still holds the lock after `patience` seconds, or if the directory can't be written.
+    removed. report: gets a line where the file system has no locks. Raises RunIsLocked if another
+    process still holds the lock after `patience` seconds, UserError if the directory can't be
+    written.
     """
     made = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
@@ -52,7 +57,7 @@ def _taken(path: Path, report: Callable[[str], None], patience: float) -> Iterat
                 if time.monotonic() < until:
                     time.sleep(POLL)
                     continue
-                raise UserError(f"{error}; wait for it, or choose another --out") from None
+                raise RunIsLocked(f"{error}; wait for it, or choose another --out") from None
             except OSError as error:
                 if error.errno not in _NO_LOCKS:
                     reason = error.strerror or error

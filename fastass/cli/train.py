@@ -54,6 +54,12 @@ def flags(parser: ArgumentParser) -> None:
         metavar="STEP",
         help="save and stop at this step",
     )
+    add(
+        "--elastic",
+        metavar="ADDRESS",
+        help="train as one of several members that may end and come, each started by this command; "
+        "address of torchft's lighthouse, e.g. http://node1:29510",
+    )
     add("--plain", action="store_true", help="print lines instead of a live view")
     config_flags(parser)
     hide_uncommon(parser)
@@ -113,6 +119,7 @@ def run(args: Namespace) -> None:
             resume=args.resume,
             overwrite=args.overwrite,
             stop_at=args.stop_at,
+            elastic=args.elastic,
         )
     except RuntimeError as error:
         _note_batch(error, config)

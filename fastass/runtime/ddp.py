@@ -76,6 +76,12 @@ def average_statistics(module: nn.Module, world: World) -> None:
     They are linear in the batches' statistics, so it does not matter when or how often they are
     averaged, as long as it happens before they are used or saved.
     """
+    with torch.no_grad():
+        world.mean(running_statistics(module))
+
+
+def running_statistics(module: nn.Module) -> list[Tensor]:
+    """The running statistics of batch norm in `module`, those of all streams and the target's."""
     statistics: list[Tensor] = []
     for part in module.modules():
         if isinstance(part, _BatchNorm) and part.running_mean is not None:
@@ -83,5 +89,4 @@ def average_statistics(module: nn.Module, world: World) -> None:
             statistics += [part.running_mean, part.running_var]
         elif isinstance(part, TargetStatistics):
             statistics += part.buffers()
-    with torch.no_grad():
-        world.mean(statistics)
+    return statistics

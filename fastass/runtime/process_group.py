@@ -67,6 +67,11 @@ class World:
         """Whether this rank writes and reports."""
         return self.rank == 0
 
+    @property
+    def ddp(self) -> bool:
+        """Whether DistributedDataParallel exchanges the gradients."""
+        return self.grouped
+
     def describe(self) -> str:
         """For the heading of a run; empty where a process trains alone."""
         return f" · {self.size} ranks ({dist.get_backend()})" if self.grouped else ""

@@ -39,30 +39,31 @@ class SelfTraining:
         self.seed, self.normalization = seed, normalization(normalize)
         self.world = world
         self.updates = 0  # of the teacher: steps of the method
-        self._shares: list[Tensor] = []  # [2] per batch since the last flush: sure, pasted
+        self.places = self._places_of_rank
+        self.shares: list[Tensor] = []  # [2] per batch since the last flush: sure, pasted
 
     def mixed(self, batches: Sequence[StepBatch]) -> list[Batch]:
         """The mixed batch of each batch of a step. In the method's first step the teacher is G."""
         if self.updates == 0:
             self.teacher.load_state_dict(self.generator.state_dict())
-        first = self.updates * len(batches)
-        return [self.mix(batch, first + number) for number, batch in enumerate(batches)]
+        sizes = [len(b.unlabelled.images) for b in batches if b.unlabelled is not None]
+        places = self.places(self.updates, sizes)
+        return [self.mix(batch, where) for batch, where in zip(batches, places, strict=True)]
 
     @torch.no_grad()
-    def mix(self, batch: StepBatch, micro_step: int) -> Batch:
+    def mix(self, batch: StepBatch, places: range) -> Batch:
         """I_m of one batch. Image i takes its pieces from image i of the other streams.
 
-        micro_step: counts the method's batches on one rank.
+        places: of its images in the endless sequence of all of the method's images.
         """
         assert batch.unlabelled is not None
         clean = batch.unlabelled.images
         labels, confident = pseudo_labels(self.teacher, clean, self.config.confidence)
         quality = confident / (labels.shape[1] * labels.shape[2])
-        places = positions(micro_step, len(clean), self.world.rank, self.world.size)
         draws = draw(self.seed, places, self.teacher.config.num_classes)
         images, labels, pasted = self._pasted(batch, labels, draws)
         images, labels, pasted = self._augmented(images, labels, pasted, draws)
-        self._shares.append(torch.stack([quality.mean(), pasted.sum() / pasted.numel()]))
+        self.shares.append(torch.stack([quality.mean(), pasted.sum() / pasted.numel()]))
         return Batch(images, labels, pasted=pasted, confidence=quality)
 
     def follow(self) -> None:
@@ -73,11 +74,16 @@ class SelfTraining:
     def flush(self) -> dict[str, float]:
         """Means since the last flush, over all ranks: of the confidence q and of the share of
         pasted pixels. A collective; empty if there was no mixed batch."""
-        if not self._shares:
+        if not self.shares:
             return {}
-        mean = self.world.sum(torch.stack(self._shares).mean(0)) / self.world.size
-        self._shares.clear()
+        mean = self.world.sum(torch.stack(self.shares).mean(0)) / self.world.size
+        self.shares.clear()
         return dict(zip(("confidence", "pasted"), mean.tolist(), strict=True))
+
+    def _places_of_rank(self, update: int, sizes: Sequence[int]) -> list[range]:
+        """The places of the batches, of these sizes, that this rank takes in an update."""
+        rank, ranks, first = self.world.rank, self.world.size, update * len(sizes)
+        return [positions(first + n, size, rank, ranks) for n, size in enumerate(sizes)]
 
     def _pasted(
         self, batch: StepBatch, labels: Tensor, draws: MixDraws

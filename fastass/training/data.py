@@ -17,7 +17,7 @@ from fastass.pipelines.loaders.normalization import Normalization
 from fastass.pipelines.loaders.open_loader import open_loader
 from fastass.pipelines.loaders.rare_class import RareClassOrder
 from fastass.pipelines.loaders.sample_reader import open_reader
-from fastass.pipelines.loaders.spec import StreamSpec
+from fastass.pipelines.loaders.spec import Loader, StreamSpec
 from fastass.pipelines.packed.dataset import AnyDataset
 
 
@@ -67,7 +67,12 @@ class TrainingData:
 
         Only ranks × batch matters: 1 × 4, 2 × 2 and 4 × 1 read the same images, augmented alike.
         """
-        with open_loader(
+        with self.loader(spec, device) as loader:
+            yield from loader.batches(first)
+
+    def loader(self, spec: MethodSpec, device: torch.device) -> Loader:
+        """A loader of the streams of `spec`; the caller closes it."""
+        return open_loader(
             self.config.loader,
             self._streams(spec),
             seed=self.seed,
@@ -76,8 +81,7 @@ class TrainingData:
             workers=self.config.workers,
             on_bad_sample=self.config.on_bad_sample,
             device=str(device),
-        ) as loader:
-            yield from loader.batches(first)
+        )
 
     def val_batches(self) -> Iterator[EvalBatch]:
         """This rank's validation images, each once, at training size, its label at full size.

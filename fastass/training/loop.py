@@ -108,19 +108,11 @@ class Trainer:
         batches = self._batches(step, adapt)
         self.meters.start_clock()
         first = step
-        while step < end:
-            start = time.perf_counter()
-            micro = [next(batches) for _ in range(self.config.accumulate)]
-            waited = time.perf_counter() - start
-            set_rates(self.train_step.optimizers.values(), self._decay(step))
-            self.stop.ask()
-            terms = self.train_step.step(micro, adapt=adapt)
-            images = sum(s.images.shape[0] for batch in micro for s in batch if s is not None)
-            step = self.progress.step = step + 1
-            self.meters.add(step, terms, images, waited)
+        while self.progress.step < end:
+            stop = self._advance(batches, adapt)
+            step = self.progress.step
             if step == first + 1 and (chosen := kernels.describe_fused()):
                 self.reporter.line(chosen)
-            stop = self.stop.answer()
             if step % self.config.log_every == 0 or step == end:
                 self._log()
             if adapt:
@@ -131,6 +123,19 @@ class Trainer:
                     self._interrupted(stop)
                 self.meters.start_clock()
 
+    def _advance(self, batches: Iterator[StepBatch], adapt: bool) -> int:
+        """Take one step → the signal that a rank has received, or 0."""
+        step, start = self.progress.step, time.perf_counter()
+        micro = [next(batches) for _ in range(self.config.accumulate)]
+        waited = time.perf_counter() - start
+        set_rates(self.train_step.optimizers.values(), self._decay(step))
+        self.stop.ask()
+        terms = self.train_step.step(micro, adapt=adapt)
+        images = sum(s.images.shape[0] for batch in micro for s in batch if s is not None)
+        self.progress.step = step + 1
+        self.meters.add(step + 1, terms, images, waited)
+        return self.stop.answer()
+
     def _decay(self, step: int) -> float:
         config = self.config
         return decay(step, config.optim, start_steps=config.start_steps, steps=config.steps)
@@ -140,9 +145,13 @@ class Trainer:
         spec = self.spec if adapt else self.spec.start()
         for batch in self.data.batches(first, spec, self.runtime.device):
             self._skipped += batch.skipped
-            for line in batch.found_bad:
-                self.reporter.line(f"skipped: {line}")
-            yield batch.to(self.runtime.device)
+            yield self._received(batch)
+
+    def _received(self, batch: StepBatch) -> StepBatch:
+        """A batch on the device; the bad samples that were found in it are reported."""
+        for line in batch.found_bad:
+            self.reporter.line(f"skipped: {line}")
+        return batch.to(self.runtime.device)
 
     def _log(self) -> None:
         try:

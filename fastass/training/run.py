@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from fastass.checkpoint.json_file import read_json
-from fastass.checkpoint.own_files import CONFIG, SHEET, SUMMARY
+from fastass.checkpoint.own_files import CONFIG, SHEET
 from fastass.checkpoint.resume import (
     adopt_roots,
     check_same,
@@ -18,8 +17,15 @@ from fastass.checkpoint.resume import (
     weights_fingerprint,
     with_absolute_paths,
 )
-from fastass.checkpoint.run_directory import RunDirectory, adopt_run, inspect_run, make_run
+from fastass.checkpoint.run_directory import (
+    RunDirectory,
+    adopt_run,
+    has_checkpoint,
+    inspect_run,
+    make_run,
+)
 from fastass.checkpoint.run_lock import PATIENCE, locked_run
+from fastass.checkpoint.shared_run import SharedLock, SharedRunDirectory, begin_or_join
 from fastass.checkpoint.starting_weights import check_init, start_from
 from fastass.config.schema import Config
 from fastass.config.text import as_text, check
@@ -36,6 +42,9 @@ from fastass.tracking.progress import Reporter, Silent
 from fastass.tracking.services import Loggers, check_services
 from fastass.training.cuda_graph import check_cuda_graphs, describe_cuda_graph
 from fastass.training.data import TrainingData
+from fastass.training.elastic.check import check_elastic
+from fastass.training.elastic.step import ElasticStep
+from fastass.training.elastic.trainer import ElasticTrainer, Membership
 from fastass.training.loop import Trainer
 from fastass.training.memory.auto_batch import with_batch
 from fastass.training.open_data import open_training_data
@@ -52,7 +61,7 @@ from fastass.training.ranks.agreement import (
 )
 from fastass.training.rare_class import rare_class_orders
 from fastass.training.step import TrainStep, build
-from fastass.training.summary import table
+from fastass.training.summary import read_summary, table
 
 
 def train(
@@ -63,6 +72,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     stop_at: int | None = None,
+    elastic: str | None = None,
     on_record: Callable[[dict[str, Any]], object] | None = None,
 ) -> dict[str, Any]:
     """Run a configuration in the directory `out` (None: runs/PRESET) and return its summary.
@@ -72,13 +82,17 @@ def train(
     of `out` is taken before anything in it is read, and held to the end. Seeds PyTorch's global
     random numbers with `config.seed` and sets this process up for `config.runtime`. Raises
     UserError or DataError for bad input, TrainingFailure when training can't go on, Interrupted on
-    a signal. on_record: called on the main process with each record of metrics.jsonl.
+    a signal. elastic: the address of torchft's lighthouse, under which this process is one of
+    several members that may end and come; it begins, continues or joins the run. on_record: called
+    on the process that writes, with each record of metrics.jsonl.
     """
     if resume and overwrite:
         raise UserError("--resume and --overwrite exclude each other; give one of them")
     run = out if out is not None else Path("runs") / (config.preset or "run")
     config = config.resolved()
     check_values(config)
+    if elastic is not None:
+        check_elastic(config, overwrite=overwrite)
     check_services(config.log)
     torch.manual_seed(config.seed)
     device = choose_device(config.runtime.device)
@@ -100,10 +114,18 @@ def train(
         check_cuda_graphs(config, runtime, world)
 
         def inspect() -> bool:
-            return inspect_run(run, resume=resume, overwrite=overwrite)
+            joins = elastic is not None
+            return inspect_run(run, resume=resume or joins, overwrite=overwrite)
 
         world.broadcast_from_main(inspect)  # a directory of others is not touched by the lock
         with reporter if world.main else Silent() as progress, ExitStack() as held:
+            if elastic is not None:
+                lock = held.enter_context(SharedLock(run))
+                resuming = begin_or_join(lock, config.distributed.timeout)
+                member = Membership(elastic, lock)
+                return _train(
+                    config, run, progress, runtime, world, resuming, stop_at, on_record, member
+                )
             if world.main:
                 patience = PATIENCE if resume else 0.0
                 held.enter_context(locked_run(run, progress.line, patience=patience))
@@ -126,6 +148,7 @@ def _train(
     resuming: bool,
     stop_at: int | None,
     on_record: Callable[[dict[str, Any]], object] | None,
+    member: Membership | None = None,
 ) -> dict[str, Any]:
     if resuming:
         config = adopt_roots(out, fit_ranks(out, config))
@@ -141,7 +164,7 @@ def _train(
     check_enough_images(world, data)
     if resuming:
         check_same(out, config, data.labelled_names, inputs, progress.line)
-        if (summary := _finished(out, progress)) is not None:
+        if (summary := read_summary(out, progress.line)) is not None:
             progress.line(f"{out} is complete")
             progress.line(table(summary))
             return summary
@@ -149,12 +172,19 @@ def _train(
     orders = world.broadcast_from_main(lambda: rare_class_orders(data, spec, progress))
     data = replace(data, rare_class=orders)
     optimizers = describe_optimizers(config.optim, runtime.device)
-    step = TrainStep(build(config, spec), config, runtime, world)
+    module = build(config, spec)
+    step: TrainStep
+    if member is None:
+        step = TrainStep(module, config, runtime, world)
+    else:
+        step = ElasticStep(module, config, runtime)
     progress.line(_heading(step, optimizers))
     progress.line(data.describe(config.whole_method, spec))
     if config.norm_statistics == "domain" and not spec.sees_target:
         progress.line(f"norm statistics: {config.method} forwards no target image; both are equal")
-    if not resuming:
+    # The first member alone reads the last checkpoint; others get the state that it has by then.
+    restores = resuming and (member is None or (member.lock.held and has_checkpoint(out)))
+    if not resuming or (member is not None and not has_checkpoint(out)):
         loaded = world.main_first(lambda: start_from(step.generator, config, data.classes.names))
         if loaded is not None:
             progress.line(str(loaded))
@@ -171,15 +201,23 @@ def _train(
             if on_record is not None:
                 on_record(record)
 
-        run = RunDirectory(out, writes=world.main, also=also)
-        trainer = Trainer(step, config, data, spec, runtime, run, progress, world)
-        if resuming:
+        trainer: Trainer
+        if member is None:
+            run = RunDirectory(out, writes=world.main, also=also)
+            trainer = Trainer(step, config, data, spec, runtime, run, progress, world)
+        else:
+            assert isinstance(step, ElasticStep)
+            shared = SharedRunDirectory(out, writes=False, also=also)  # before the first step
+            trainer = ElasticTrainer(step, config, data, spec, runtime, shared, progress, member)
+            trainer.fingerprint = {**installation(runtime), **contents(data, inputs, config)}
+            trainer.took_over = lambda at: setattr(loggers, "resumed_at", at)
+        if restores:
             trainer.state.restore()
             loggers.resumed_at = trainer.progress.step
             if world.main:
                 adopt_run(out, inputs)
         summary = trainer.fit(stop_at)
-        if world.main:
+        if trainer.run.writes:
             loggers.show(trainer.progress.step, out / SHEET)
         return summary
 
@@ -211,22 +249,6 @@ def _read_first(data: TrainingData, spec: MethodSpec, config: Config, runtime: R
         with closing(data.batches(0, each, runtime.device)) as batches:  # type: ignore[type-var]
             next(batches)
     next(data.val_batches())
-
-
-def _finished(out: Path, progress: Reporter) -> dict[str, Any] | None:
-    """The summary of a run that has ended; a damaged one is written again."""
-    if not (out / SUMMARY).exists():
-        return None
-    try:
-        summary = read_json(out / SUMMARY)
-        table(summary)
-    except UserError as error:
-        progress.line(f"{error}; it is written again")
-        return None
-    except (KeyError, TypeError, ValueError, AttributeError):
-        progress.line(f"{out / SUMMARY}: damaged: values are missing; it is written again")
-        return None
-    return summary
 
 
 def check_values(config: Config) -> None:

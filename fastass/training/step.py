@@ -201,6 +201,7 @@ class TrainStep:
         terms = sum_terms([result.terms for result in results])
         in_order = sorted(results, key=lambda result: result.order)
         self.module.feed([s for result in in_order for s in result.seen])
+        terms = self._agreed(terms)
         for optimizer in self.optimizers.values():
             if any(p.grad is not None for g in optimizer.param_groups for p in g["params"]):
                 self.scaler.step(optimizer)
@@ -208,6 +209,11 @@ class TrainStep:
         self.scaler.update()
         if self.module.average is not None:
             self._update_average(average_weight)
+        return terms
+
+    def _agreed(self, terms: LossTerms) -> LossTerms:
+        """Called before the optimizers, when gradients and running statistics are complete; an
+        elastic step exchanges them here."""
         return terms
 
     def _folding(self) -> contextlib.AbstractContextManager[None]:
@@ -329,7 +335,7 @@ class TrainStep:
         for d in (self.module.global_discriminators, self.module.semantic_discriminator):
             if d is not None:
                 d.requires_grad_(adapt)
-        if self.world.grouped:
+        if self.world.ddp:
             one_backward = self.backward.kind != "streamed" and self.config.accumulate == 1
             self._forward = self._parallel = wrap(
                 self.module,

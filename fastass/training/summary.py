@@ -10,7 +10,8 @@ from typing import Any, get_args
 import torch
 
 from fastass.checkpoint.files import find_checkpoint, load_generator
-from fastass.checkpoint.own_files import CLASS_MEANS, EXAMPLES, SHEET
+from fastass.checkpoint.json_file import read_json
+from fastass.checkpoint.own_files import CLASS_MEANS, EXAMPLES, SHEET, SUMMARY
 from fastass.checkpoint.pointers import START, target
 from fastass.checkpoint.run_directory import RunDirectory, versions
 from fastass.config.schema import Config, NormStatistics
@@ -130,6 +131,22 @@ def _statistics_lines(
 def statistics_note(means: dict[str, dict[str, float]]) -> str:
     """mIoU with each kind of running statistics, in a few words."""
     return ", ".join(f"{kind} statistics {m['miou']:.2f}" for kind, m in means.items())
+
+
+def read_summary(run: Path, note: Callable[[str], None]) -> dict[str, Any] | None:
+    """The summary of a run that has ended. One that is damaged is noted: it is written again."""
+    if not (run / SUMMARY).exists():
+        return None
+    try:
+        summary = read_json(run / SUMMARY)
+        table(summary)
+    except UserError as error:
+        note(f"{error}; it is written again")
+        return None
+    except (KeyError, TypeError, ValueError, AttributeError):
+        note(f"{run / SUMMARY}: damaged: values are missing; it is written again")
+        return None
+    return summary
 
 
 def before_and_after(

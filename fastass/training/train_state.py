@@ -91,25 +91,27 @@ class TrainState:
         """
         self._restore_newest()
         progress = self.progress
-        self.meters.images, self.meters.seconds = progress.images, progress.seconds
-        evaluated = {progress.evaluated_at}
-        if progress.start is not None:
-            evaluated.add(self.config.start_steps)
-        self.run.forget_after(progress.step, evaluated)
+        self.run.forget_after(progress.step, self.evaluated)
         scores = [each["miou"] for _, each in evaluations(self.run.path)]
         self.reporter.resumed(progress.seconds, scores)
         self.reporter.line(f"resuming {self.run.path} at step {progress.step}")
+
+    @property
+    def evaluated(self) -> set[int]:
+        """The steps whose evaluation this state contains."""
+        start = set() if self.progress.start is None else {self.config.start_steps}
+        return {self.progress.evaluated_at} | start
 
     def _restore_newest(self) -> None:
         """The newest checkpoint that can be used: rank 0 looks for it, the others read that one."""
         path: Path | None = None
         if self.world.main:
-            path = newest_checkpoint(self.run.path, self.reporter.line, self._use).path
+            path = newest_checkpoint(self.run.path, self.reporter.line, self.use).path
         path = self.world.broadcast_from_main(lambda: path)
         if not self.world.main and path is not None:
-            self._use(read_checkpoint(path))
+            self.use(read_checkpoint(path))
 
-    def _use(self, saved: Checkpoint) -> None:
+    def use(self, saved: Checkpoint) -> None:
         """Take over what a checkpoint holds. UserError for a state of another kind."""
         where = saved.path / STATE
         progress = read_progress(saved.state.get("position"), where)
@@ -128,22 +130,29 @@ class TrainState:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{where}: incomplete or of another kind: {reason}") from None
         self.progress = progress
+        self.meters.images, self.meters.seconds = progress.images, progress.seconds
 
-    def save(self, *links: str) -> None:
-        """Save as `last` and as `links`; of several ranks only rank 0 writes."""
+    def content(self) -> dict[str, Any]:
+        """What a checkpoint holds beside the weights."""
         progress = self.progress
         progress.images, progress.seconds = self.meters.images, self.meters.seconds
-        self._check_weights()
-        if not self.world.main:
-            return
         # The keys are those of every version, so that older checkpoints can be resumed.
-        state = {"engine": self.train_step.state(), "position": vars(progress)}
+        return {"engine": self.train_step.state(), "position": vars(progress)}
+
+    def save(self, *links: str) -> None:
+        """Save as `last` and as `links`; of several ranks only one writes."""
+        self._check_weights()
+        if not self.run.writes:
+            return
+        state = self.content()
         classes = {"names": self.classes.names, "colors": self.classes.colors}
         texts = {
             CONFIG: to_yaml(self.config),
             CLASSES: json.dumps(classes),
         }
-        self._writer.save(progress.step, self.train_step.module, state, texts, ("last", *links))
+        self._writer.save(
+            self.progress.step, self.train_step.module, state, texts, ("last", *links)
+        )
 
     def _check_weights(self) -> None:
         """A finite loss can still leave a non-finite weight behind; it must not be saved."""

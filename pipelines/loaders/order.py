@@ -10,8 +10,12 @@ Step t takes the positions [t·B, (t+1)·B) with B = batch · world, rank r the 
 - ranks read disjoint parts, and 1 rank × batch 4 = 2 × 2 = 4 × 1 see the same global batch,
 - a run can resume at any step without any state, also with another world size,
 - each stream has its own epoch length.
+
+An elastic run divides the same positions among the members of each step (`share`), who may be
+others in the next step.
 """
 
+import itertools
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -46,6 +50,22 @@ def positions(step: int, batch: int, rank: int = 0, world: int = 1) -> range:
     """The positions that one rank reads at one step; batch: samples per rank."""
     start = (step * world + rank) * batch
     return range(start, start + batch)
+
+
+def share(step: int, batch: int, member: int, members: int) -> range:
+    """The positions that one of the members of a step reads; batch: samples of all of them.
+
+    Parts of almost equal size, one after the other; none is empty where members ≤ batch.
+    """
+    start = step * batch
+    return range(start + batch * member // members, start + batch * (member + 1) // members)
+
+
+def pieces(part: range, most: int) -> list[range]:
+    """A part of a step in as few mini-batches of at most `most` samples as possible."""
+    count = -(-len(part) // most)
+    cuts = [part.start + len(part) * i // count for i in range(count + 1)]
+    return [range(*pair) for pair in itertools.pairwise(cuts)]
 
 
 def uniforms(seed: int, stream: str, position: int, count: int) -> tuple[float, ...]:

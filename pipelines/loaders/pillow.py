@@ -4,8 +4,9 @@ It uses threads rather than processes: Pillow and zlib release the GIL (two thre
 faster than one), nothing is pickled or forked, and all threads share one cache.
 """
 
+import itertools
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
@@ -24,6 +25,8 @@ from fastass.pipelines.loaders.stream_reader import Located, StreamReader, as_ba
 
 MIRROR = Image.Transpose.FLIP_LEFT_RIGHT
 BICUBIC = Image.Resampling.BICUBIC
+
+Where = Callable[[StreamSpec], range]  # the positions of a stream that a batch takes
 
 
 class PillowLoader:
@@ -60,19 +63,34 @@ class PillowLoader:
 
     def batches(self, start_step: int = 0) -> Iterator[StepBatch]:
         """Endless batches, starting at a step."""
-        step = start_step
+
+        def at(step: int) -> Where:
+            return lambda spec: positions(step, spec.batch, self.rank, self.world)
+
+        return self._batches(map(at, itertools.count(start_step)))
+
+    def batches_at(self, parts: Iterable[range]) -> Iterator[StepBatch]:
+        """A batch of every stream for each range of positions, whatever rank and world are."""
+
+        def at(part: range) -> Where:
+            return lambda spec: part
+
+        return self._batches(map(at, parts))
+
+    def _batches(self, wheres: Iterator[Where]) -> Iterator[StepBatch]:
+        readers = self._readers.items()
         if self._pool is None:
-            while True:
-                yield StepBatch(**{n: self._read(r, step) for n, r in self._readers.items()})
-                step += 1
+            for where in wheres:
+                yield StepBatch(**{n: self._read(r, where(r.spec)) for n, r in readers})
+            return
         pending: deque[dict[str, _Pending]] = deque()
         try:
             while True:
-                while len(pending) < self.prefetch:
-                    at = step + len(pending)
-                    pending.append({n: self._submit(r, at) for n, r in self._readers.items()})
+                for where in itertools.islice(wheres, self.prefetch - len(pending)):
+                    pending.append({n: self._submit(r, where(r.spec)) for n, r in readers})
+                if not pending:
+                    return
                 ready = pending.popleft()
-                step += 1
                 yield StepBatch(**{name: batch.result() for name, batch in ready.items()})
         finally:
             for batch in (batch for step_ in pending for batch in step_.values()):
@@ -89,9 +107,9 @@ class PillowLoader:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _allocate(self, spec: StreamSpec) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _allocate(self, spec: StreamSpec, batch: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         width, height = spec.size
-        shape = (spec.batch, height, width)
+        shape = (batch, height, width)
         images = torch.empty(
             (*shape, spec.how.channels), dtype=torch.float32, pin_memory=self.pin_memory
         )
@@ -99,19 +117,17 @@ class PillowLoader:
             return images, None
         return images, torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin_memory)
 
-    def _read(self, reader: StreamReader, step: int) -> Batch:
-        images, labels = self._allocate(reader.spec)
-        where = positions(step, reader.spec.batch, self.rank, self.world)
+    def _read(self, reader: StreamReader, where: range) -> Batch:
+        images, labels = self._allocate(reader.spec, len(where))
         return as_batch(
             images.permute(0, 3, 1, 2),
             labels,
             [fill(reader, p, i, images, labels) for i, p in enumerate(where)],
         )
 
-    def _submit(self, reader: StreamReader, step: int) -> "_Pending":
+    def _submit(self, reader: StreamReader, where: range) -> "_Pending":
         assert self._pool is not None
-        images, labels = self._allocate(reader.spec)
-        where = positions(step, reader.spec.batch, self.rank, self.world)
+        images, labels = self._allocate(reader.spec, len(where))
         return _Pending(
             images,
             labels,

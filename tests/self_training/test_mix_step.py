@@ -104,7 +104,7 @@ def test_gradients_equal_the_sequential_procedure(method: str, norm: str) -> Non
     batch = streams(c, 9, dtype=torch.float64)
     e.module.train()
     e.self_training.config = replace(c.mixing, confidence=middle_confidence(e, batch))
-    mixed = e.self_training.mix(batch, e.self_training.updates)
+    mixed = e.self_training.mixed([batch])[0]
     images, labels, weights = plain_mix(e, batch, update=3)
     # The product's colour matrices and blur kernels are rounded to float32.
     torch.testing.assert_close(mixed.images, images, rtol=1e-5, atol=1e-5)

@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fastass.pipelines.loaders.order import permutation, positions, sample_at, uniforms
+from fastass.pipelines.loaders.order import (
+    permutation,
+    pieces,
+    positions,
+    sample_at,
+    share,
+    uniforms,
+)
 
 
 def epoch_of(samples: list[int], size: int, epoch: int) -> list[int]:
@@ -66,3 +75,25 @@ def test_uniforms_are_uniform_and_independent() -> None:
     np.testing.assert_allclose(u.mean(axis=0), 0.5, atol=0.02)
     np.testing.assert_allclose(np.corrcoef(u.T), np.eye(10), atol=0.06)
     np.testing.assert_allclose(np.corrcoef(u[1:, 0], u[:-1, 0])[0, 1], 0, atol=0.06)
+
+
+@given(batch=st.integers(1, 40), most=st.integers(1, 9), changes=st.lists(st.integers(1, 40)))
+def test_the_members_of_each_step_divide_the_same_sequence(
+    batch: int, most: int, changes: list[int]
+) -> None:
+    """Whoever takes part: all positions, each once, in mini-batches of almost equal size."""
+    seen: list[int] = []
+    for step, members in enumerate(changes):
+        members = min(members, batch)
+        parts = [share(step, batch, member, members) for member in range(members)]
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+        for part in parts:
+            cut = pieces(part, most)
+            assert all(0 < len(piece) <= most for piece in cut)
+            assert len(cut) == -(-len(part) // most)
+            seen += [position for piece in cut for position in piece]
+    assert seen == list(range(batch * len(changes)))
+
+
+def test_a_single_member_cuts_its_step_as_a_process_that_accumulates() -> None:
+    assert pieces(share(3, 6, 0, 1), 2) == [positions(9 + n, 2) for n in range(3)]

@@ -1,0 +1,1 @@
+"""Elastic training: processes may end and come while the others go on."""
