@@ -1,5 +1,6 @@
 """A lock that one process holds at a time, and that dies with its holder."""
 
+import errno
 import fcntl
 import os
 import socket
@@ -10,6 +11,8 @@ from pathlib import Path
 
 from fastass.pipelines.errors import DataError
 
+# Where a file system has no locks.
+NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
 POLL = 0.2  # seconds between two tries of a process that waits
 
 
@@ -20,12 +23,13 @@ def locked(
     *,
     wait: bool = False,
     on_wait: Callable[[str], None] | None = None,
-) -> Iterator[None]:
-    """Hold the lock file `path` during a `with` block.
+) -> Iterator[int]:
+    """Hold the lock file `path` during a `with` block; → its descriptor.
 
     The lock is the system's (flock), so it ends with a killed holder; the file that remains is
     simply locked by the next one. Only the holder removes the file, and nobody replaces it: a
-    process that opened it before its removal notices, and opens the new one.
+    process that opened it before its removal notices, and opens the new one. A child that gets the
+    descriptor holds the lock too, until it ends.
 
     task: what the holder does, as in "is {task}". If another process holds the lock, raises
     DataError with that process; with `wait`, waits for it and first calls `on_wait` with one line.
@@ -43,7 +47,7 @@ def locked(
     try:
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-        yield
+        yield handle
     finally:
         path.unlink(missing_ok=True)
         os.close(handle)

@@ -1,18 +1,16 @@
 """One writer in a run directory: a lock that is taken first and dies with its holder."""
 
 import contextlib
-import errno
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from fastass.errors import DataError, UserError
-from fastass.pipelines.file_lock import POLL, locked
+from fastass.pipelines.file_lock import NO_LOCKS, POLL, locked
 
 LOCK = ".lock"
 PATIENCE = 5.0  # seconds that a resumed run waits: a requeued job's predecessor may still be ending
-_NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
 
 
 @contextmanager
@@ -54,7 +52,7 @@ def _taken(path: Path, report: Callable[[str], None], patience: float) -> Iterat
                     continue
                 raise UserError(f"{error}; wait for it, or choose another --out") from None
             except OSError as error:
-                if error.errno not in _NO_LOCKS:
+                if error.errno not in NO_LOCKS:
                     reason = error.strerror or error
                     raise UserError(f"{path}: can't write there: {reason}") from None
                 report(
@@ -67,6 +65,6 @@ def _taken(path: Path, report: Callable[[str], None], patience: float) -> Iterat
         yield
 
 
-def _release(lock: contextlib.AbstractContextManager[None]) -> None:
+def _release(lock: contextlib.AbstractContextManager[int]) -> None:
     with contextlib.suppress(OSError):  # a disk that has become read-only: the lock ends anyway
         lock.__exit__(None, None, None)
