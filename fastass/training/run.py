@@ -137,12 +137,11 @@ def _train(
     config = with_absolute_paths(config)
     data = replace(data, rank=world.rank, world=world.size)
     spec = method_spec(config.method, len(data.labelled_names), config.mix)
-    sets = _sets(data)
-    inputs = {name: fingerprint(each) for name, each in sets.items()}
+    inputs = fingerprints(data)
     check_agreement(world, lambda: contents(data, inputs, config), SAME_FILES)
     check_enough_images(world, data)
     if resuming:
-        names = {name: open_reader(each).names for name, each in sets.items()}
+        names = {name: open_reader(each).names for name, each in _sets(data).items()}
         check_same(out, config, data.labelled_names, inputs, names, progress.line)
         if (summary := _finished(out, progress)) is not None:
             progress.line(f"{out} is complete")
@@ -200,6 +199,11 @@ def _heading(step: TrainStep, optimizers: str) -> str:
         )
     rates = describe_rates(config.optim, config.global_batch)
     return f"{' · '.join(parts)}{step.world.describe()}{rates}"
+
+
+def fingerprints(data: TrainingData) -> dict[str, Any]:
+    """The fingerprints of the data sets, for RUN/inputs.json."""
+    return {name: fingerprint(each) for name, each in _sets(data).items()}
 
 
 def _sets(data: TrainingData) -> dict[str, AnyDataset]:

@@ -46,7 +46,8 @@ class Room(NamedTuple):
     tests: tuple[str, ...]
 
 
-WHOLE_RUNS = ("hostile_files", "run_directory")  # they train for a minute
+# They train, or make up files, for a minute; the other tests are of single functions.
+LONG = ("hostile_files", "run_directory", "run_directory_properties")
 
 ROOMS = {
     "method": Room("fastass/method/*.py", ("tests/method",)),
@@ -62,7 +63,7 @@ ROOMS = {
     ),
     "checkpoint": Room(
         "fastass/checkpoint/*.py",
-        ("tests/checkpoint", *(f"--ignore=tests/checkpoint/test_{name}.py" for name in WHOLE_RUNS)),
+        ("tests/checkpoint", *(f"--ignore=tests/checkpoint/test_{name}.py" for name in LONG)),
     ),
 }
 
@@ -144,6 +145,8 @@ def mutate(
     """The mutants of one file by outcome, and the diffs of those that survived unexplained."""
     session = SESSIONS / f"{source.replace('/', '.')}-{digest([COPY / source])}.sqlite"
     tried_with = session.with_suffix(".tests")
+    own = f"{tests[0]}/test_{Path(source).name}"  # fails first, if it does
+    arguments = " ".join([*([own] if (COPY / own).exists() else []), *tests])
     now = digest([COPY / path for path in tests if path[0] != "-"])
     complete = session.exists() and tried_with.exists()
     with use_db(session) as db:
@@ -158,7 +161,7 @@ def mutate(
             todo += [item for item, result in db.completed_work_items if is_survivor(result)]
         for n, item in enumerate(todo, 1):
             print(f"\r{source}: {n} of {len(todo)} ", end="", flush=True)
-            db.set_result(item.job_id, mutate_and_test(item.mutations, " ".join(tests), timeout))
+            db.set_result(item.job_id, mutate_and_test(item.mutations, arguments, timeout))
         tried_with.write_text(now)
         results = [r for _, r in db.results if r.worker_outcome != WorkerOutcome.SKIPPED]
     survivors = [r.diff or "" for r in results if is_survivor(r)]
@@ -191,12 +194,11 @@ def main(names: list[str]) -> int:
     inherited = os.environ.get("PYTHONPATH", "")
     os.environ |= {
         "PYTHONPATH": f"{COPY}{os.pathsep}{inherited}",
-        "PYTHONDONTWRITEBYTECODE": "1",  # changes may come faster than Python notices
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
     }
-    importlib.import_module("safetensors.torch")  # and torch: for the forks
-    sys.dont_write_bytecode = True
+    for package in ("safetensors.torch", "PIL.Image", "yaml"):  # and torch: for the forks
+        importlib.import_module(package)
     where = "import fastass; print(fastass.__file__)"
     found = subprocess.run([sys.executable, "-c", where], capture_output=True, text=True).stdout
     if not found.startswith(str(COPY)):
@@ -206,9 +208,13 @@ def main(names: list[str]) -> int:
     reasons, total, left = explained(), Counter[str](), list[str]()
     for name in names or list(ROOMS):
         room = ROOMS[name]
+        sys.dont_write_bytecode = False
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         began = time.monotonic()
         if run_tests(" ".join(room.tests), 3600)[0] != TestOutcome.SURVIVED:
             sys.exit(f"{' '.join(room.tests)}: fails without any mutation: mend it first")
+        # It has left bytecode of all that is not changed; that of mutants is not to be kept.
+        sys.dont_write_bytecode, os.environ["PYTHONDONTWRITEBYTECODE"] = True, "1"
         timeout = 20 + PATIENCE * (time.monotonic() - began)
         for path in sorted(COPY.glob(room.sources)):
             source = str(path.relative_to(COPY))
