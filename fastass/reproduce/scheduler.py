@@ -83,7 +83,7 @@ def _run(run: CellRun, out: Path, jobs: int, devices: "queue.Queue[str | None]")
 
 
 def _train(
-    run: CellRun, out: Path, jobs: int, devices: "queue.Queue[str | None]", lock: int
+    run: CellRun, out: Path, jobs: int, devices: "queue.Queue[str | None]", lock: tuple[int, ...]
 ) -> int:
     """lock: the descriptor of the cell's lock, which the commands hold too: should this process be
     killed, they go on, and the next `fastass reproduce` waits for them.
@@ -105,7 +105,7 @@ def _train(
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                pass_fds=(lock,),
+                pass_fds=lock,
                 check=False,
             ).returncode
             if code:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fastass.errors import UserError
 from fastass.pipelines.durable import write_durably
-from fastass.pipelines.file_lock import NO_LOCKS, locked
+from fastass.pipelines.file_lock import locked
 
 
 @contextlib.contextmanager
@@ -33,11 +33,6 @@ def write_in_turn(path: Path, text: str) -> None:
 
     Otherwise one of them could rename the temporary file that another has only begun.
     """
-    with contextlib.ExitStack() as held, writing(path):
-        try:
-            lock = path.with_name(f".{path.name}.lock")
-            held.enter_context(locked(lock, f"writing {path.name}", wait=True))
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
+    lock = path.with_name(f".{path.name}.lock")
+    with writing(path), locked(lock, f"writing {path.name}", wait=True):
         write_whole(path, text)

@@ -74,6 +74,19 @@ def test_a_copy_with_other_times_is_the_same(root: Path, tmp_path: Path) -> None
     assert saved(open_dataset(tmp_path / "copy")) == old
 
 
+def test_what_stands_in_it(root: Path, tmp_path: Path) -> None:
+    found = saved(open_dataset(root))
+    assert set(found) == {"images", "names", "meaning", "sizes", "probes"}
+    for column, folder in enumerate(("images", "labels")):
+        sizes = [path.stat().st_size for path in images(root, folder)]
+        assert found["sizes"][column] == "".join(f"{size:08x}" for size in sizes)
+    pack(open_dataset(root), tmp_path / "packed", (20, 12), workers=1)
+    keys = {"images", "names", "sizes", "contents", "probes"}
+    assert set(saved(open_packed(tmp_path / "packed"))) == keys
+    official = open_dataset(files.gta5(tmp_path / "gta5"))
+    assert set(saved(official)) == keys - {"contents"}
+
+
 @pytest.mark.parametrize("folder", ["images", "labels"])
 def test_single_files_are_noted_and_most_are_refused(root: Path, folder: str) -> None:
     old, paths = saved(open_dataset(root)), images(root, folder)

@@ -87,7 +87,7 @@ def test_without_locks_the_run_goes_on(
     with locked_run(tmp_path, lines.append):
         assert lines == [
             f"{tmp_path}: this file system has no locks ({os.strerror(code)}); make sure that only "
-            "one process trains there"
+            "one process is training there"
         ]
 
 
