@@ -127,7 +127,7 @@ def test_a_json_file_that_is_none_is_named(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(UserError, match=r"a\.json: damaged: ") as caught:
             read_json(path)
-        assert len(str(caught.value)) < 250 + len(str(path))
+        assert "\n" not in str(caught.value)
     path.write_bytes(b'{"a": "' + b"x" * 500 + b"\xff" * 300)
     with pytest.raises(UserError, match="damaged"):
         read_json(path)

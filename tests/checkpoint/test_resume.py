@@ -152,7 +152,7 @@ def test_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def numbers() -> dict[str, tuple[Any, Any]]:
     """Path → (value, another one in its range) of numbers and switches that a result depends on."""
-    found = {}
+    found: dict[str, tuple[Any, Any]] = {}
     for leaf in leaves():
         value = value_at(config(), leaf.path)
         if isinstance(value, bool):

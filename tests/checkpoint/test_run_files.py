@@ -58,7 +58,9 @@ def test_what_will_be_written_again_is_forgotten(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     run.forget_after(3)
     assert not (tmp_path / METRICS).exists()
-    lines = [{"step": step, kind: {}} for step in (2, 3, 4) for kind in ("terms", "eval")]
+    lines: list[dict[str, Any]] = [
+        {"step": step, kind: {}} for step in (2, 3, 4) for kind in ("terms", "eval")
+    ]
     for line in lines:
         run.log(line)
     before = (tmp_path / METRICS).read_bytes()

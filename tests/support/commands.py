@@ -162,9 +162,7 @@ def reproduce_tiny_cells(city: Path) -> None:
             _fork(words[3:], stdout.fileno(), pass_fds)
         return SimpleNamespace(returncode=os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
-    scheduler.subprocess = SimpleNamespace(  # type: ignore[assignment]
-        run=run, STDOUT=subprocess.STDOUT
-    )
+    scheduler.subprocess = SimpleNamespace(run=run, STDOUT=subprocess.STDOUT)  # type: ignore[assignment]
 
 
 def _fork(words: list[str], output: int, kept: tuple[int, ...]) -> None:
