@@ -83,6 +83,34 @@ def test_checkpoints_results_and_evaluations_are_something_to_lose(tmp_path: Pat
     assert is_empty(tmp_path)
 
 
+def test_own_files_are_removed_and_those_of_others_stay(tmp_path: Path) -> None:
+    own = (
+        "examples/0.jpg",
+        "examples/12-truth.png",
+        "tensorboard/events.out.tfevents.1",
+        SUMMARY,
+        f".{SUMMARY}.tmp",
+        CONFIG,
+        METRICS,
+        f"last/{MODEL}",
+        "checkpoints/step-00000001/state.pt",
+        "checkpoints/step-00000002~/state.pt",
+        "checkpoints/.step-00000003.tmp/state.pt",
+    )
+    others = ("examples/me.jpg", "tensorboard/layout.json", "notes.txt", "checkpoints/mine.pth")
+    for name in (*own, *others):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    remove_run(tmp_path)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == set(others)
+    assert not (tmp_path / "last").exists()
+    for name in others:
+        (tmp_path / name).unlink()
+    remove_run(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_links_are_removed_not_followed(tmp_path: Path) -> None:
     run, mine = tmp_path / "run", tmp_path / "mine"
     mine.mkdir()
