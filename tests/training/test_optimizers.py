@@ -79,6 +79,42 @@ def test_the_same_as_torchs(backend: str) -> None:
     assert len(hooked) == 6
 
 
+def test_the_deeper_a_layer_the_higher_its_rate() -> None:
+    network = build_deeplab(ModelConfig(backbone="tiny"))
+    layers = network.backbone.layers()
+    optim = OptimConfig(lr=0.5, head_lr=4.0, layer_decay=0.5)
+    groups = generator_optimizer(network, optim, 2.0).param_groups
+    assert len(layers) > 2
+    assert [g["base_lr"] for g in groups] == [0.5**i for i in range(len(layers))] + [4.0]
+    for group, layer in zip(groups, reversed(layers), strict=False):
+        assert list(map(id, group["params"])) == list(map(id, layer))
+    assert len(groups[-1]["params"]) == len(network.parameter_groups()[1]["params"])
+
+
+def test_every_value_reaches_its_optimizer() -> None:
+    optim = OptimConfig(
+        momentum=0.7, nesterov=False, weight_decay=0.25, betas=(0.1, 0.2), d_betas=(0.3, 0.4),
+        trust=0.125,
+    )  # fmt: skip
+    network = build_deeplab(ModelConfig(backbone="tiny"))
+    d = discriminator_optimizer(GlobalDiscriminator(19, 4), optim, 1.0).param_groups
+    assert [(g["betas"], g["weight_decay"]) for g in d] == [((0.3, 0.4), 0)]
+    wanted: dict[str, dict[str, Any]] = {
+        "sgd": {"momentum": 0.7, "nesterov": False},
+        "lars": {"momentum": 0.7, "nesterov": False, "trust": 0.125},
+        "lamb": {"betas": (0.1, 0.2)},
+        "muon": {"momentum": 0.7, "betas": (0.1, 0.2)},
+        "adamw": {"betas": (0.1, 0.2)},
+    }
+    for name, values in wanted.items():
+        optimizer = generator_optimizer(network, replace(optim, optimizer=name), 1.0)  # type: ignore[arg-type]
+        assert type(optimizer).__name__.lower().strip("_").startswith(name)
+        for group in optimizer.param_groups:
+            assert {key: group[key] for key in values} == values
+            vector = name != "sgd" and group["params"][0].dim() == 1
+            assert group["weight_decay"] == (0.0 if vector else 0.25)
+
+
 def install(
     monkeypatch: pytest.MonkeyPatch, folder: Path, text: str | None, extension: bool = True
 ) -> None:
