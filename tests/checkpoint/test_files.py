@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from saved import module, save
+from tiny_runs import module, save
 from torch import nn
 
 from fastass.checkpoint import files

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from saved import save
+from tiny_runs import save
 
 from fastass.checkpoint import files
 from fastass.checkpoint.files import find_checkpoint, newest_checkpoint, read_state, read_weights

@@ -10,8 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from commands import Case
-from file_changes import REMOVING, Change, watch_changes
+from commands import REMOVING, Case, Change, watch_changes
 from processes import alone, command
 
 COMMANDS = ("train", "pack", "predict", "eval", "report", "export")

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import tiny_runs
-from file_changes import Change, watch_changes
+from commands import Change, watch_changes
 from processes import alone, command, victim
 
 from fastass.checkpoint import async_writer

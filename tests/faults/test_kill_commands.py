@@ -16,8 +16,7 @@ from pathlib import Path
 
 import pytest
 import tiny_runs
-from commands import Case, content, is_temporary
-from file_changes import Change, watch_changes
+from commands import Case, Change, content, is_temporary, watch_changes
 from processes import alone, command, victim
 
 AT_ONCE = ("is training there", "packing into it", "predicting into it", "can't resume")
