@@ -99,7 +99,7 @@ def start(case: Case, output: str = "") -> ForkProcess:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "kills"), [("predict", 60), ("report", 40), ("reproduce", 40)])
+@pytest.mark.parametrize(("name", "kills"), [("predict", 30), ("report", 20), ("reproduce", 12)])
 def test_kills_at_random_moments(tmp_path: Path, name: str, kills: int) -> None:
     found = alone(kill_at_random, tmp_path, name, kills, 0)
     print(f"{name}: {found}")
@@ -140,7 +140,7 @@ def kill_one_of_two(folder: str, name: str, pairs: int, seed: int) -> Counter[st
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "pairs"),
-    [("train", 24), ("pack", 30), ("predict", 30), ("report", 30), ("reproduce", 16)],
+    [("train", 10), ("pack", 12), ("predict", 12), ("report", 12), ("reproduce", 6)],
 )
 def test_one_of_two_at_once_is_killed(tmp_path: Path, name: str, pairs: int) -> None:
     ends = alone(kill_one_of_two, tmp_path, name, pairs, 0)
