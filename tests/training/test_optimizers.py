@@ -20,6 +20,7 @@ from fastass.models.discriminators import GlobalDiscriminator
 from fastass.runtime.device import describe_runtime
 from fastass.training.optimizers import apex
 from fastass.training.optimizers.build import (
+    _by_shape,
     batch_factor,
     decay,
     describe_optimizers,
@@ -113,6 +114,16 @@ def test_every_value_reaches_its_optimizer() -> None:
             assert {key: group[key] for key in values} == values
             vector = name != "sgd" and group["params"][0].dim() == 1
             assert group["weight_decay"] == (0.0 if vector else 0.25)
+
+
+def test_matrices_are_weights_and_vectors_are_not() -> None:
+    shapes: list[tuple[int, ...]] = [(2, 2), (2,), (1, 1, 1, 1), ()]
+    group = {"params": [torch.zeros(shape) for shape in shapes], "base_lr": 1.0}
+    weights, vectors = _by_shape(group, OptimConfig(optimizer="adamw", vector_lr=0.5))
+    assert [tuple(p.shape) for p in weights["params"]] == [(2, 2), (1, 1, 1, 1)]
+    assert [tuple(p.shape) for p in vectors["params"]] == [(2,), ()]
+    assert (weights["base_lr"], vectors["base_lr"]) == (1.0, 0.5)
+    assert len(_by_shape({**group, "params": group["params"][:1]}, OptimConfig())) == 1  # type: ignore[index]
 
 
 def install(
