@@ -56,9 +56,9 @@ ROOMS = {
     "optimizers": Room(
         "fastass/training/optimizers/*.py",
         (
-            "tests/training/test_optimizers.py",
             "tests/training/test_large_batch.py",
             "tests/training/test_repeated_updates.py",
+            "tests/training/test_optimizers.py",
         ),
     ),
     "checkpoint": Room(
