@@ -156,7 +156,7 @@ def reproduce_tiny_cells(city: Path) -> None:
         del flags[at : at + 2]
     flags.remove("--no-mix")
     reproduce.START_STEPS = 2
-    toycity.data_flags = lambda domain, shift: flags  # type: ignore[assignment]
+    toycity.data_flags = lambda domain, shift: flags
     toycity.held_out_source = lambda domain: str(city / "gta5")
 
     def run(
