@@ -189,6 +189,8 @@ def test_how_a_run_computes_may_change(tmp_path: Path) -> None:
 def test_the_base_of_a_scale_that_is_not_used_may_change(tmp_path: Path) -> None:
     run = run_of(tmp_path / "a", config())
     assert same(run, config(optim__base_batch=3)) == []
+    with pytest.raises(UserError, match=r"runtime\.amp"):  # what comes after it is compared
+        same(run, config(optim__base_batch=3, runtime__amp=True))
     scaled = config(optim__scale_lr="sqrt")
     run = run_of(tmp_path / "b", scaled)
     with pytest.raises(UserError, match="base_batch"):
