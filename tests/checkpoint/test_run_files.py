@@ -61,7 +61,10 @@ def test_what_will_be_written_again_is_forgotten(tmp_path: Path) -> None:
     lines: list[dict[str, Any]] = [
         {"step": step, kind: {}} for step in (2, 3, 4) for kind in ("terms", "eval")
     ]
-    for line in lines:
+    (tmp_path / METRICS).write_bytes(b'{"step": 1, "ev\n')
+    run.log(lines[0])
+    run.forget_after(5)  # what is damaged goes, what comes after it stays
+    for line in lines[1:]:
         run.log(line)
     before = (tmp_path / METRICS).read_bytes()
     with open(tmp_path / METRICS, "ab") as file:
@@ -161,6 +164,7 @@ def test_a_fresh_run_has_its_files_and_nothing_of_the_one_before(tmp_path: Path)
     text = (run / INPUTS).read_text()
     assert json.loads(text) == {"source": {"images": 3}}
     assert text.endswith("}\n")
+    assert text.startswith('{\n  "source": {\n    "images": 3\n')
     assert text.count("\n") == 5
     assert from_yaml(run / CONFIG) == config
     assert sorted(path.name for path in run.iterdir()) == sorted(

@@ -13,7 +13,7 @@ from fastass.errors import UserError
 from fastass.models.config import ModelConfig
 from fastass.models.deeplab import build_deeplab
 from fastass.training.optimizers.build import describe_optimizers, generator_optimizer
-from fastass.training.optimizers.large_batch import LAMB, LARS
+from fastass.training.optimizers.large_batch import LAMB, LARS, trust
 from fastass.training.optimizers.muon import Muon, orthogonal
 
 
@@ -192,6 +192,12 @@ def test_orthogonal_keeps_singular_vectors(shape: tuple[int, int]) -> None:
     torch.testing.assert_close(values, torch.diag(diagonal), rtol=0, atol=1e-9)
     assert torch.equal(orthogonal(torch.zeros(shape)), torch.zeros(shape))
     torch.testing.assert_close(orthogonal(1e-3 * matrix), found, rtol=0, atol=1e-12)
+
+
+def test_a_ratio_is_1_where_one_of_its_norms_is_0() -> None:
+    numerators = [torch.tensor(v) for v in (6.0, 0.0, 6.0, 0.0)]
+    denominators = [torch.tensor(v) for v in (4.0, 4.0, 0.0, 0.0)]
+    assert [ratio.item() for ratio in trust(numerators, denominators)] == [1.5, 1, 1, 1]
 
 
 def test_values_that_are_not_given() -> None:
