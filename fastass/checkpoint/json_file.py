@@ -29,7 +29,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: can't be read: {error.strerror or error}") from None
     except DAMAGE as error:
-        raise UserError(f"{path}: damaged: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"{path}: damaged: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: damaged: expected keys and values")
     return content

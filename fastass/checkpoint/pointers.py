@@ -38,7 +38,8 @@ def target(run: Path, name: str) -> Path | None:
     path = run / name
     if path.is_symlink():
         linked = path.resolve()
-        return run / FOLDER / linked.name if linked.parent == (run / FOLDER).resolve() else None
+        inside = linked.parent == (run / FOLDER).resolve() and linked.is_dir()
+        return run / FOLDER / linked.name if inside else None
     if path.is_dir():
         return _original(run, path)
     try:

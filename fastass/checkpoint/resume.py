@@ -1,6 +1,5 @@
 """Resuming a run: with what it may go on, and what must be as it was."""
 
-import hashlib
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -8,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fastass.checkpoint.fingerprint import check_fingerprint
 from fastass.checkpoint.json_file import read_json
 from fastass.checkpoint.own_files import CONFIG, INPUTS, LABELLED
 from fastass.checkpoint.starting_weights import weights_path
@@ -108,12 +108,6 @@ def with_absolute_paths(config: Config) -> Config:
     return replace(config, data=data, init=init, labelled_list=absolute(config.labelled_list))
 
 
-def fingerprint(names: Sequence[str]) -> dict[str, Any]:
-    """Number and digest of the names of images, in their order."""
-    digest = hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).hexdigest()
-    return {"images": len(names), "names": digest}
-
-
 def weights_fingerprint(init: str | None) -> dict[str, Any]:
     """CRC-32 of the file that a run starts from; {} for none, or where it is not there."""
     if init is None or init in NAMED_WEIGHTS:
@@ -129,14 +123,16 @@ def check_same(
     config: Config,
     labelled: Sequence[str],
     inputs: Mapping[str, Any],
+    names: Mapping[str, Sequence[str]],
     note: Callable[[str], None],
 ) -> None:
     """UserError if a run can't be resumed with this configuration and these images.
 
-    inputs: fingerprints as in RUN/inputs.json; runs of earlier versions have none. note: gets a
-    line if the saved configuration has names of an earlier version.
+    inputs: fingerprints as in RUN/inputs.json; runs of earlier versions have none. names: of the
+    images of each data set. note: gets a line if single files have changed, and if the saved
+    configuration has names of an earlier version.
     """
-    _check_inputs(path, labelled, inputs)
+    _check_inputs(path, labelled, inputs, names, note)
     saved = from_yaml(path / CONFIG, note)
     if saved.global_batch != config.global_batch:
         d = config.distributed
@@ -159,7 +155,13 @@ def check_same(
     _check_init(path, saved.init, config.init)
 
 
-def _check_inputs(path: Path, labelled: Sequence[str], inputs: Mapping[str, Any]) -> None:
+def _check_inputs(
+    path: Path,
+    labelled: Sequence[str],
+    inputs: Mapping[str, Any],
+    names: Mapping[str, Sequence[str]],
+    note: Callable[[str], None],
+) -> None:
     file = path / LABELLED
     try:
         chosen = file.read_bytes().decode().splitlines()
@@ -176,12 +178,9 @@ def _check_inputs(path: Path, labelled: Sequence[str], inputs: Mapping[str, Any]
         return
     saved = read_json(path / INPUTS)
     for name in ROOTS:
-        if name in saved and saved[name] != inputs.get(name):
-            old, new = saved[name], inputs.get(name) or {}
-            counts = f"{old.get('images')} → {new.get('images', 0)}" if type(old) is dict else "?"
-            raise UserError(
-                f"{path}: can't resume: the {name} images are not those of the run ({counts} "
-                f"images); give --data-{name} with the data that it was trained on"
+        if name in saved:
+            check_fingerprint(
+                path, name, saved[name], inputs.get(name, {}), names.get(name, ()), note
             )
 
 

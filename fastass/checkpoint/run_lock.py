@@ -1,7 +1,6 @@
 """One writer in a run directory: a lock that is taken first and dies with its holder."""
 
 import contextlib
-import errno
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,7 +11,6 @@ from fastass.pipelines.file_lock import POLL, locked
 
 LOCK = ".lock"
 PATIENCE = 5.0  # seconds that a resumed run waits: a requeued job's predecessor may still be ending
-_NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
 
 
 class RunIsLocked(UserError):
@@ -50,7 +48,7 @@ def _taken(path: Path, report: Callable[[str], None], patience: float) -> Iterat
     until = time.monotonic() + patience
     with ExitStack() as held:
         while True:
-            lock = locked(path / LOCK, "training there")
+            lock = locked(path / LOCK, "training there", on_unlocked=report)
             try:
                 lock.__enter__()
             except DataError as error:
@@ -59,19 +57,13 @@ def _taken(path: Path, report: Callable[[str], None], patience: float) -> Iterat
                     continue
                 raise RunIsLocked(f"{error}; wait for it, or choose another --out") from None
             except OSError as error:
-                if error.errno not in _NO_LOCKS:
-                    reason = error.strerror or error
-                    raise UserError(f"{path}: can't write there: {reason}") from None
-                report(
-                    f"{path}: this file system has no locks ({error.strerror}); make sure that "
-                    "only one process trains there"
-                )
-            else:
-                held.callback(_release, lock)
+                reason = error.strerror or error
+                raise UserError(f"{path}: can't write there: {reason}") from None
+            held.callback(_release, lock)
             break
         yield
 
 
-def _release(lock: contextlib.AbstractContextManager[None]) -> None:
+def _release(lock: contextlib.AbstractContextManager[object]) -> None:
     with contextlib.suppress(OSError):  # a disk that has become read-only: the lock ends anyway
         lock.__exit__(None, None, None)

@@ -55,7 +55,7 @@ def run(args: Namespace) -> None:
     from fastass.checkpoint.files import MIXED_USED
     from fastass.evaluation.evaluate import evaluate, evaluate_both, with_network_classes
     from fastass.pipelines.loaders.evaluation import EvalLoader
-    from fastass.runtime.atomic_write import write_whole
+    from fastass.runtime.atomic_write import write_in_turn
     from fastass.tracking.terminal import reporter
     from fastass.training.open_data import open_any
     from fastass.training.summary import iou_table
@@ -100,7 +100,7 @@ def run(args: Namespace) -> None:
         scores = evaluate_both(once, other, own=network.norm_statistics or "mixed")
     print(iou_table([(data.split, scores.record())]))
     if args.json is not None:
-        write_whole(args.json, json.dumps(scores.record(), indent=2) + "\n")
+        write_in_turn(args.json, json.dumps(scores.record(), indent=2) + "\n")
 
 
 def _reestimate(args: Namespace, network: "Segmenter", size: tuple[int, int]) -> None:

@@ -81,7 +81,7 @@ def run(args: Namespace) -> None:
     from fastass.inference import frames
     from fastass.inference.predict import predict_files
     from fastass.inference.stage_timer import WARM_UP, StageClock
-    from fastass.inference.writer import Writer, parse_formats, results_of
+    from fastass.inference.writer import Writer, digest, parse_formats, results_of, settings_of
     from fastass.tracking.terminal import reporter
 
     formats = parse_formats(args.format)
@@ -90,10 +90,11 @@ def run(args: Namespace) -> None:
     inputs = frozenset(frames.files(args.images))
     segmenter = load_segmenter(args)
     clock = StageClock(segmenter.runtime.device) if args.fps else None
-    write = Writer(args.out, formats, segmenter.classes, inputs)
+    settings = settings_of(segmenter, views, args.size)
+    write = Writer(args.out, formats, segmenter.classes, inputs, digest(settings))
     with (
         reporter() as progress,
-        results_of(args.out, segmenter, views, args.size, args.resume),
+        results_of(args.out, settings, args.resume),
     ):
         progress.phase("predict", total if clock is None else max(total, WARM_UP + MEASURED_IMAGES))
         outcome = predict_files(

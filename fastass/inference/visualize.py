@@ -6,6 +6,7 @@ from typing import IO
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from fastass.pipelines.datasets.classes import IGNORE, ClassTable
 
@@ -29,13 +30,21 @@ def overlay(image: np.ndarray, labels: np.ndarray, classes: ClassTable) -> np.nd
     return picture
 
 
-def save_train_ids(labels: np.ndarray, classes: ClassTable, to: Path | IO[bytes]) -> None:
-    """Train ids as a PNG whose palette shows their colours; pixel values are the ids."""
+def save_train_ids(
+    labels: np.ndarray,
+    classes: ClassTable,
+    to: Path | IO[bytes],
+    info: PngInfo | None = None,
+) -> None:
+    """Train ids as a PNG whose palette shows their colours; pixel values are the ids.
+
+    info: texts to be stored in the file.
+    """
     picture = Image.fromarray(labels)
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(classes)] = classes.colors
     picture.putpalette(palette.tobytes())
-    picture.save(to, "PNG")
+    picture.save(to, "PNG", pnginfo=info)
 
 
 def contact_sheet(

@@ -12,6 +12,7 @@ from typing import IO
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from fastass.checkpoint.json_file import read_json
 from fastass.config.text import neighbours
@@ -22,11 +23,13 @@ from fastass.inference.segmenter import Segmenter
 from fastass.inference.views import Views
 from fastass.inference.visualize import colorize, overlay, save_train_ids
 from fastass.pipelines.datasets.classes import CITYSCAPES, ClassTable
+from fastass.pipelines.datasets.image_file import DAMAGE
 from fastass.pipelines.file_lock import locked
 from fastass.pipelines.new_file import open_new
 from fastass.runtime.atomic_write import write_whole, writing
 
 SETTINGS, LOCK = "predict.json", ".predict.lock"
+MADE_WITH = "fastass"  # the key of a result's text
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,14 @@ class Writer:
     trainIds: pixel value = train id, with the classes' colours as palette. labelIds: pixel value =
     label id of Cityscapes, as its evaluation server expects. color: the classes' colours. overlay:
     the image under the colours. inputs: real paths of the images, which are never replaced.
+    made_with: stands in every file: a resumed command keeps no results of another network.
     """
 
     out: Path
     formats: tuple[str, ...]
     classes: ClassTable
     inputs: frozenset[str] = frozenset()
+    made_with: str = ""
 
     def __post_init__(self) -> None:
         if "labelIds" in self.formats:
@@ -54,7 +59,7 @@ class Writer:
 
     def is_done(self, name: str) -> bool:
         """Whether all results of an image are there; each is whole, or it would not be there."""
-        return all(path.is_file() for path in self.paths(name).values())
+        return all(_made_with(path) == self.made_with for path in self.paths(name).values())
 
     def __call__(self, frame: Frame, predicted: np.ndarray) -> None:
         """Write one image's prediction, train ids uint8 [H,W]."""
@@ -73,16 +78,19 @@ class Writer:
                     raise
 
     def _save(self, form: str, frame: Frame, predicted: np.ndarray, file: IO[bytes]) -> None:
+        info = PngInfo()
+        info.add_text(MADE_WITH, self.made_with)
         match form:
             case "trainIds":
-                save_train_ids(predicted, self.classes, file)
+                save_train_ids(predicted, self.classes, file, info)
+                return
             case "labelIds":
-                Image.fromarray(label_ids(self.classes)[predicted]).save(file, "PNG")
+                picture = label_ids(self.classes)[predicted]
             case "color":
-                Image.fromarray(colorize(predicted, self.classes)).save(file, "PNG")
-            case "overlay":
+                picture = colorize(predicted, self.classes)
+            case _:
                 picture = overlay(frame.pixels[:, :, :3], predicted, self.classes)
-                Image.fromarray(picture).save(file, "PNG")
+        Image.fromarray(picture).save(file, "PNG", pnginfo=info)
 
 
 def result_name(name: str) -> str:
@@ -90,15 +98,20 @@ def result_name(name: str) -> str:
     return name.removesuffix("_leftImg8bit")
 
 
-@contextmanager
-def results_of(
-    out: Path, segmenter: Segmenter, views: Views, size: tuple[int, int] | None, resume: bool
-) -> Iterator[None]:
-    """Hold `out` for one process, and note there what its results are made with.
+def _made_with(path: Path) -> str | None:
+    """What a result was made with; None for one that is not there, or that nobody can read."""
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            return str(image.info.get(MADE_WITH))
+    except DAMAGE:
+        return None
 
-    With `resume`, results of another network or other settings are refused. Raises UserError.
-    """
-    settings = {
+
+def settings_of(
+    segmenter: Segmenter, views: Views, size: tuple[int, int] | None
+) -> dict[str, object]:
+    """All that results depend on, beside the images."""
+    return {
         "network": _digest(segmenter),
         "size": list(size) if size else None,
         "scales": list(views.scales),
@@ -106,6 +119,19 @@ def results_of(
         "tile": list(views.tile) if views.tile else None,
         "overlap": views.overlap,
     }
+
+
+def digest(settings: Mapping[str, object]) -> str:
+    """A checksum of the settings, for `Writer.made_with`."""
+    return f"{zlib.crc32(json.dumps(settings).encode()):08x}"
+
+
+@contextmanager
+def results_of(out: Path, settings: Mapping[str, object], resume: bool) -> Iterator[None]:
+    """Hold `out` for one process, and note there what its results are made with.
+
+    With `resume`, results of another network or other settings are refused. Raises UserError.
+    """
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     try:
@@ -140,11 +166,11 @@ def _check(out: Path, settings: Mapping[str, object]) -> None:
 
 def _digest(segmenter: Segmenter) -> int:
     """CRC-32 of the network's weights and of the way images are prepared."""
-    digest = zlib.crc32(repr((segmenter.classes.names, segmenter.prepare)).encode())
+    crc = zlib.crc32(repr((segmenter.classes.names, segmenter.prepare)).encode())
     for name, value in segmenter.generator.state_dict().items():
         data = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-        digest = zlib.crc32(data, zlib.crc32(name.encode(), digest))
-    return digest
+        crc = zlib.crc32(data, zlib.crc32(name.encode(), crc))
+    return crc
 
 
 def label_ids(classes: ClassTable) -> np.ndarray:

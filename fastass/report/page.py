@@ -20,7 +20,7 @@ from fastass.report.compare import PaperRow
 from fastass.report.pictures import Example, contact_sheet, examples, palette
 from fastass.report.plane import Plane, plane
 from fastass.report.run_record import Logged, RunRecord, read_run
-from fastass.runtime.atomic_write import write_whole
+from fastass.runtime.atomic_write import write_in_turn
 
 MOST_RUNS = 8  # there are eight distinguishable colours
 
@@ -62,7 +62,7 @@ def write_report(paths: Sequence[Path], out: Path) -> list[str]:
     records = [read_run(path) for path in paths]
     views = [_view(i, record, records) for i, record in enumerate(records)]
     html = render(views)
-    write_whole(out, html)
+    write_in_turn(out, html)
     return [note for record in records for note in record.notes]
 
 

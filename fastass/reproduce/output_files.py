@@ -15,6 +15,7 @@ from fastass.reproduce.figure import svg
 from fastass.reproduce.grids import CLAIMS, Cell, Grid, start_name
 from fastass.reproduce.table import markdown, results
 from fastass.reproduce.table_chart import table_chart
+from fastass.runtime.atomic_write import write_in_turn
 
 
 def write(table: Grid, out: Path, seeds: range) -> str:
@@ -73,5 +74,5 @@ def _networks(table2: Grid, out: Path) -> list[tuple[str, dict[str, Any]]]:
 def _write_files(folder: Path, files: dict[str, str], shown: str) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        (folder / name).write_text(content + "\n", encoding="utf-8")
+        write_in_turn(folder / name, f"{content}\n")
     return f"{files[shown]}\n\n{folder}: {', '.join(files)}"

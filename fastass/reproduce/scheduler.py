@@ -14,6 +14,7 @@ import torch
 
 from fastass.checkpoint.own_files import SUMMARY
 from fastass.pipelines.file_lock import locked
+from fastass.runtime.atomic_write import write_whole
 from fastass.tracking.progress import Reporter
 
 
@@ -58,28 +59,38 @@ def run_all(runs: Sequence[CellRun], out: Path, jobs: int, progress: Reporter) -
 
 
 def _complete(run: CellRun, out: Path) -> bool:
-    words = out / f"{run.name}.words"
     return (
         (out / run.name / SUMMARY).exists()
         and (not run.writes or (out / run.writes).exists())
-        and words.exists()
-        and tuple(words.read_text(encoding="utf-8").splitlines()) == run.words
+        and _has_words(run, out)
     )
+
+
+def _has_words(run: CellRun, out: Path) -> bool:
+    """Whether the results of a cell are those of a run with the same words."""
+    try:
+        text = (out / f"{run.name}.words").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return tuple(text.splitlines()) == run.words
 
 
 def _run(run: CellRun, out: Path, jobs: int, devices: "queue.Queue[str | None]") -> int:
     """→ exit code. If another process runs the cell, waits for it and takes its result."""
     lock = out / f".{run.name}.lock"
-    with locked(lock, f"running {run.name}", wait=True, on_wait=_print_line):
-        return 0 if _complete(run, out) else _train(run, out, jobs, devices)
+    with locked(lock, f"running {run.name}", wait=True, on_wait=_print_line) as held:
+        return 0 if _complete(run, out) else _train(run, out, jobs, devices, held)
 
 
-def _train(run: CellRun, out: Path, jobs: int, devices: "queue.Queue[str | None]") -> int:
+def _train(
+    run: CellRun, out: Path, jobs: int, devices: "queue.Queue[str | None]", lock: tuple[int, ...]
+) -> int:
+    """lock: the descriptor of the cell's lock, which the commands hold too: should this process be
+    killed, they go on, and the next `fastass reproduce` waits for them.
+    """
     words = out / f"{run.name}.words"
-    text = "".join(f"{w}\n" for w in run.words)
-    if run.writes and not (words.exists() and words.read_text(encoding="utf-8") == text):
+    if run.writes and not _has_words(run, out):
         (out / run.writes).unlink(missing_ok=True)  # it is of another run
-    words.write_text(text, encoding="utf-8")
     threads = max(1, len(os.sched_getaffinity(0)) // jobs)
     with _device(devices) as device, open(out / f"{run.name}.log", "a", encoding="utf-8") as log:
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
@@ -94,10 +105,13 @@ def _train(run: CellRun, out: Path, jobs: int, devices: "queue.Queue[str | None]
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
+                pass_fds=lock,
                 check=False,
             ).returncode
             if code:
                 return code
+    # Last: until then what lies there may be the result of other words.
+    write_whole(words, "".join(f"{word}\n" for word in run.words))
     return 0
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fastass.errors import UserError
 from fastass.pipelines.durable import write_durably
+from fastass.pipelines.file_lock import locked
 
 
 @contextlib.contextmanager
@@ -25,3 +26,13 @@ def write_whole(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     with writing(path):
         write_durably(path, text.encode(), temporary)
+
+
+def write_in_turn(path: Path, text: str) -> None:
+    """`write_whole` where several processes may write `path` at the same time: one by one.
+
+    Otherwise one of them could rename the temporary file that another has only begun.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    with writing(path), locked(lock, f"writing {path.name}", wait=True):
+        write_whole(path, text)

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from fastass.checkpoint.fingerprint import fingerprint
 from fastass.checkpoint.own_files import CONFIG, SHEET
 from fastass.checkpoint.resume import (
     adopt_roots,
     check_same,
-    fingerprint,
     fit_ranks,
     weights_fingerprint,
     with_absolute_paths,
@@ -33,6 +33,7 @@ from fastass.errors import UserError
 from fastass.method.adaptation import MethodSpec, method_spec
 from fastass.models.foreign.hugging_face import with_configuration
 from fastass.pipelines.loaders.sample_reader import open_reader
+from fastass.pipelines.packed.dataset import AnyDataset
 from fastass.runtime.ddp import check_parallel
 from fastass.runtime.device import Runtime, choose_device, setup_runtime
 from fastass.runtime.openmp import threads_spin
@@ -159,11 +160,12 @@ def _train(
     config = with_absolute_paths(config)
     data = replace(data, rank=world.rank, world=world.size)
     spec = method_spec(config.method, len(data.labelled_names), config.mix)
-    inputs = _inputs(data)
+    inputs = fingerprints(data)
     check_agreement(world, lambda: contents(data, inputs, config), SAME_FILES)
     check_enough_images(world, data)
     if resuming:
-        check_same(out, config, data.labelled_names, inputs, progress.line)
+        names = {name: open_reader(each).names for name, each in _sets(data).items()}
+        check_same(out, config, data.labelled_names, inputs, names, progress.line)
         if (summary := read_summary(out, progress.line)) is not None:
             progress.line(f"{out} is complete")
             progress.line(table(summary))
@@ -237,10 +239,15 @@ def _heading(step: TrainStep, optimizers: str) -> str:
     return f"{' · '.join(parts)}{step.world.describe()}{rates}"
 
 
-def _inputs(data: TrainingData) -> dict[str, Any]:
-    """The fingerprints of the images, for RUN/inputs.json."""
+def fingerprints(data: TrainingData) -> dict[str, Any]:
+    """The fingerprints of the data sets, for RUN/inputs.json."""
+    return {name: fingerprint(each) for name, each in _sets(data).items()}
+
+
+def _sets(data: TrainingData) -> dict[str, AnyDataset]:
+    """The data sets of a run by the names of their flags."""
     sets = {"source": data.source, "target": data.target, "val": data.val}
-    return {n: fingerprint(open_reader(s).names) for n, s in sets.items() if s is not None}
+    return {name: each for name, each in sets.items() if each is not None}
 
 
 def _read_first(data: TrainingData, spec: MethodSpec, config: Config, runtime: Runtime) -> None:

@@ -14,6 +14,7 @@ from fastass.pipelines.datasets.image_file import (
     check_pixels,
     damaged,
     is_turned,
+    last_row,
     open_header,
     orientation,
     upright,
@@ -26,6 +27,7 @@ from fastass.pipelines.datasets.png import (
     RGB,
     SIGNATURE,
     check_claim,
+    check_complete,
     check_png,
     decode_rgb16,
 )
@@ -104,6 +106,8 @@ def _upright(data: bytes | memoryview, where: str, turn: bool) -> Image.Image:
     image = open_header(data, where)
     if png is not None:
         check_claim(png)
+        image.load()
+        check_complete(data, png, last_row(image))
     code = orientation(image)
     if not turn and code != 1:
         raise DataError(
@@ -139,6 +143,7 @@ def decode_label(
             )
         image = open_header(data, where)
         raw = np.asarray(image)
+        check_complete(data, info, raw[-1])
         if cityscapes_colors and info.colour == PALETTE:
             check_palette(image, where)
         return raw if raw.dtype == np.uint8 else raw.astype(np.uint16)

@@ -1,7 +1,8 @@
-"""What Pillow does not do with PNG files: verify chunk checksums, and decode 16-bit RGB.
+"""What Pillow does not do with PNG files: verify checksums and length, and decode 16-bit RGB.
 
-Pillow skips the checksums of pixel chunks, so a flipped bit can silently change a label. And it
-keeps only the high bytes of 16-bit RGB, which are all 0 in a SYNTHIA label.
+Pillow skips the checksums of pixel chunks, so a flipped bit can silently change a label. It fills
+up data that end between two rows. And it keeps only the high bytes of 16-bit RGB, which are all 0
+in a SYNTHIA label.
 """
 
 import struct
@@ -14,6 +15,16 @@ from PIL import Image
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, RGB, PALETTE = 0, 2, 3  # colour types of the PNG specification
 CHANNELS = {GREY: 1, RGB: 3, PALETTE: 1, 4: 2, 6: 4}
+# Column and row of the first pixel of each pass of an interlaced file, and the steps to the next.
+ADAM7 = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
 DEFLATE = 1032  # the most bytes that one compressed byte can stand for
 
 
@@ -77,6 +88,39 @@ def check_claim(info: PngInfo) -> None:
         raise ValueError(f"{info.width}x{info.height} pixels can't be in {stored} bytes")
 
 
+def check_complete(
+    data: bytes | memoryview, info: PngInfo, last_row: np.ndarray | None = None
+) -> None:
+    """ValueError for compressed data that end properly, but before the last row.
+
+    Decoders leave the rows that are missing 0. So there is nothing to count where `last_row`, as it
+    was decoded, has anything else; None: not decoded yet.
+    """
+    if last_row is not None and last_row.any() and not info.interlaced:
+        return
+    needed, found = stream_size(info), 0
+    inflater = zlib.decompressobj()
+    for start, stop in info.pixels:
+        rest: bytes | memoryview = memoryview(data)[start:stop]
+        while len(rest) and not inflater.eof:
+            found += len(inflater.decompress(rest, 1 << 20))
+            rest = inflater.unconsumed_tail
+    found += len(inflater.flush())
+    if found < needed:
+        raise ValueError(f"its data end early: {found} bytes for {needed} of pixels")
+
+
+def stream_size(info: PngInfo) -> int:
+    """Bytes of the pixels before compression: rows, each with the number of its filter."""
+    bits = info.depth * CHANNELS.get(info.colour, 1)
+    total = 0
+    for x, y, step_x, step_y in ADAM7 if info.interlaced else ((0, 0, 1, 1),):
+        width, height = -((x - info.width) // step_x), -((y - info.height) // step_y)
+        if width > 0:
+            total += height * (1 + -(-width * bits // 8))
+    return total
+
+
 def decode_rgb16(data: bytes, info: PngInfo) -> np.ndarray:
     """Decode a 16-bit RGB PNG to uint16 [H,W,3], exactly.
 
@@ -92,4 +136,5 @@ def decode_rgb16(data: bytes, info: PngInfo) -> np.ndarray:
         for order in ("RGB;16B", "RGB;16L")
     )
     pixels: np.ndarray = high.astype(np.uint16) << 8 | low
+    check_complete(data, info, pixels[-1])
     return pixels

@@ -1,6 +1,7 @@
 """One interface to read samples, from files or from packed shards."""
 
 import io
+import zlib
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Protocol
@@ -19,7 +20,7 @@ from fastass.pipelines.datasets.decode import (
 )
 from fastass.pipelines.datasets.image_file import damaged, is_turned, open_header
 from fastass.pipelines.datasets.layouts import Dataset
-from fastass.pipelines.datasets.png import SIGNATURE, check_png
+from fastass.pipelines.datasets.png import SIGNATURE, check_claim, check_complete, check_png
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.packed.dataset import PackedDataset
 
@@ -78,13 +79,10 @@ class FileReader:
         data = read_file(path)
         header = open_header(data, str(path))
         if data[:8] == SIGNATURE:
-            try:
-                check_png(data)
-            except ValueError as error:
-                raise damaged(str(path), error) from error
+            _check_png(data, str(path), counted=bool(self._verified[i]))
         elif not self._verified[i]:  # JPEG has no checksum, and DALI accepts a truncated one
             self._open(i, data)
-            self._verified[i] = 1
+        self._verified[i] = 1
         if is_turned(data, header):  # DALI does not turn it
             file = io.BytesIO()
             self._open(i, data).save(file, "PNG", compress_level=1)
@@ -130,8 +128,11 @@ class PackedReader:
         return self.dataset.size
 
     def encoded(self, i: int) -> np.ndarray:
+        data = self.dataset.image_bytes(i)
+        if not self._verified[i] and data[:8] == SIGNATURE:
+            _check_png(data, self.dataset.describe(i))
         self._verify(i)
-        return np.frombuffer(self.dataset.image_bytes(i), np.uint8)
+        return np.frombuffer(data, np.uint8)
 
     def image(self, i: int) -> Image.Image:
         self._verify(i)
@@ -153,6 +154,20 @@ class PackedReader:
         if not self._verified[i]:
             self.dataset.check(i)
             self._verified[i] = 1
+
+
+def _check_png(data: bytes | memoryview, where: str, *, counted: bool = False) -> None:
+    """DataError for a damaged PNG. counted: it is known to hold all of its pixels.
+
+    Decoders, DALI's too, fill up what is missing.
+    """
+    try:
+        info = check_png(data)
+        if not counted:
+            check_claim(info)
+            check_complete(data, info)
+    except (ValueError, zlib.error) as error:
+        raise damaged(where, error) from error
 
 
 def open_reader(dataset: Dataset | PackedDataset, channels: int = 3) -> SampleReader:

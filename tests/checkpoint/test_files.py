@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_runs import module, save
 from torch import nn
 
 from fastass.checkpoint import files
@@ -19,22 +20,9 @@ from fastass.checkpoint.files import (
     newest_checkpoint,
     read_state,
     read_weights,
-    save_checkpoint,
 )
-from fastass.checkpoint.pointers import CHECKSUMS, CLASSES, CONFIG, MODEL, STATE, point
+from fastass.checkpoint.pointers import CHECKSUMS, CONFIG, MODEL, STATE, point
 from fastass.errors import UserError
-
-
-def module(width: int = 3) -> nn.Module:
-    torch.manual_seed(width)
-    return nn.ModuleDict({"generator": nn.Linear(2, width), "other": nn.Linear(2, 2)})
-
-
-def save(run: Path, step: int, *links: str, width: int = 3) -> Path:
-    texts = {CONFIG: "steps: 1\n", CLASSES: "{}"}
-    state: dict[str, Any] = {"engine": {}, "position": {}}
-    weights = dict(module(width).state_dict())
-    return save_checkpoint(run, step, weights, state, texts, ("last", *links))
 
 
 def test_last_best_and_start_are_kept(tmp_path: Path) -> None:
@@ -198,3 +186,53 @@ def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:
         find_checkpoint(tmp_path / "absent")
     with pytest.raises(UserError, match="neither a checkpoint"):
         find_checkpoint(tmp_path)
+
+
+def test_files_that_are_missing_or_unreadable(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    for name, read in ((MODEL, read_weights), (STATE, read_state)):
+        (path / name).unlink()
+        with pytest.raises(UserError, match=rf"not a checkpoint: {name} is missing"):
+            read(path)
+        (path / name).mkdir()
+        with pytest.raises(UserError, match=rf"{name}: can't be read: Is a directory"):
+            read(path)
+
+
+def test_a_file_without_checksum_is_read(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    (path / CHECKSUMS).write_text("{}")
+    assert read_state(path)["step"] == 1
+    (path / CHECKSUMS).unlink()
+    assert set(read_weights(path)) == set(module().state_dict())
+
+
+def test_a_state_that_is_none(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    (path / CHECKSUMS).unlink()
+    torch.save([1], path / STATE)
+    with pytest.raises(UserError, match=rf"{STATE}: damaged: it holds a list, no state"):
+        read_state(path)
+    (path / MODEL).write_bytes(b"x" * 64)
+    with pytest.raises(UserError, match=rf"{MODEL}: damaged: ") as caught:
+        read_weights(path)
+    assert "\n" not in str(caught.value)
+    assert files._first_line(ValueError()) == "ValueError"
+    assert files._first_line(ValueError("\n a\nb\n")) == "a"
+
+
+def test_the_first_name_that_does_not_fit(tmp_path: Path) -> None:
+    small, own = nn.ModuleDict({"a": nn.Linear(1, 1)}), nn.ModuleDict({"a": nn.Linear(1, 1)})
+    own["b"] = nn.Linear(1, 1)
+    where = tmp_path / "x"
+    files.check_fit(own, own.state_dict(), where)
+    with pytest.raises(UserError, match=r"another architecture: it lacks b\.weight$"):
+        files.check_fit(own, small.state_dict(), where)
+    with pytest.raises(UserError, match=r"architecture: it has an unknown b\.weight$"):
+        files.check_fit(small, own.state_dict(), where)
+    teacher = nn.ModuleDict({"a": nn.Linear(1, 1), "teacher": nn.Linear(1, 1)})
+    with pytest.raises(UserError, match=r"has a teacher, and this run has none; give --mix$"):
+        files.check_fit(small, teacher.state_dict(), where)
+    with pytest.raises(UserError, match=r"has no teacher, which --mix needs; leave out --mix, or"):
+        files.check_fit(teacher, small.state_dict(), where)
+    files.check_fit(teacher, teacher.state_dict(), where)

@@ -2,90 +2,20 @@
 goes on once there is room."""
 
 import errno
-import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import dataset_files
 import pytest
-import tiny_runs
-from file_changes import REMOVING, Change, watch_changes
+from commands import REMOVING, Case, Change, watch_changes
 from processes import alone, command
 
-FULL, READ_ONLY = os.strerror(errno.ENOSPC), os.strerror(errno.EROFS)
 COMMANDS = ("train", "pack", "predict", "eval", "report", "export")
 
-
-class Case:
-    """A command that writes into `out`, in a folder with all that it reads."""
-
-    def __init__(self, folder: str, name: str) -> None:
-        self.root, self.name = Path(folder), name
-        self.output, self.disk = self.root / "output.txt", self.root / "disk"
-        self.calm, self.out = self.root / "calm", self.disk / "out"
-        self.city, self.run = tiny_runs.city(self.root / "city"), self.root / "trained"
-        self.disk.mkdir()
-        if name == "pack":
-            dataset_files.gta5(self.root / "gta5", 5)
-        elif name != "train":
-            assert command(tiny_runs.train(self.city, self.run), self.output) == 0
-        assert self(self.calm) == 0, self.output.read_text()
-
-    def words(self, out: Path) -> list[str]:
-        """The command that writes into the folder `out`."""
-        data = str(self.city / "cityscapes")
-        match self.name:
-            case "train":
-                return tiny_runs.train(self.city, out, "--steps", "1", "--start-steps", "1")
-            case "pack":
-                size = ["--size", "32x20", "--workers", "1", "--records-per-shard", "2"]
-                return ["pack", "--root", str(self.root / "gta5"), "--out", str(out), *size]
-            case "predict":
-                return ["predict", str(self.run), data + "/leftImg8bit/val", "--out", str(out)]
-            case "eval":
-                return ["eval", str(self.run), "--data", data, "--json", str(out / "scores.json")]
-            case "report":
-                return ["report", str(self.run), "--out", str(out / "report.html")]
-            case _:
-                form = ["--format", "safetensors", "--overwrite"]
-                return ["export", str(self.run), *form, "--out", str(out / "model")]
-
-    def __call__(self, out: Path, prepare: Callable[[], None] = lambda: None) -> int:
-        if self.name in ("eval", "report"):  # their folder has to be there
-            out.mkdir(exist_ok=True)
-        return command(self.words(out), self.output, prepare)
-
-    def assert_told(self, code: int, *reasons: str) -> None:
-        """The command ended with one line of ours that has one of the reasons and a path."""
-        text = self.output.read_text()
-        lines = [line for line in text.splitlines() if line.startswith("fastass: ")]
-        assert (code, len(lines)) == (2, 1), (code, text)
-        assert "Traceback" not in text, text
-        assert any(reason in lines[0] for reason in reasons), lines
-        assert str(self.disk) in lines[0], lines
-        if self.name == "train" and (self.out / "checkpoints").exists():
-            tiny_runs.assert_readable(self.out)
-
-    def assert_mended(self) -> None:
-        """The same command again, on a sound disk, ends as if nothing had been."""
-        assert self(self.out) == 0, self.output.read_text()
-        if self.name == "train":
-            tiny_runs.assert_same(self.out, self.calm)
-        else:
-            assert content(self.out) == content(self.calm)
-
-
-def content(folder: Path) -> dict[str, str]:
-    """File name → digest, of a folder and those in it."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+FULL, READ_ONLY = os.strerror(errno.ENOSPC), os.strerror(errno.EROFS)
 
 
 def full_from_every_change(folder: str, name: str) -> int:

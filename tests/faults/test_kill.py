@@ -1,6 +1,7 @@
 """SIGKILL at any moment of training, saving and evaluating: the restart goes on, nothing is lost.
 
-Packing is killed in test_pack.py, a rank of several in test_elastic.py.
+Packing is killed in test_pack.py, a rank of several in test_elastic.py, the other commands, and one
+of two at once, in test_kill_commands.py.
 """
 
 import json
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 import tiny_runs
-from file_changes import Change, watch_changes
+from commands import Change, watch_changes
 from processes import alone, command, victim
 
 from fastass.checkpoint import async_writer
@@ -153,7 +154,7 @@ def test_a_kill_before_any_change_of_a_file_costs_nothing(tmp_path: Path) -> Non
 
 
 def kill_evaluations(folder: str, kills: int, seed: int) -> dict[str, int]:
-    """`fastass eval --json` and `fastass predict`, killed at random: whole files or none."""
+    """`fastass eval --json`, killed at random: a whole file or none."""
     root = Path(folder)
     city, run, output = tiny_runs.city(root / "city"), root / "run", root / "output.txt"
     draw = random.Random(seed)

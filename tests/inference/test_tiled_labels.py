@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 import fastass
 from fastass.inference import upsampled_labels as bands
-from fastass.inference.views import Views, labels, probabilities
+from fastass.inference.views import Views, labels, probabilities, spans
 
 SHAPES = [
     ((97, 150), (64, 48), 0), ((97, 150), (64, 48), 20), ((40, 33), (64, 64), 16),
@@ -88,7 +89,8 @@ sys.exit(code)
 def test_peak_memory(
     trained: Path, tmp_path: Path, size: tuple[int, int], more: list[str], limit: int
 ) -> None:
-    Image.linear_gradient("L").resize(size).convert("RGB").save(tmp_path / "large.png")
+    blocks = np.random.default_rng(0).integers(0, 256, (size[1] // 40, size[0] // 40, 3), np.uint8)
+    Image.fromarray(blocks).resize(size, Image.Resampling.NEAREST).save(tmp_path / "large.png")
     command = [sys.executable, "-c", PEAK, "predict", str(trained), str(tmp_path / "large.png")]
     ran = subprocess.run(
         [*command, "--out", str(tmp_path / "out"), *more],
@@ -98,3 +100,36 @@ def test_peak_memory(
     peak = int(ran.stdout.split()[-1])
     print(f"{size}: {peak} MiB, {os.cpu_count()} cores")
     assert peak < limit
+    if more:
+        assert_as_its_tiles(trained, tmp_path / "large.png", tmp_path / "out")
+
+
+def assert_as_its_tiles(trained: Path, image: Path, out: Path) -> None:
+    """Where four tiles meet, and at the end, labels are those of the mean over the tiles there."""
+    network = fastass.load(trained, device="cpu")
+    pixels = np.asarray(Image.open(image))
+    found = np.asarray(Image.open(out / "large_trainIds.png"))
+    assert found.shape == pixels.shape[:2]
+    rows, columns = (spans(length, 1024, 0) for length in found.shape)
+    for top, left, tiles in ((980, 980, 4), (7900, 11900, 1)):
+        total, count = np.zeros((19, 100, 100)), np.zeros((100, 100))
+        for tile in product(rows, columns):
+            y, x = np.arange(top, top + 100), np.arange(left, left + 100)
+            y, x = (
+                at[(at >= span.start) & (at < span.stop)]
+                for at, span in zip((y, x), tile, strict=True)
+            )
+            if len(y) and len(x):
+                piece = network.probabilities(pixels[tile], size=(1024, 1024))
+                here = np.ix_(y - tile[0].start, x - tile[1].start)
+                total[:, y[0] - top : y[-1] - top + 1, x[0] - left : x[-1] - left + 1] += piece[
+                    :, here[0], here[1]
+                ]
+                count[np.ix_(y - top, x - left)] += 1
+        best = np.sort(total / count, axis=0)
+        sure = best[-1] - best[-2] > 1e-6
+        labels = total.argmax(0)
+        assert count.max() == tiles
+        assert len(np.unique(labels)) > 1
+        assert sure.mean() > 0.99
+        assert (found[top : top + 100, left : left + 100] == labels)[sure].all()

@@ -13,7 +13,7 @@ from fastass.errors import UserError
 from fastass.models.config import ModelConfig
 from fastass.models.deeplab import build_deeplab
 from fastass.training.optimizers.build import describe_optimizers, generator_optimizer
-from fastass.training.optimizers.large_batch import LAMB, LARS
+from fastass.training.optimizers.large_batch import LAMB, LARS, trust
 from fastass.training.optimizers.muon import Muon, orthogonal
 
 
@@ -191,3 +191,40 @@ def test_orthogonal_keeps_singular_vectors(shape: tuple[int, int]) -> None:
     assert diagonal.max() < 1.25
     torch.testing.assert_close(values, torch.diag(diagonal), rtol=0, atol=1e-9)
     assert torch.equal(orthogonal(torch.zeros(shape)), torch.zeros(shape))
+    torch.testing.assert_close(orthogonal(1e-3 * matrix), found, rtol=0, atol=1e-12)
+
+
+def test_a_ratio_is_1_where_one_of_its_norms_is_0() -> None:
+    numerators = [torch.tensor(v) for v in (6.0, 0.0, 6.0, 0.0)]
+    denominators = [torch.tensor(v) for v in (4.0, 4.0, 0.0, 0.0)]
+    assert [ratio.item() for ratio in trust(numerators, denominators)] == [1.5, 1, 1, 1]
+
+
+def test_values_that_are_not_given() -> None:
+    """The papers' and PyTorch's; runs give theirs, other training loops may not."""
+    weight = [{"params": [torch.zeros(2, 2, requires_grad=True)]}]
+    wanted: dict[Any, dict[str, Any]] = {
+        LARS: {"momentum": 0.9, "weight_decay": 0.0, "trust": 1e-3, "nesterov": False},
+        LAMB: {"betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.0},
+        Muon: {"momentum": 0.9, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.0},
+    }
+    for kind, values in wanted.items():
+        optimizer = kind(weight, lr=0.5)
+        assert optimizer.defaults == {**values, "lr": 0.5, "adapts": True}
+        (group,) = optimizer.param_groups
+        assert {name: group[name] for name in optimizer.defaults} == optimizer.defaults
+
+
+@pytest.mark.parametrize("kind", [LARS, LAMB, Muon])
+def test_a_closure_is_called_with_gradients_on(kind: Any) -> None:
+    w = torch.ones(2, 2, requires_grad=True)
+    optimizer = kind([{"params": [w]}], lr=0.1)
+
+    def closure() -> float:
+        loss = (w * w).sum()
+        loss.backward()
+        return loss.item()
+
+    assert optimizer.step(closure) == 4.0
+    assert (w < 1).all()
+    assert optimizer.step() is None

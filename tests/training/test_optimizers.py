@@ -20,6 +20,7 @@ from fastass.models.discriminators import GlobalDiscriminator
 from fastass.runtime.device import describe_runtime
 from fastass.training.optimizers import apex
 from fastass.training.optimizers.build import (
+    _by_shape,
     batch_factor,
     decay,
     describe_optimizers,
@@ -77,6 +78,52 @@ def test_the_same_as_torchs(backend: str) -> None:
         for a, b in zip(ours.param_groups, theirs.param_groups, strict=True):
             torch.testing.assert_close(a["params"], b["params"], rtol=0, atol=0)
     assert len(hooked) == 6
+
+
+def test_the_deeper_a_layer_the_higher_its_rate() -> None:
+    network = build_deeplab(ModelConfig(backbone="tiny"))
+    layers = network.backbone.layers()
+    optim = OptimConfig(lr=0.5, head_lr=4.0, layer_decay=0.5)
+    groups = generator_optimizer(network, optim, 2.0).param_groups
+    assert len(layers) > 2
+    assert [g["base_lr"] for g in groups] == [0.5**i for i in range(len(layers))] + [4.0]
+    for group, layer in zip(groups, reversed(layers), strict=False):
+        assert list(map(id, group["params"])) == list(map(id, layer))
+    assert len(groups[-1]["params"]) == len(network.parameter_groups()[1]["params"])
+
+
+def test_every_value_reaches_its_optimizer() -> None:
+    optim = OptimConfig(
+        momentum=0.7, nesterov=False, weight_decay=0.25, betas=(0.1, 0.2), d_betas=(0.3, 0.4),
+        trust=0.125,
+    )  # fmt: skip
+    network = build_deeplab(ModelConfig(backbone="tiny"))
+    d = discriminator_optimizer(GlobalDiscriminator(19, 4), optim, 1.0).param_groups
+    assert [(g["betas"], g["weight_decay"]) for g in d] == [((0.3, 0.4), 0)]
+    wanted: dict[str, dict[str, Any]] = {
+        "sgd": {"momentum": 0.7, "nesterov": False},
+        "lars": {"momentum": 0.7, "nesterov": False, "trust": 0.125},
+        "lamb": {"betas": (0.1, 0.2)},
+        "muon": {"momentum": 0.7, "betas": (0.1, 0.2)},
+        "adamw": {"betas": (0.1, 0.2)},
+    }
+    for name, values in wanted.items():
+        optimizer = generator_optimizer(network, replace(optim, optimizer=name), 1.0)  # type: ignore[arg-type]
+        assert type(optimizer).__name__.lower().strip("_").startswith(name)
+        for group in optimizer.param_groups:
+            assert {key: group[key] for key in values} == values
+            vector = name != "sgd" and group["params"][0].dim() == 1
+            assert group["weight_decay"] == (0.0 if vector else 0.25)
+
+
+def test_matrices_are_weights_and_vectors_are_not() -> None:
+    shapes: list[tuple[int, ...]] = [(2, 2), (2,), (1, 1, 1, 1), ()]
+    group = {"params": [torch.zeros(shape) for shape in shapes], "base_lr": 1.0}
+    weights, vectors = _by_shape(group, OptimConfig(optimizer="adamw", vector_lr=0.5))
+    assert [tuple(p.shape) for p in weights["params"]] == [(2, 2), (1, 1, 1, 1)]
+    assert [tuple(p.shape) for p in vectors["params"]] == [(2,), ()]
+    assert (weights["base_lr"], vectors["base_lr"]) == (1.0, 0.5)
+    assert len(_by_shape({**group, "params": group["params"][:1]}, OptimConfig())) == 1  # type: ignore[index]
 
 
 def install(

@@ -57,8 +57,9 @@ def export(segmenter: Segmenter, out: Path, form: str, *, overwrite: bool = Fals
                 if form == "safetensors":
                     readme = temporary / README
                     readme.write_text(f"{card}\n{readme.read_text('utf-8')}", encoding="utf-8")
-                _remove(out)
-                temporary.replace(out)
+                if out.is_dir() and not out.is_symlink():
+                    _remove(out)
+                temporary.replace(out)  # a file: the old one is there until the new one is
                 if form != "safetensors":
                     write_whole(card_of(out), card)
             finally:

@@ -24,7 +24,7 @@ from fastass.training.ranks.agreement import (
     difference,
     settings,
 )
-from fastass.training.run import _inputs
+from fastass.training.run import fingerprints
 
 
 def test_the_value_of_most_ranks_is_right() -> None:
@@ -68,12 +68,12 @@ def opened(root: Path) -> tuple[TrainingData, Config]:
 
 def test_other_names_and_other_contents_are_noticed(toycity: Path, tmp_path: Path) -> None:
     data, config = opened(toycity)
-    right = contents(data, _inputs(data), config)
-    assert right == contents(data, _inputs(data), config)
+    right = contents(data, fingerprints(data), config)
+    assert right == contents(data, fingerprints(data), config)
 
     assert isinstance(data.source, Dataset)
     fewer = replace(data, source=replace(data.source, samples=data.source.samples[1:]))
-    found = difference([right, contents(fewer, _inputs(fewer), config)], 1)
+    found = difference([right, contents(fewer, fingerprints(fewer), config)], 1)
     assert found is not None
     assert found.name == "source data"
     assert found.value.startswith("2 images")
@@ -82,12 +82,12 @@ def test_other_names_and_other_contents_are_noticed(toycity: Path, tmp_path: Pat
     changed.write_bytes(Path(str(data.source.samples[0].image)).read_bytes()[:-1] + b"x")
     samples = (replace(data.source.samples[0], image=changed), *data.source.samples[1:])
     other = replace(data, source=replace(data.source, samples=samples))
-    found = difference([right, contents(other, _inputs(other), config)], 1)
+    found = difference([right, contents(other, fingerprints(other), config)], 1)
     assert found is not None
     assert found.name == "source data"
 
     labelled = replace(data, labelled=(1 - data.labelled[0],))
-    found = difference([right, contents(labelled, _inputs(labelled), config)], 1)
+    found = difference([right, contents(labelled, fingerprints(labelled), config)], 1)
     assert found is not None
     assert found.name == "labelled images"
 
