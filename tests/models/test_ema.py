@@ -55,3 +55,14 @@ def test_the_average_is_a_copy_that_nothing_trains() -> None:
     for (name, own), theirs in zip(average.named_parameters(), generator.parameters(), strict=True):
         assert torch.equal(own, theirs), name
         assert own.data_ptr() != theirs.data_ptr(), name
+
+
+def test_a_weight_that_is_a_tensor_is_read_when_the_update_runs() -> None:
+    average, generator = one_weight(10.0), one_weight(20.0)
+    weight = torch.tensor(0.25)
+    ema.update(average, generator, weight)
+    assert average.weight.item() == 12.5
+    with torch.inference_mode():
+        weight.fill_(0.5)
+    ema.update(average, generator, weight)
+    assert average.weight.item() == 16.25
