@@ -19,6 +19,7 @@ from fastass.pipelines.loaders import order
 from fastass.runtime.elastic import StepLost
 from fastass.runtime.signals import Interrupted
 from fastass.training.elastic import check, share_reader, trainer
+from fastass.training.elastic import step as elastic_step
 
 T = TypeVar("T")
 VALUES = SMALL | {"start_steps": 2, "steps": 4, "batch": 1, "accumulate": 2, "log_every": 1}
@@ -171,9 +172,9 @@ def test_a_run_that_nobody_restored_is_not_begun_again(
 def test_the_writer_logs_and_saves_a_step_that_only_others_took(
     tmp_path: Path, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It lost step 2, another member took it, and a third one has died: its state comes back."""
+    """It lost step 4, another member took it, and a third one has died: its state comes back."""
     calm, out = tmp_path / "calm", tmp_path / "run"
-    run(calm, data)
+    run(calm, data, mix=True)
     states: list[dict[str, Any]] = []
 
     class Peer(OneMember):
@@ -189,7 +190,7 @@ def test_the_writer_logs_and_saves_a_step_that_only_others_took(
             return [value, value]
 
         def begin(self) -> None:
-            if self.step == 2:
+            if self.step == 4:
                 states.append(copied(self._state()))
 
     class Writer(OneMember):
@@ -198,20 +199,21 @@ def test_the_writer_logs_and_saves_a_step_that_only_others_took(
             self._load = arguments[3]
 
         def begin(self) -> None:
-            if self.step == 1:  # it has lost step 2, and gets the state after it
+            if self.step == 3:  # it has lost step 4, and gets the state after it
                 self._load(states[0])
-                self.step = 2
+                self.step = 4
 
-    # Each "divides" a step with nobody: both take it whole.
-    monkeypatch.setattr(
-        share_reader, "share", lambda step, batch, *_: order.share(step, batch, 0, 1)
-    )
+    def whole(at: int, batch: int, member: int, members: int) -> range:
+        return order.share(at, batch, 0, 1)
+
+    for module in (share_reader, elastic_step):  # each takes the whole step
+        monkeypatch.setattr(module, "share", whole)
     monkeypatch.setattr(trainer, "Members", Peer)
     with pytest.raises(Interrupted):
-        run(tmp_path / "peer", data, elastic="http://here", stop_at=3)
-    assert [record["step"] for record in states[0]["unwritten"]["records"]][:1] == [2]
+        run(tmp_path / "peer", data, mix=True, elastic="http://here", stop_at=5)
+    assert [record["step"] for record in states[0]["unwritten"]["records"]][:1] == [4]
     monkeypatch.setattr(trainer, "Members", Writer)
-    run(out, data, elastic="http://here")
+    run(out, data, mix=True, elastic="http://here")
     drop_members(out)
     assert_same(out, calm)
 
