@@ -14,7 +14,6 @@ from fastass.pipelines.datasets.image_file import (
     check_pixels,
     damaged,
     is_turned,
-    last_row,
     open_header,
     orientation,
     upright,
@@ -30,6 +29,7 @@ from fastass.pipelines.datasets.png import (
     check_complete,
     check_png,
     decode_rgb16,
+    last_row,
 )
 from fastass.pipelines.errors import DataError
 

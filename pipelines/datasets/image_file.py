@@ -7,7 +7,6 @@ import warnings
 import zlib
 from functools import lru_cache
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from fastass.pipelines.errors import DataError
@@ -135,11 +134,6 @@ def orientation(image: Image.Image) -> int:
     except DAMAGE:
         return 1
     return value if value in _UPRIGHT else 1
-
-
-def last_row(image: Image.Image) -> np.ndarray:
-    """Of an image as it is stored, before it is turned."""
-    return np.asarray(image.crop((0, image.height - 1, image.width, image.height)))
 
 
 def upright(image: Image.Image) -> Image.Image:

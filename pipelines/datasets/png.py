@@ -88,15 +88,18 @@ def check_claim(info: PngInfo) -> None:
         raise ValueError(f"{info.width}x{info.height} pixels can't be in {stored} bytes")
 
 
-def check_complete(
-    data: bytes | memoryview, info: PngInfo, last_row: np.ndarray | None = None
-) -> None:
+def last_row(image: Image.Image) -> np.ndarray:
+    """Of an image as it is stored, before it is turned."""
+    return np.asarray(image.crop((0, image.height - 1, image.width, image.height)))
+
+
+def check_complete(data: bytes | memoryview, info: PngInfo, last: np.ndarray | None = None) -> None:
     """ValueError for compressed data that end properly, but before the last row.
 
-    Decoders leave the rows that are missing 0. So there is nothing to count where `last_row`, as it
-    was decoded, has anything else; None: not decoded yet.
+    Decoders leave the rows that are missing 0. So there is nothing to count where the `last` row,
+    as it was decoded, has anything else; None: not decoded yet.
     """
-    if last_row is not None and last_row.any() and not info.interlaced:
+    if last is not None and last.any() and not info.interlaced:
         return
     needed, found = stream_size(info), 0
     inflater = zlib.decompressobj()

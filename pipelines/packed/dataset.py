@@ -33,9 +33,9 @@ from typing import Any
 import numpy as np
 
 from fastass.pipelines.datasets.classes import IGNORE, ClassTable
-from fastass.pipelines.datasets.image_file import DAMAGE, damaged, last_row, open_header
+from fastass.pipelines.datasets.image_file import DAMAGE, damaged, open_header
 from fastass.pipelines.datasets.layouts import Dataset
-from fastass.pipelines.datasets.png import SIGNATURE, check_complete, check_png
+from fastass.pipelines.datasets.png import SIGNATURE, check_complete, check_png, last_row
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.packed.files import check_size, map_shard, read_index, read_manifest
 from fastass.pipelines.packed.index import AGAIN, Member, Record, shard_name

@@ -126,7 +126,7 @@ def test_a_hostile_file_is_one_line(tmp_path: Path, text: str, message: str) -> 
     for read in (from_yaml, from_file):
         with pytest.raises(UserError, match=re.escape(message)) as caught:
             read(path)
-        assert len(str(caught.value)) < 2000
+        assert len(str(caught.value)) < 3000  # it lists the known keys
     path.write_bytes(b"steps: \xff")
     with pytest.raises(UserError, match="not valid YAML"):
         from_yaml(path)
