@@ -35,6 +35,11 @@ def rows_of(features: Tensor) -> Tensor:
     return features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
 
 
+def contiguous_rows(features: Tensor) -> Tensor:
+    """`rows_of`, contiguous: a view where features are dense in channels-last memory."""
+    return rows_of(features.contiguous(memory_format=torch.channels_last)).contiguous()
+
+
 def map_of(rows: Tensor, batch: int, size: Sequence[int]) -> Tensor:
     """rows [P, N] as [B, N, h, w] in channels-last memory."""
     return rows.view(batch, *size, -1).permute(0, 3, 1, 2)

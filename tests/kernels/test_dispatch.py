@@ -1,7 +1,6 @@
 """The choice of implementation: explicit, by device, never a silent fallback."""
 
 import sys
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -10,12 +9,6 @@ from fastass import kernels
 from fastass.kernels import dispatch, native_library
 
 CPU, CUDA, OTHER = torch.device("cpu"), torch.device("cuda"), torch.device("meta")
-
-
-@pytest.fixture(autouse=True)
-def automatic() -> Iterator[None]:
-    yield
-    kernels.use("auto")
 
 
 def test_auto_goes_by_device() -> None:

@@ -25,7 +25,7 @@ from fastass.kernels.convolution.epilogue import convolution_epilogue_
 from fastass.kernels.convolution.folding import rounded
 from fastass.kernels.convolution.fused import choice
 from fastass.kernels.convolution.split_backward import Geometry
-from fastass.kernels.layout import map_of, rows_of
+from fastass.kernels.layout import contiguous_rows, map_of
 
 _CHANNELS = 64  # of which the product's inputs and outputs are a multiple
 _HALF = (torch.bfloat16, torch.float16)
@@ -117,13 +117,9 @@ def pointwise(
     """
     from fastass.kernels.convolution.fused import pointwise_gpu as gpu
 
-    residual_rows, gate_rows = (None if t is None else _rows(t) for t in (residual, gate))
-    rows = gpu.pointwise(_rows(x), weight, bias, residual_rows, gate_rows, relu)
+    residual_rows, gate_rows = (None if t is None else contiguous_rows(t) for t in (residual, gate))
+    rows = gpu.pointwise(contiguous_rows(x), weight, bias, residual_rows, gate_rows, relu)
     return map_of(rows, x.shape[0], x.shape[2:])
-
-
-def _rows(features: Tensor) -> Tensor:
-    return rows_of(features.contiguous(memory_format=torch.channels_last)).contiguous()
 
 
 def _cudnn_fused(

@@ -106,12 +106,11 @@ def apply_kernel(
 
 
 @triton.jit
-def _gated(gradient, value, weight, bias, mean, inverse, place, inside, c, RELU: tl.constexpr):
+def _gated(gradient, value, weight, bias, mean, inverse, place, inside, RELU: tl.constexpr):
     """(gradient, normalised value); with RELU the gradient of what the ReLU took."""
-    mask = inside
-    g = tl.load(gradient + place, mask=mask, other=0.0).to(tl.float32)
-    v = tl.load(value + place, mask=mask, other=0.0).to(tl.float32)
-    normalised = tl.where(mask, (v - mean[None, :]) * inverse[None, :], 0.0)
+    g = tl.load(gradient + place, mask=inside, other=0.0).to(tl.float32)
+    v = tl.load(value + place, mask=inside, other=0.0).to(tl.float32)
+    normalised = tl.where(inside, (v - mean[None, :]) * inverse[None, :], 0.0)
     if RELU:
         w, b = weight[None, :], bias[None, :]
         g = tl.where(normalised * w + b <= 0, 0.0, g)
@@ -137,7 +136,7 @@ def sums_kernel(
         r = start + tl.arange(0, ROWS)
         inside = (r < end)[:, None] & valid[None, :]
         place = r[:, None].to(tl.int64) * channels + c[None, :]
-        g, normalised = _gated(gradient, x, w, b, mean, inverse, place, inside, c, RELU)
+        g, normalised = _gated(gradient, x, w, b, mean, inverse, place, inside, RELU)
         total += tl.sum(g, axis=0)
         product += tl.sum(g * normalised, axis=0)
     at = tl.program_id(0) * channels + c
@@ -174,7 +173,7 @@ def gradient_kernel(
         r = start + tl.arange(0, ROWS)
         inside = (r < end)[:, None] & valid[None, :]
         place = r[:, None].to(tl.int64) * channels + c[None, :]
-        g, normalised = _gated(gradient, x, w, b, mean, inverse, place, inside, c, RELU)
+        g, normalised = _gated(gradient, x, w, b, mean, inverse, place, inside, RELU)
         value = (g - total[None, :] - normalised * product[None, :]) * (inverse * w)[None, :]
         tl.store(of_x + place, value.to(of_x.dtype.element_ty), mask=inside)
 

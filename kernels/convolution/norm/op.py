@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fastass.kernels import dispatch
 from fastass.kernels.checks import FLOATS
 from fastass.kernels.convolution.running_statistics import destination, has_running
-from fastass.kernels.layout import map_of, rows_of
+from fastass.kernels.layout import contiguous_rows, map_of
 
 _used = False
 
@@ -53,8 +53,8 @@ def forward(
     assert running_var is not None
     assert momentum is not None
     y, mean, inverse = gpu.forward(
-        _rows(x),
-        None if residual is None else _rows(residual),
+        contiguous_rows(x),
+        None if residual is None else contiguous_rows(residual),
         norm.weight,
         norm.bias,
         running_mean,
@@ -79,10 +79,6 @@ def backward(
     from fastass.kernels.convolution.norm import gpu
 
     of_x, of_weight, of_bias = gpu.backward(
-        _rows(gradient), _rows(x), weight, bias, mean, inverse, relu=relu
+        contiguous_rows(gradient), contiguous_rows(x), weight, bias, mean, inverse, relu=relu
     )
     return map_of(of_x, x.shape[0], x.shape[2:]), of_weight, of_bias
-
-
-def _rows(features: Tensor) -> Tensor:
-    return rows_of(features.contiguous(memory_format=torch.channels_last)).contiguous()

@@ -18,6 +18,7 @@ from fastass.kernels.convolution.conv2d import conv2d, geometry_of
 from fastass.kernels.convolution.folding import rounded_weight
 from fastass.kernels.convolution.fused.forms import conv_gradients
 from fastass.kernels.convolution.norm import op
+from fastass.kernels.convolution.residual import order
 from fastass.kernels.convolution.residual.layer import ConvNorm
 from fastass.kernels.convolution.residual.ungated import gated, ungated
 
@@ -53,25 +54,19 @@ class _ResidualBlock(torch.autograd.Function):
         one; parameters: of each the convolution's weight, the norm's weight and bias."""
         products = [rounded_weight(layer.weight, x.dtype) for layer in layers]
         geometries = [geometry_of(f.stride, f.padding, f.dilation) for f in layers]
-        kept: list[tuple[Tensor, Tensor, Tensor]] = []  # of each norm: its input, mean, inverse
+        kept: dict[int, tuple[Tensor, ...]] = {}  # of each norm: its input, mean, inverse
 
         def run(i: int, h: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
             norm = layers[i].norm
             assert isinstance(norm, nn.BatchNorm2d)
             z = conv2d(h, products[i], None, *geometries[i])
             y, mean, inverse = op.forward(z, norm, residual, relu)
-            kept.append((z, mean, inverse))
+            kept[i] = z, mean, inverse
             return y
 
         with torch.autocast(x.device.type, enabled=False):
-            maps = [x]
-            for i in range(depth - 1):
-                maps.append(run(i, maps[-1], None, True))
-            residual = run(depth, x, None, False) if len(layers) > depth else x
-            y = run(depth - 1, maps[-1], residual, True)
-        if len(layers) > depth:  # the shortcut ran before the last layer
-            kept[depth - 1 :] = reversed(kept[depth - 1 :])
-        vectors = [t for each in kept for t in each]
+            maps, y = order.forward(x, depth, len(layers) > depth, run)
+        vectors = [t for i in range(len(layers)) for t in kept[i]]
         ctx.save_for_backward(*maps, *vectors, *parameters, *products)
         ctx.gates, ctx.depth, ctx.geometries = gates, depth, geometries
         return y
@@ -92,8 +87,8 @@ class _ResidualBlock(torch.autograd.Function):
             g: Tensor,
             h: Tensor,
             to_h: bool,
-            residual: Tensor | None = None,
-            gate: Tensor | None = None,
+            residual: Tensor | None,
+            gate: Tensor | None,
         ) -> Tensor | None:
             z, mean, inverse = kept[3 * i : 3 * i + 3]
             weight, scale, shift = parameters[3 * i : 3 * i + 3]
@@ -114,16 +109,7 @@ class _ResidualBlock(torch.autograd.Function):
             return of_h
 
         with torch.autocast(x.device.type, enabled=False):
-            gradient = gradient.contiguous(memory_format=torch.channels_last)
-            of_map: Tensor = gradient
-            for i in reversed(range(1, depth)):
-                of_h = back(i, of_map, maps[i], True)
-                assert of_h is not None
-                of_map = of_h
-            of_shortcut: Tensor | None = gradient
-            if count > depth:
-                of_shortcut = back(depth, gradient, x, to_x)
-            of_x = back(0, of_map, x, to_x, of_shortcut, x if ctx.gates else None)
+            of_x = order.backward(gradient, [*maps], count > depth, to_x, ctx.gates, back)
         return of_x, None, None, None, *of_parameters
 
 

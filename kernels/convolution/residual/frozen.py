@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from fastass.kernels.convolution.conv2d import geometry_of
 from fastass.kernels.convolution.folding import folded, scaled, shares_products
 from fastass.kernels.convolution.fused.forms import conv_epilogue, conv_gradients
+from fastass.kernels.convolution.residual import order
 from fastass.kernels.convolution.residual.layer import ConvNorm
 from fastass.kernels.convolution.residual.ungated import gated, ungated
 from fastass.kernels.convolution.split_backward import Geometry
@@ -77,11 +78,7 @@ class _ResidualBlock(torch.autograd.Function):
                 _, shift, geometry = constants[i]
                 return conv_epilogue(h, products[i], shift, geometry, residual, relu)
 
-            maps = [x]
-            for i in range(depth - 1):
-                maps.append(run(i, maps[-1], None, True))
-            residual = run(depth, x, None, False) if len(weights) > depth else x
-            y = run(depth - 1, maps[-1], residual, True)
+            maps, y = order.forward(x, depth, len(weights) > depth, run)
         kept = products if shares_products() else [None] * len(products)
         ctx.save_for_backward(*maps, *weights, *kept)
         ctx.gates, ctx.depth, ctx.constants = gates, depth, constants
@@ -100,6 +97,8 @@ class _ResidualBlock(torch.autograd.Function):
         def back(
             i: int, g: Tensor, h: Tensor, to_h: bool, residual: Tensor | None, gate: Tensor | None
         ) -> Tensor | None:
+            if 0 < i < depth:
+                gate = h  # the ReLU between two layers
             scale, _, geometry = ctx.constants[i]
             product = products[i]
             if product is None:
@@ -113,16 +112,7 @@ class _ResidualBlock(torch.autograd.Function):
             return of_h
 
         with torch.autocast(x.device.type, enabled=False):
-            gradient = gradient.contiguous(memory_format=torch.channels_last)
-            of_map: Tensor = gradient
-            for i in reversed(range(1, depth)):
-                of_h = back(i, of_map, maps[i], True, None, maps[i])
-                assert of_h is not None
-                of_map = of_h
-            of_shortcut: Tensor | None = gradient
-            if count > depth:
-                of_shortcut = back(depth, gradient, x, to_x, None, None)
-            of_x = back(0, of_map, x, to_x, of_shortcut, x if ctx.gates else None)
+            of_x = order.backward(gradient, [*maps], count > depth, to_x, ctx.gates, back)
         return of_x, None, None, None, *of_weights
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastass.kernels.convolution.folding import shared
-from fastass.kernels.layout import map_of, rows_of
+from fastass.kernels.layout import contiguous_rows, map_of, rows_of
 
 BRANCHES = 4  # the most dilations that the kernels take
 _ALIGNED = 8  # columns
@@ -62,7 +62,7 @@ class _Product(torch.autograd.Function):
         of_weights: list[Tensor | None] = [None] * count
         of_bias = None
         with torch.autocast(x.device.type, enabled=False):
-            rows = rows_of(gradient.contiguous(memory_format=torch.channels_last)).contiguous()
+            rows = contiguous_rows(gradient)
             columns = _columns(weights, x.dtype)
             of_taps = gpu.scatter(rows, columns.shape[0], (B, *size), ctx.dilations)
             if to_x:

@@ -1,6 +1,5 @@
 """upsample_cross_entropy and upsample_softmax: every implementation against float64 torch."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,12 +22,6 @@ SHAPES = [  # B, C, h, w, H, W
     (1, 4, 3, 1, 1, 5),
 ]
 SMALL = (2, 19, 13, 21, 100, 160)
-
-
-@pytest.fixture(autouse=True)
-def automatic() -> Iterator[None]:
-    yield
-    kernels.use("auto")
 
 
 def inputs(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:

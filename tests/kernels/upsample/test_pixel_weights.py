@@ -1,6 +1,5 @@
 """upsample_cross_entropy with pixel weights: every implementation against float64 torch."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,12 +21,6 @@ SHAPES = [  # B, C, h, w, H, W
     (1, 4, 3, 1, 1, 5),
 ]
 Given = tuple[Tensor, Tensor, PixelWeights]
-
-
-@pytest.fixture(autouse=True)
-def automatic() -> Iterator[None]:
-    yield
-    kernels.use("auto")
 
 
 def inputs(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Given:

@@ -1,7 +1,5 @@
 """upsample_pseudo_labels: every implementation against float64 torch."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from child import interpreted
@@ -21,12 +19,6 @@ SHAPES = [  # B, C, h, w, H, W
     (2, 1, 3, 1, 1, 5),
 ]
 ISAS = native_library.INSTRUCTION_SETS
-
-
-@pytest.fixture(autouse=True)
-def automatic() -> Iterator[None]:
-    yield
-    kernels.use("auto")
 
 
 def scores_of(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
