@@ -1,5 +1,7 @@
 """Do the tests notice a small mistake? `make mutation`, or `make mutation ROOMS="order ema"`.
 
+`ROOMS=checkpoint/run_lock` takes one file of a room.
+
 cosmic-ray changes one comparison, sign, factor, constant, condition or decorator at a time, and the
 tests of the same room run on each change. All of it happens in a copy, in build/mutation. Results
 are kept there: a second run goes on where the first one stopped, starts anew with a file that was
@@ -188,7 +190,7 @@ def shares(counts: Counter[str]) -> str:
 
 
 def main(names: list[str]) -> int:
-    """Mutate the rooms of that name, or all. 0 if every survivor is explained."""
+    """Mutate the rooms, or files as ROOM/STEM, of that name, or all. 0: each survivor explained."""
     make_copy()
     SESSIONS.mkdir(exist_ok=True)
     os.chdir(COPY)
@@ -207,7 +209,8 @@ def main(names: list[str]) -> int:
     sys.meta_path[:] = [f for f in sys.meta_path if "ScikitBuild" not in type(f).__name__]
     cosmic_ray.mutating.run_tests = run_tests
     reasons, total, left = explained(), Counter[str](), list[str]()
-    for name in names or list(ROOMS):
+    for chosen in names or list(ROOMS):
+        name, _, stem = chosen.partition("/")
         room = ROOMS[name]
         sys.dont_write_bytecode = False
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -218,6 +221,8 @@ def main(names: list[str]) -> int:
         sys.dont_write_bytecode, os.environ["PYTHONDONTWRITEBYTECODE"] = True, "1"
         timeout = 20 + PATIENCE * (time.monotonic() - began)
         for path in sorted(COPY.glob(room.sources)):
+            if stem not in ("", path.stem):
+                continue
             source = str(path.relative_to(COPY))
             counts, unexplained = mutate(source, room.tests, timeout, reasons)
             total += counts
