@@ -28,7 +28,7 @@ from fastass.checkpoint.run_lock import PATIENCE, locked_run
 from fastass.checkpoint.shared_run import SharedLock, SharedRunDirectory, begin_or_join
 from fastass.checkpoint.starting_weights import check_init, start_from
 from fastass.config.schema import Config
-from fastass.config.text import as_text, check
+from fastass.config.text import as_text
 from fastass.errors import UserError
 from fastass.method.adaptation import MethodSpec, method_spec
 from fastass.models.foreign.hugging_face import with_configuration
@@ -38,9 +38,9 @@ from fastass.runtime.ddp import check_parallel
 from fastass.runtime.device import Runtime, choose_device, setup_runtime
 from fastass.runtime.openmp import threads_spin
 from fastass.runtime.process_group import World, join
-from fastass.self_training.check import check_mixing
 from fastass.tracking.progress import Reporter, Silent
 from fastass.tracking.services import Loggers, check_services
+from fastass.training.check_values import check_values
 from fastass.training.cuda_graph import check_cuda_graphs, describe_cuda_graph
 from fastass.training.data import TrainingData
 from fastass.training.elastic.check import check_elastic
@@ -151,25 +151,12 @@ def _train(
     on_record: Callable[[dict[str, Any]], object] | None,
     member: Membership | None = None,
 ) -> dict[str, Any]:
-    if resuming:
-        config = adopt_roots(out, fit_ranks(out, config))
-    else:
-        check_init(config)
-    config = replace(config, model=world.main_first(lambda: with_configuration(config.model)))
-    data, config = world.main_first(lambda: open_training_data(config, progress))
-    config = with_absolute_paths(config)
-    data = replace(data, rank=world.rank, world=world.size)
+    config, data, inputs = _open(config, out, progress, world, resuming)
+    if resuming and (summary := read_summary(out, progress.line)) is not None:
+        progress.line(f"{out} is complete")
+        progress.line(table(summary))
+        return summary
     spec = method_spec(config.method, len(data.labelled_names), config.mix)
-    inputs = fingerprints(data)
-    check_agreement(world, lambda: contents(data, inputs, config), SAME_FILES)
-    check_enough_images(world, data)
-    if resuming:
-        names = {name: open_reader(each).names for name, each in _sets(data).items()}
-        check_same(out, config, data.labelled_names, inputs, names, progress.line)
-        if (summary := read_summary(out, progress.line)) is not None:
-            progress.line(f"{out} is complete")
-            progress.line(table(summary))
-            return summary
     config, data = with_batch(config, spec, data, runtime, world, progress.line)
     orders = world.broadcast_from_main(lambda: rare_class_orders(data, spec, progress))
     data = replace(data, rare_class=orders)
@@ -224,6 +211,27 @@ def _train(
         return summary
 
 
+def _open(
+    config: Config, out: Path, progress: Reporter, world: World, resuming: bool
+) -> tuple[Config, TrainingData, dict[str, Any]]:
+    """Open the data and check them; → configuration with paths, data, and their fingerprints."""
+    if resuming:
+        config = adopt_roots(out, fit_ranks(out, config))
+    else:
+        check_init(config)
+    config = replace(config, model=world.main_first(lambda: with_configuration(config.model)))
+    data, config = world.main_first(lambda: open_training_data(config, progress))
+    config = with_absolute_paths(config)
+    data = replace(data, rank=world.rank, world=world.size)
+    inputs = fingerprints(data)
+    check_agreement(world, lambda: contents(data, inputs, config), SAME_FILES)
+    check_enough_images(world, data)
+    if resuming:
+        names = {name: open_reader(each).names for name, each in _sets(data).items()}
+        check_same(out, config, data.labelled_names, inputs, names, progress.line)
+    return config, data, inputs
+
+
 def _heading(step: TrainStep, optimizers: str) -> str:
     """The first line of a run: what was chosen, and why where that is not what was asked for."""
     config, runtime = step.config, step.runtime
@@ -256,71 +264,3 @@ def _read_first(data: TrainingData, spec: MethodSpec, config: Config, runtime: R
         with closing(data.batches(0, each, runtime.device)) as batches:  # type: ignore[type-var]
             next(batches)
     next(data.val_batches())
-
-
-def check_values(config: Config) -> None:
-    """UserError for a value that no run can have: out of its range, or in contradiction."""
-    check(config)
-    d = config.data
-    if config.method == "oracle" and config.labelled == 0 and config.labelled_list is None:
-        raise UserError("method oracle trains on labelled target images; give --labelled N")
-    if config.mix:
-        check_mixing(config)
-    model = config.model
-    if config.loss.push != "source" and not config.method.startswith("ga"):
-        raise UserError(
-            f"--loss-push {config.loss.push} has no effect on method {config.method}, which has no "
-            "L_gadv; leave it out"
-        )
-    if config.loss.label_grid == "aligned":
-        if "+" not in config.method:
-            raise UserError(
-                f"--loss-label-grid aligned has no effect on method {config.method}, which has no "
-                "semantic module; leave it out"
-            )
-        if not model.align_corners:
-            raise UserError(
-                "--loss-label-grid aligned is the grid of an upsampling with aligned corners; it "
-                "contradicts --no-model-align-corners"
-            )
-    for flag, given in (
-        ("--norm-statistics domain", config.norm_statistics == "domain"),
-        ("--norm-momentum", model.norm_momentum is not None),
-    ):
-        if given and not model.has_running_statistics:
-            vgg = model.backbone == "vgg16"
-            what = "vgg16 has no norms" if vgg else "norm frozen keeps constants"
-            raise UserError(
-                f"{flag} has no effect: {what}, so there are no running statistics; leave it out"
-            )
-    if model.channels != 3 and d.loader == "dali":
-        raise UserError("--loader dali reads images of 3 channels; use --loader pillow")
-    if model.channels != 3 and config.preset == "toycity" and None in (d.source, d.target):
-        raise UserError(
-            f"--channels {model.channels}: ToyCity's images have 3; give --data-source and "
-            "--data-target"
-        )
-    d.normalization(model.channels)  # checks their numbers
-    if config.optim.repeated_updates:
-        _check_repeated_updates(config)
-    if d.scale is not None and d.scale[0] > d.scale[1]:
-        raise UserError(f"--data-scale: expected low,high, got {d.scale[0]:g},{d.scale[1]:g}")
-    if d.scale is None and (d.source_resize or d.target_resize):
-        name = "source" if d.source_resize else "target"
-        raise UserError(f"--data-{name}-resize has no effect without --data-scale; give both")
-    if d.rare_class is None and d.rare_class_on != "source":
-        raise UserError("--rare-class-on has no effect without --rare-class T; give both")
-    if d.rare_class is not None and config.method == "oracle" and d.rare_class_on == "source":
-        raise UserError(
-            "--rare-class draws source images, and method oracle has none; "
-            "add --rare-class-on labelled"
-        )
-
-
-def _check_repeated_updates(config: Config) -> None:
-    o, what = config.optim, "--repeated-updates repeats what the AdaptSegNet baseline does"
-    if not config.model.backbone.startswith("resnet"):
-        raise UserError(f"{what} with a ResNet, not with {config.model.backbone}; leave it out")
-    if o.optimizer != "sgd" or o.optimizer_backend == "apex":
-        found = "apex's SGD" if o.optimizer == "sgd" else o.optimizer
-        raise UserError(f"{what} with PyTorch's SGD, not with {found}; leave it out")

@@ -19,7 +19,7 @@ from fastass.config.text import DERIVED, Leaf, check, leaves, override, settable
 from fastass.errors import UserError
 from fastass.models.config import ModelConfig
 from fastass.models.number_range import Range
-from fastass.training.run import check_values
+from fastass.training.check_values import check_values
 
 
 def ranges(hint: Any) -> list[tuple[type, Range]]:

@@ -1,0 +1,74 @@
+"""Values that no run can have: out of their range, without effect, or in contradiction."""
+
+from fastass.config.schema import Config
+from fastass.config.text import check
+from fastass.errors import UserError
+from fastass.self_training.check import check_mixing
+
+
+def check_values(config: Config) -> None:
+    """UserError for a value that no run can have: out of its range, or in contradiction."""
+    check(config)
+    d = config.data
+    if config.method == "oracle" and config.labelled == 0 and config.labelled_list is None:
+        raise UserError("method oracle trains on labelled target images; give --labelled N")
+    if config.mix:
+        check_mixing(config)
+    model = config.model
+    if config.loss.push != "source" and not config.method.startswith("ga"):
+        raise UserError(
+            f"--loss-push {config.loss.push} has no effect on method {config.method}, which has no "
+            "L_gadv; leave it out"
+        )
+    if config.loss.label_grid == "aligned":
+        if "+" not in config.method:
+            raise UserError(
+                f"--loss-label-grid aligned has no effect on method {config.method}, which has no "
+                "semantic module; leave it out"
+            )
+        if not model.align_corners:
+            raise UserError(
+                "--loss-label-grid aligned is the grid of an upsampling with aligned corners; it "
+                "contradicts --no-model-align-corners"
+            )
+    for flag, given in (
+        ("--norm-statistics domain", config.norm_statistics == "domain"),
+        ("--norm-momentum", model.norm_momentum is not None),
+    ):
+        if given and not model.has_running_statistics:
+            vgg = model.backbone == "vgg16"
+            what = "vgg16 has no norms" if vgg else "norm frozen keeps constants"
+            raise UserError(
+                f"{flag} has no effect: {what}, so there are no running statistics; leave it out"
+            )
+    if model.channels != 3 and d.loader == "dali":
+        raise UserError("--loader dali reads images of 3 channels; use --loader pillow")
+    if model.channels != 3 and config.preset == "toycity" and None in (d.source, d.target):
+        raise UserError(
+            f"--channels {model.channels}: ToyCity's images have 3; give --data-source and "
+            "--data-target"
+        )
+    d.normalization(model.channels)  # checks their numbers
+    if config.optim.repeated_updates:
+        _check_repeated_updates(config)
+    if d.scale is not None and d.scale[0] > d.scale[1]:
+        raise UserError(f"--data-scale: expected low,high, got {d.scale[0]:g},{d.scale[1]:g}")
+    if d.scale is None and (d.source_resize or d.target_resize):
+        name = "source" if d.source_resize else "target"
+        raise UserError(f"--data-{name}-resize has no effect without --data-scale; give both")
+    if d.rare_class is None and d.rare_class_on != "source":
+        raise UserError("--rare-class-on has no effect without --rare-class T; give both")
+    if d.rare_class is not None and config.method == "oracle" and d.rare_class_on == "source":
+        raise UserError(
+            "--rare-class draws source images, and method oracle has none; "
+            "add --rare-class-on labelled"
+        )
+
+
+def _check_repeated_updates(config: Config) -> None:
+    o, what = config.optim, "--repeated-updates repeats what the AdaptSegNet baseline does"
+    if not config.model.backbone.startswith("resnet"):
+        raise UserError(f"{what} with a ResNet, not with {config.model.backbone}; leave it out")
+    if o.optimizer != "sgd" or o.optimizer_backend == "apex":
+        found = "apex's SGD" if o.optimizer == "sgd" else o.optimizer
+        raise UserError(f"{what} with PyTorch's SGD, not with {found}; leave it out")
