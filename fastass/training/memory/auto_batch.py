@@ -23,7 +23,8 @@ from fastass.errors import UserError
 from fastass.method.adaptation import MethodSpec
 from fastass.runtime.available_memory import available_memory
 from fastass.runtime.device import Runtime
-from fastass.runtime.process_group import World
+from fastass.runtime.process_group import SINGLE_PROCESS, World
+from fastass.training.concurrent_backward import choose_backward
 from fastass.training.data import TrainingData
 from fastass.training.memory.live_bytes import peak_bytes
 from fastass.training.memory.random_batch import random_batch
@@ -62,7 +63,7 @@ def with_batch(
     """
     if config.batch != AUTO:
         return config, data
-    need, available = measure(config, spec, runtime), _available(runtime.device)
+    need, available = measure(config, spec, runtime, world), _available(runtime.device)
     found = world.gather((need.largest(available), need, available))
     rank = min(range(len(found)), key=lambda i: found[i][0])
     batch, need, available = found[rank]
@@ -102,19 +103,18 @@ def _changes(config: Config) -> str:
     return words
 
 
-def measure(config: Config, spec: MethodSpec, runtime: Runtime) -> Need:
+def measure(
+    config: Config, spec: MethodSpec, runtime: Runtime, world: World = SINGLE_PROCESS
+) -> Need:
     """What a run takes, from steps of one and of two images per stream."""
     device = runtime.device
-    # Two threads would each hold their own streams: no more than all at once. What `auto` is in the
-    # run, it must be here, where there is one rank and no compiler.
-    alone = config.distributed.world == 1 and not config.runtime.compile
-    stays = config.backward == "streamed" or (config.backward == "auto" and alone)
-    backward = config.backward if stays else "fused"
+    # Two threads would each hold their own streams: no more than `fused`, which holds all at once.
+    streamed = choose_backward(config, device, world).kind == "streamed"
     small = replace(
         config,
         batch=1,
         accumulate=1,
-        backward=backward,
+        backward="streamed" if streamed else "fused",
         data=config.data if device.type == "cuda" else _smaller(config),
         distributed=replace(config.distributed, world=1),
     ).with_runtime(compile=False, tune_allocator=False)
