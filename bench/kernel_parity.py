@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
+from fastass.config.presets import TOYCITY_SGD
+from fastass.config.text import as_flags
 from fastass.kernels import available
 
 FIRST = 1e-5  # relative difference of a loss term at the first step: float32 sums in another order
@@ -54,7 +56,7 @@ def train(choice: str, method: str, steps: int, out: Path, extra: Sequence[str])
             "--start-steps",
             "0",
         ),
-        *("--optim-lr", "0.01", "--optim-head-lr", "0.01"),
+        *as_flags({**TOYCITY_SGD, "optim.lr": 0.01, "optim.head_lr": 0.01}),
         *("--log-every", "1", "--eval-every", "0", *extra),
     ]
     ran = subprocess.run(command, capture_output=True, text=True)

@@ -17,7 +17,9 @@ import tempfile
 from pathlib import Path
 from typing import get_args
 
+from fastass.config.presets import TOYCITY_SGD
 from fastass.config.schema import Method
+from fastass.config.text import as_flags, flag_of
 from fastass.errors import UserError
 from fastass.pipelines.toycity import generate
 
@@ -41,12 +43,14 @@ def environment_of(python: str) -> dict[str, str]:
 
 
 @functools.cache
-def knows_mix(python: str) -> bool:
-    """Whether it has the flag. The preset trains with --mix, which earlier versions do not know."""
+def unmixed_sgd(python: str) -> list[str]:
+    """Flags for what the preset was before it trained with --mix and Muon, as far as it has them:
+    earlier versions know neither."""
     words = [python, "-m", "fastass", "train", "--help-all"]
     environment = environment_of(python)
     known = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
-    return "--no-mix" in known.stdout
+    own = {path: value for path, value in TOYCITY_SGD.items() if flag_of(path) in known.stdout}
+    return [*as_flags(own), *(["--no-mix"] if "--no-mix" in known.stdout else [])]
 
 
 def losses(python: str, method: str, steps: int, city: Path, out: Path) -> Losses:
@@ -58,8 +62,7 @@ def losses(python: str, method: str, steps: int, city: Path, out: Path) -> Losse
     words = [python, "-m", "fastass", "train", "toycity", "--method", method, *FLAGS, *data]
     words += ["--steps", str(steps), "--out", str(out)]
     environment = environment_of(python)
-    if knows_mix(python):
-        words.append("--no-mix")
+    words += unmixed_sgd(python)
     done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         raise UserError(f"{python}: {method}: {(done.stderr.splitlines() or ['failed'])[-1]}")

@@ -27,12 +27,14 @@ import torch
 from tabulate import tabulate
 
 from fastass.bench.scaling.elastic_group import DIFFER, Group, has_torchft, lighthouse
+from fastass.config.presets import TOYCITY_SGD
+from fastass.config.text import as_flags
 
 FLAGS = (
     "--method ga+csa --no-mix --labelled 20 --batch 4 --data-source-size 128x72 --plain "
     "--data-target-size 128x64 --eval-every 0 --save-every 50 --log-every 1 --workers 0 "
     "--distributed-timeout 60"
-).split()
+).split() + as_flags(TOYCITY_SGD)
 BATCH, STREAMS = 4, 3  # images per stream and step; streams of the method, one of the start
 
 

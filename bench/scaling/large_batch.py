@@ -14,13 +14,15 @@ from typing import Any
 
 from fastass.checkpoint.json_file import read_json
 from fastass.checkpoint.own_files import SUMMARY
+from fastass.config.presets import TOYCITY_SGD
+from fastass.config.text import as_flags
 
 BASE = 4  # images per stream and step of the toycity preset
 START, METHOD = 320, 480  # steps at the base batch, of the start and of the method
 TRAINING = (
     "toycity --method ga+csa --no-mix --labelled 20 "
     "--source-size 128x72 --target-size 128x64 --eval-every 0 --workers 0"
-).split()
+).split() + as_flags(TOYCITY_SGD)
 """Flags of every run: small enough for one thread, about a minute each."""
 
 # A run of 50 steps must forget the random start's statistics sooner; the classifier's rate is that

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from fastass.bench.step.candidate import Candidate, reference
-from fastass.config.presets import preset
+from fastass.config.presets import TOYCITY_SGD, preset
 from fastass.config.schema import Config
 from fastass.config.text import override
 from fastass.evaluation.evaluate import evaluate
@@ -87,6 +87,7 @@ def run(race: Race, start: Config, say: Callable[[str], None]) -> Result:
             same,
             method="joint",
             mix=True,
+            optim=preset("toycity").optim,
             norm_statistics="domain",
             steps=race.own_steps,
             eval_every=race.every,
@@ -114,6 +115,7 @@ def base_config(source: str | None, target: str | None) -> Config:
         "labelled": 1,
         "mix": False,
         "eval_every": 0,
+        **TOYCITY_SGD,
     }
     return override(preset("toycity"), changes).resolved()
 

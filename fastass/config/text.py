@@ -55,6 +55,11 @@ def flag_of(name: str) -> str:
     return "--" + name.replace(".", "-").replace("_", "-")
 
 
+def as_flags(values: Mapping[str, object]) -> list[str]:
+    """Values at dotted paths as words for `fastass train`."""
+    return [word for path, value in values.items() for word in (flag_of(path), str(value))]
+
+
 @cache
 def leaves(cls: type = Config, prefix: str = "") -> tuple[Leaf, ...]:
     """Every value of the tree, in the order of its fields."""

@@ -6,7 +6,8 @@ its labelled target images. All methods take the same number of steps; the oracl
 on the target than any other.
 """
 
-from fastass.config.presets import preset
+from fastass.config.presets import TOYCITY_SGD, preset
+from fastass.config.text import as_flags
 
 SHIFT = 1.0
 """Shift of the target's materials, from 0 to 1. 0.25 is the second setting of the results."""
@@ -19,9 +20,10 @@ SOURCE_SIZE, TARGET_SIZE = "192x108", "192x96"
 TRAINING = (
     f"--steps 1000 --batch 4 --source-size {SOURCE_SIZE} --target-size {TARGET_SIZE} "
     "--loss-gadv 0.02 --d-lr 1e-3 --eval-every 200 --save-every 250 --workers 1"
-).split()
-"""Flags of each run, small enough for two CPU cores. λ_gadv and the discriminators' learning rate
-are larger than the preset's, so that the adversarial terms matter within 1000 steps."""
+).split() + as_flags(TOYCITY_SGD)
+"""Flags of each run, small enough for two CPU cores, with the paper's optimizer. λ_gadv and the
+discriminators' learning rate are larger than the preset's, so that the adversarial terms matter
+within 1000 steps."""
 
 HELD_OUT_SEED = 1000
 """Seed of the source images that no run is trained on."""

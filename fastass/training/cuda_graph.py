@@ -52,6 +52,12 @@ def _check_whole_step(config: Config, runtime: Runtime, world: World) -> None:
             f"--optimizer-backend {backend} don't; give --optimizer-backend torch, or {remedy}"
         )
 
+    if config.optim.optimizer in ("lars", "lamb", "muon"):
+        raise UserError(
+            f"--cuda-graph needs optimizers that read their learning rate on the GPU, and "
+            f"{config.optim.optimizer} doesn't; give --optimizer sgd or adamw, or {remedy}"
+        )
+
 
 def _check_compiled(config: Config) -> None:
     """A compiled backward leaves its gradients in the graph's memory, and the next forward of the

@@ -61,6 +61,16 @@ def graphed(**values: object) -> Config:
             World(),
             "those of --optimizer-backend apex don't",
         ),
+        # Their rates and counts of steps are Python's numbers: a graph would keep the first.
+        *(
+            (
+                graphed(optim=OptimConfig(optimizer=name)),
+                CUDA,
+                World(),
+                f"{name} doesn't; give --optimizer sgd or adamw",
+            )
+            for name in ("lars", "lamb", "muon")
+        ),
     ],
 )
 def test_what_a_graph_of_the_whole_step_cannot_hold(

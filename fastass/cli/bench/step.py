@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fastass.cli.command import Command
 from fastass.cli.parser import typed
 from fastass.cli.train import config_flags, hide_uncommon
-from fastass.config.presets import preset
+from fastass.config.presets import TOYCITY_SGD, preset
 from fastass.config.schema import AUTO, Config, Count, Steps
 from fastass.config.text import leaves, override
 from fastass.errors import UserError
@@ -59,12 +59,12 @@ def measuring_flags(parser: ArgumentParser, rounds: int) -> None:
 def configured(args: Namespace, name: str) -> Config:
     """The preset with the flags given.
 
-    The AdaptSegNet baseline has no self-training. So a preset with `--mix` is measured with the
-    paper's method, GA+CSA. UserError if the flags ask for `--mix`.
+    The AdaptSegNet baseline has no self-training, and SGD. So `toycity` is measured with the
+    paper's method, GA+CSA, and optimizer. UserError if the flags ask for `--mix`.
     """
     base = preset(name)
     if base.mix:
-        base = replace(base, method="ga+csa", mix=False)
+        base = override(replace(base, method="ga+csa", mix=False), TOYCITY_SGD)
     given = {leaf.path: getattr(args, leaf.path, None) for leaf in leaves()}
     given = {path: value for path, value in given.items() if value is not None}
     config = override(base, given).resolved()
