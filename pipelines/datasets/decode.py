@@ -35,7 +35,10 @@ from fastass.pipelines.datasets.png import (
 from fastass.pipelines.errors import DataError
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
-_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # tags of a TIFF, and a value
+_BITS, _COMPRESSION, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 259, 262, 0  # tags of a TIFF, and a value
+# Lossless compressions of a TIFF → the most bytes that one byte can hold: none, LZW, deflate (two
+# numbers), PackBits.
+_RATIOS = {1: 1, 5: 2800, 8: 1032, 32946: 1032, 32773: 64}
 
 
 def read_image(sample: Sample, channels: int = 3) -> np.ndarray:
@@ -112,6 +115,8 @@ def _upright(data: bytes | memoryview, where: str, turn: bool) -> Image.Image:
         check_claim(png)
         image.load()
         check_complete(data, png, last_row(image))
+    elif image.format == "TIFF":
+        _check_tiff_claim(image, data, where)
     code = orientation(image)
     if not turn and code != 1:
         raise DataError(
@@ -163,6 +168,11 @@ def _tiff_label(data: bytes, where: str) -> np.ndarray:
     """As `decode_label`. Refused is what Pillow would stretch, invert or turn."""
     image = open_header(data, where)
     tags = image.tag_v2  # type: ignore[attr-defined]  # of a TIFF
+    if tags.get(_COMPRESSION, 1) not in _RATIOS:
+        raise DataError(
+            f"{where}: a label in a TIFF is uncompressed, or compressed by LZW, deflate or PackBits"
+        )
+    _check_tiff_claim(image, data, where)
     plain = tags.get(_BITS) in ((8,), (16,)) and tags.get(_PHOTOMETRIC) != _WHITE_IS_ZERO
     if image.mode != "P" and not (plain and image.mode in ("L", "I;16", "I;16B")):
         raise DataError(
@@ -173,6 +183,18 @@ def _tiff_label(data: bytes, where: str) -> np.ndarray:
         raise DataError(f"{where}: the TIFF is stored turned; store its pixels upright")
     raw = np.asarray(image)
     return raw if raw.dtype == np.uint8 else raw.astype(np.uint16)
+
+
+def _check_tiff_claim(image: Image.Image, data: bytes | memoryview, where: str) -> None:
+    """Raise DataError if a TIFF claims more pixels than its data can hold, before it is decoded."""
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    ratio = _RATIOS.get(tags.get(_COMPRESSION, 1))
+    bits = sum(tags.get(_BITS, (1,)))
+    if ratio is not None and image.width * image.height * bits > 8 * ratio * len(data):
+        raise DataError(
+            f"{where}: damaged image file: claims {image.width}x{image.height} pixels, more than "
+            "its data can hold"
+        )
 
 
 def image_size(path: File) -> tuple[int, int]:

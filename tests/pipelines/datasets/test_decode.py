@@ -229,7 +229,20 @@ def test_tiff_labels_that_pillow_would_change() -> None:
         decode_label(tiff(ids, tiffinfo=turned), "x.tif")
 
 
-def _with_tag(data: bytes, tag: int, value: int) -> bytes:
-    """The little-endian file with another value of a tag that has one short."""
-    at = data.index(struct.pack("<HHI", tag, 3, 1)) + 8
-    return data[:at] + struct.pack("<H", value) + data[at + 2 :]
+def test_tiff_labels_of_lossy_compression() -> None:
+    with pytest.raises(DataError, match=r"x\.tif: a label in a TIFF is uncompressed, or"):
+        decode_label(tiff(files.blocks(16, 16, 30), compression="jpeg"), "x.tif")
+
+
+def test_a_tiff_that_claims_more_than_it_holds() -> None:
+    data = _with_tag(tiff(files.blocks(6, 8, 30)), 256, 60_000, "L")  # its width
+    for read in (decode_label, open_image):
+        with pytest.raises(DataError, match="claims 60000x6 pixels, more than its data can hold"):
+            read(data, "x.tif")
+
+
+def _with_tag(data: bytes, tag: int, value: int, kind: str = "H") -> bytes:
+    """The little-endian file with another value of a tag. kind: H, of two bytes, or L, of four."""
+    at = data.index(struct.pack("<HHI", tag, 3 if kind == "H" else 4, 1)) + 8
+    changed = struct.pack(f"<{kind}", value)
+    return data[:at] + changed + data[at + len(changed) :]
