@@ -11,8 +11,11 @@ from fastass.pipelines.datasets.classes import NAMES, SYNTHIA_13
 from fastass.report.run_record import flat
 
 
+_LONGEST = 100  # characters of a value
+
+
 class Setting(NamedTuple):
-    """One setting. texts: its value in each column. differs: whether the columns differ."""
+    """One setting. texts: its value in each column, short. differs: whether the columns differ."""
 
     path: str
     texts: tuple[str, ...]
@@ -33,8 +36,13 @@ def settings(columns: Sequence[Mapping[str, Any]]) -> list[Setting]:
     rows = []
     for path in paths:
         texts = tuple(text(column.get(path)) for column in columns)
-        rows.append(Setting(path, texts, len(set(texts)) > 1))
+        rows.append(Setting(path, tuple(map(_short, texts)), len(set(texts)) > 1))
     return rows
+
+
+def _short(words: str) -> str:
+    """A long value, such as the configuration of a foreign backbone, by its beginning."""
+    return words if len(words) <= _LONGEST else words[: _LONGEST - 1] + "…"
 
 
 def text(value: Any) -> str:

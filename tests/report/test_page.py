@@ -115,6 +115,14 @@ def test_the_labelled_images_of_a_list_are_counted(tmp_path: Path) -> None:
     assert "3 labelled images" in report(run).text
 
 
+def test_a_long_value_is_shortened() -> None:
+    columns = [{"model.backbone_config": "x" * 500 + end} for end in "ab"]
+    (row,) = compare.settings(columns)
+    assert row.differs
+    assert {len(text) for text in row.texts} == {100}
+    assert row.texts[0].endswith("x…")
+
+
 def test_unfinished_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path / "a")
     for name in ("summary.json", "class_means.json"):
