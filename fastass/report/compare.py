@@ -10,7 +10,6 @@ from fastass.config.schema import Config
 from fastass.pipelines.datasets.classes import NAMES, SYNTHIA_13
 from fastass.report.run_record import flat
 
-
 _LONGEST = 100  # characters of a value
 
 
