@@ -19,7 +19,7 @@ fastass.wait_passively()  # before torch is imported: faster on cores that other
 # %% [markdown]
 # ## 1. Put the images into folders
 #
-# fastass reads this layout, with PNG or JPEG images and one label value per pixel:
+# fastass reads this layout, with PNG, JPEG or TIFF images and one label value per pixel:
 #
 # ```text
 # tutorial/synthetic/  classes.yaml  images/a.png        labels/a.png
