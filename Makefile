@@ -37,7 +37,7 @@ mutation: install
 docs: install
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt 'mkdocs-material>=9.6' 'mkdocstrings[python]>=1' 'jupytext>=1.16'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
-	@echo "build/site/index.html: open it in a browser, or serve it: $(BIN)/mkdocs serve"
+	@echo "build/site/index.html: open it in a browser; to search in it, serve it: $(BIN)/mkdocs serve"
 
 fake-cuda:
 	$(PYTHON) tests/fake_cuda/with_cuda_wheels.py

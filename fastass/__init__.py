@@ -3,7 +3,7 @@
 import fastass
 
 fastass.wait_passively()
-fastass.train("toycity", method="ga+csa", labelled=10, out="runs/x")
+fastass.train("toycity", labelled=10, steps=300, out="runs/x")
 labels = fastass.load("runs/x").predict("photo.jpg")
 
 `wait_passively` is optional: where other processes use the same CPU cores, call it before torch is

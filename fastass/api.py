@@ -44,7 +44,7 @@ def train(
 ) -> dict[str, Any]:
     """Train, and return the run's summary: mIoU, IoU of each class, images/s, versions …
 
-        fastass.train("toycity", method="ga+csa", labelled=10, out="runs/x")
+        fastass.train("toycity", labelled=10, steps=300, out="runs/x")
         fastass.train("toycity", **{"optim.lr": 0.05}, source_size=(256, 144))
 
     base: a preset's name or a Config. None: the configuration of the run in `out` when resuming,

@@ -42,6 +42,17 @@ def mark_text() -> str:
     return json.dumps({"kind": "run", "fastass": version("fastass")}) + "\n"
 
 
+def read_labelled(path: Path) -> list[str]:
+    """The names of a run's labelled target images. Raises UserError if they can't be read."""
+    file = path / LABELLED
+    try:
+        return file.read_bytes().decode().splitlines()
+    except OSError as error:
+        raise UserError(f"{file}: can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: damaged: it is no text; start anew with --overwrite") from None
+
+
 def is_marked(path: Path) -> bool:
     """Whether a directory carries the mark."""
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastass.checkpoint.fingerprint import check_fingerprint
 from fastass.checkpoint.json_file import read_json
-from fastass.checkpoint.own_files import CONFIG, INPUTS, LABELLED
+from fastass.checkpoint.own_files import CONFIG, INPUTS, LABELLED, read_labelled
 from fastass.checkpoint.starting_weights import weights_path
 from fastass.config.schema import AUTO, NAMED_WEIGHTS, Config
 from fastass.config.text import from_yaml, leaves, value_at
@@ -162,14 +162,7 @@ def _check_inputs(
     names: Mapping[str, Sequence[str]],
     note: Callable[[str], None],
 ) -> None:
-    file = path / LABELLED
-    try:
-        chosen = file.read_bytes().decode().splitlines()
-    except OSError as error:
-        raise UserError(f"{file}: can't be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{file}: damaged: it is no text; start anew with --overwrite") from None
-    if chosen != list(labelled):
+    if read_labelled(path) != list(labelled):
         raise UserError(
             f"{path}: can't resume: the labelled images are not those of {LABELLED}; "
             "the target data has changed"

@@ -145,7 +145,7 @@ def _note(line: str) -> None:
 COMMAND = Command(
     "train",
     "train a network on the source and adapt it to the target",
-    "fastass train toycity --method ga+fcsa --labelled 20 --steps 50 --out runs/a",
+    "fastass train toycity --method ga+fcsa --no-mix --labelled 20 --steps 50 --out runs/a",
     flags,
     run,
 )

@@ -6,12 +6,15 @@ from typing import Any, NamedTuple
 
 from fastass.config import paper
 from fastass.config.presets import PRESETS
+from fastass.config.schema import Config
 from fastass.pipelines.datasets.classes import NAMES, SYNTHIA_13
 from fastass.report.run_record import flat
 
+_LONGEST = 100  # characters of a value
+
 
 class Setting(NamedTuple):
-    """One setting. texts: its value in each column. differs: whether the columns differ."""
+    """One setting. texts: its value in each column, short. differs: whether the columns differ."""
 
     path: str
     texts: tuple[str, ...]
@@ -32,8 +35,13 @@ def settings(columns: Sequence[Mapping[str, Any]]) -> list[Setting]:
     rows = []
     for path in paths:
         texts = tuple(text(column.get(path)) for column in columns)
-        rows.append(Setting(path, texts, len(set(texts)) > 1))
+        rows.append(Setting(path, tuple(map(_short, texts)), len(set(texts)) > 1))
     return rows
+
+
+def _short(words: str) -> str:
+    """A long value, such as the configuration of a foreign backbone, by its beginning."""
+    return words if len(words) <= _LONGEST else words[: _LONGEST - 1] + "…"
 
 
 def text(value: Any) -> str:
@@ -56,16 +64,28 @@ def of_preset(name: Any) -> dict[str, Any] | None:
 def paper_row(run: Mapping[str, Any]) -> PaperRow | None:
     """The paper's figures for a run's settings; None where the paper has none.
 
-    A run with another method or number of labels is no longer the preset's row.
+    A run with another method, number of labels, layout or number of classes is no longer the
+    preset's row.
     """
     preset = PRESETS.get(str(run.get("preset")))
-    if preset is None or preset.miou is None:
+    if preset is None or preset.miou is None or not _on_its_data(run, preset.config):
         return None
     paper = preset.config.method, preset.config.labelled
     if run.get("mix") or (run.get("method"), run.get("labelled")) != paper:
         return None
     where, _, classes = preset.where.partition("; ")
     return PaperRow(where, preset.miou, _classes(classes, preset.miou))
+
+
+def _on_its_data(run: Mapping[str, Any], config: Config) -> bool:
+    """Whether nothing in a run's settings says that it read other data than the paper's."""
+    source = str(config.preset).partition("_to_")[0]
+    classes = len(config.data.classes) or config.model.num_classes
+    return (
+        run.get("data.source_layout", "auto") in ("auto", source)
+        and run.get("data.target_layout", "auto") in ("auto", "cityscapes")
+        and run.get("model.num_classes", classes) == classes
+    )
 
 
 def _classes(where: str, miou: float) -> dict[str, float]:

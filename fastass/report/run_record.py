@@ -4,6 +4,7 @@ Only a directory without a readable configuration is refused. Anything else that
 damaged becomes a one-line note, which the page and the command show.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fastass.checkpoint.files import find_checkpoint
-from fastass.checkpoint.own_files import CLASS_MEANS, CONFIG, METRICS, SUMMARY
+from fastass.checkpoint.own_files import CLASS_MEANS, CONFIG, METRICS, SUMMARY, read_labelled
 from fastass.config.schema import STATISTICS, Config
 from fastass.config.text import flatten, leaves, parse, read_keys
 from fastass.errors import UserError
@@ -106,6 +107,9 @@ def read_run(path: Path) -> RunRecord:
     """Read a run directory. Raises UserError if it is none."""
     notes: list[str] = []
     run = RunRecord(path, _settings(path / CONFIG, notes), notes=notes)
+    if run.settings.get("labelled_list"):  # which counts instead of the number
+        with contextlib.suppress(UserError):
+            run.settings["labelled"] = len(read_labelled(path))
     _read_metrics(run)
     start_steps = int(run.settings.get("start_steps") or 0)
     at_start = [score for step, score in run.evaluations if step == start_steps > 0]

@@ -153,6 +153,6 @@ class TrainingData:
                 if spec.labelled
                 else "source images are pasted"
             )
-        if "+" in method and not spec.semantic:
+        if "csa" in method and not spec.semantic:  # ga+csa or ga+fcsa
             line += "\nno labelled target images: the semantic module and L_seg(I_tl) are off"
         return line

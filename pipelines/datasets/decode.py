@@ -1,6 +1,7 @@
 """Decodes the files of a sample: images to RGB, labels to train ids.
 
-PNG checksums are verified. Anything that is wrong raises a DataError: one line that names the file.
+PNG checksums are verified; other formats have none. Of a TIFF the first page is read, and its
+geographic position is not. Anything that is wrong raises a DataError: one line that names the file.
 """
 
 import numpy as np
@@ -32,6 +33,12 @@ from fastass.pipelines.datasets.png import (
     last_row,
 )
 from fastass.pipelines.errors import DataError
+
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
+_BITS, _COMPRESSION, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 259, 262, 0  # tags of a TIFF, and a value
+# Lossless compressions of a TIFF → the most bytes that one byte can hold: none, LZW, deflate (two
+# numbers), PackBits.
+_RATIOS = {1: 1, 5: 2800, 8: 1032, 32946: 1032, 32773: 64}
 
 
 def read_image(sample: Sample, channels: int = 3) -> np.ndarray:
@@ -94,7 +101,7 @@ def open_image(data: bytes | memoryview, where: str, *, turn: bool = True) -> Im
     turn: turn it upright by its EXIF orientation; False: an image that needs it is a DataError.
     """
     try:
-        return _rgb(_upright(data, where, turn))
+        return _rgb(_upright(data, where, turn), where)
     except DataError:
         raise
     except DAMAGE as error:
@@ -108,6 +115,8 @@ def _upright(data: bytes | memoryview, where: str, turn: bool) -> Image.Image:
         check_claim(png)
         image.load()
         check_complete(data, png, last_row(image))
+    elif image.format == "TIFF":
+        _check_tiff_claim(image, data, where)
     code = orientation(image)
     if not turn and code != 1:
         raise DataError(
@@ -120,12 +129,14 @@ def _upright(data: bytes | memoryview, where: str, turn: bool) -> Image.Image:
 def decode_label(
     data: bytes, where: str, *, rgb16: bool = False, cityscapes_colors: bool = False
 ) -> np.ndarray:
-    """Decode a label PNG to the ids in the file, uint8 or uint16 [H,W]; of a palette: the indices.
+    """Decode a label to the ids in the file, uint8 or uint16 [H,W]; of a palette: the indices.
 
     rgb16: the file may be a 16-bit RGB PNG whose first channel has the ids.
     cityscapes_colors: a palette must show these, see `check_palette`. Raises DataError.
     """
     try:
+        if data[:4] in _TIFF:
+            return _tiff_label(data, where)
         info = check_png(data)
         check_pixels((info.width, info.height), where)
         check_claim(info)
@@ -153,6 +164,39 @@ def decode_label(
         raise damaged(where, error) from error
 
 
+def _tiff_label(data: bytes, where: str) -> np.ndarray:
+    """As `decode_label`. Refused is what Pillow would stretch, invert or turn."""
+    image = open_header(data, where)
+    tags = image.tag_v2  # type: ignore[attr-defined]  # of a TIFF
+    if tags.get(_COMPRESSION, 1) not in _RATIOS:
+        raise DataError(
+            f"{where}: a label in a TIFF is uncompressed, or compressed by LZW, deflate or PackBits"
+        )
+    _check_tiff_claim(image, data, where)
+    plain = tags.get(_BITS) in ((8,), (16,)) and tags.get(_PHOTOMETRIC) != _WHITE_IS_ZERO
+    if image.mode != "P" and not (plain and image.mode in ("L", "I;16", "I;16B")):
+        raise DataError(
+            f"{where}: a TIFF of mode {image.mode}, not a label; labels are a palette, or grey of "
+            "8 or 16 bits without sign where 0 is black"
+        )
+    if orientation(image) != 1:
+        raise DataError(f"{where}: the TIFF is stored turned; store its pixels upright")
+    raw = np.asarray(image)
+    return raw if raw.dtype == np.uint8 else raw.astype(np.uint16)
+
+
+def _check_tiff_claim(image: Image.Image, data: bytes | memoryview, where: str) -> None:
+    """Raise DataError if a TIFF claims more pixels than its data can hold, before it is decoded."""
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    ratio = _RATIOS.get(tags.get(_COMPRESSION, 1))
+    bits = sum(tags.get(_BITS, (1,)))
+    if ratio is not None and image.width * image.height * bits > 8 * ratio * len(data):
+        raise DataError(
+            f"{where}: damaged image file: claims {image.width}x{image.height} pixels, more than "
+            "its data can hold"
+        )
+
+
 def image_size(path: File) -> tuple[int, int]:
     """(width, height) of an image file, turned upright. Decodes nothing unless it is turned."""
     data, where = read_file(path), str(path)
@@ -171,9 +215,14 @@ def _check_size(image: tuple[int, int], label: tuple[int, int], sample: Sample) 
         )
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I;16", "I"):  # 16-bit grey: Pillow would clip it at 255
-        levels = (np.asarray(image).astype(np.uint32) + 128) // 257
+def _rgb(image: Image.Image, where: str) -> Image.Image:
+    if image.mode[0] in "IF":  # grey of 16 or 32 bits: Pillow would clip it at 255
+        levels = np.asarray(image)
+        if image.mode == "F" or levels.min() < 0 or levels.max() > 65535:
+            raise DataError(
+                f"{where}: has pixels of 32 bits; store levels of 8 or 16 bits without sign"
+            )
+        levels = (levels.astype(np.uint32) + 128) // 257
         image = Image.fromarray(levels.astype(np.uint8))
     if image.mode != "RGB":
         return image.convert("RGB")

@@ -10,7 +10,8 @@ from fastass.pipelines.errors import DataError
 
 File = Path | ZipMember
 NPY_SUFFIX = ".npy"  # of images with further channels, see `bands`
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")  # of data sets
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")  # of data sets
+LABEL_SUFFIXES = (".png", ".tif", ".tiff")
 
 
 def read_file(file: File) -> bytes:

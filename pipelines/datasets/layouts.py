@@ -24,6 +24,7 @@ from fastass.pipelines.datasets.custom_layout import load_layout
 from fastass.pipelines.datasets.detect import detect_layout as detect_layout
 from fastass.pipelines.datasets.files import (
     IMAGE_SUFFIXES,
+    LABEL_SUFFIXES,
     NPY_SUFFIX,
     File,
     Files,
@@ -134,7 +135,7 @@ def open_dataset(
     samples = _pair(
         files.root,
         images,
-        _files(files, rule.labels + part, rule.label_tail, (".png",)),
+        _files(files, rule.labels + part, rule.label_tail, LABEL_SUFFIXES),
         labels == "required",
         lambda stem: f"{rule.labels}{part}/{stem}{rule.label_tail}.png",
     )

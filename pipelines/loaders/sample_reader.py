@@ -83,7 +83,7 @@ class FileReader:
         elif not self._verified[i]:  # JPEG has no checksum, and DALI accepts a truncated one
             self._open(i, data)
         self._verified[i] = 1
-        if is_turned(data, header):  # DALI does not turn it
+        if header.format == "TIFF" or is_turned(data, header):  # DALI would decode it otherwise
             file = io.BytesIO()
             self._open(i, data).save(file, "PNG", compress_level=1)
             data = file.getvalue()

@@ -37,8 +37,9 @@ from fastass.errors import UserError
 OLD_LINKS = ("last", "best", "start")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
+    """For `calm` too: sums of two threads are rounded otherwise on some processors."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,6 +1,7 @@
 """Every export comes with a model card that says what is known, and names what is not."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def test_the_card_says_what_the_run_knows(trained: Path, network: fastass.Segmen
     assert ["steps", "1 supervised + 2 of the method"] in lines
     assert ["command", summary["command"]] in lines
     assert str(trained) not in card.replace(summary["command"], "")
+    assert ["training seconds", f"{summary['training_seconds']:.0f}"] in lines
     assert card.count(FILL_IN) == 4
 
 
@@ -42,6 +44,22 @@ def test_what_is_not_known_is_to_be_filled_in(network: fastass.Segmenter) -> Non
     assert f"Data and method: {FILL_IN}" in card
     assert f"mIoU: {FILL_IN}" in card
     assert f"Command, commit and versions: {FILL_IN}" in card
+
+
+def test_the_labelled_images_of_a_list_are_counted(
+    trained: Path, network: fastass.Segmenter, tmp_path: Path
+) -> None:
+    assert network.origin is not None
+    run = tmp_path / "run"
+    shutil.copytree(trained, run, symlinks=True)
+    checkpoint = run / "checkpoints" / network.origin.name
+    config = checkpoint / "config.yaml"
+    text = config.read_text().replace("labelled_list: null", "labelled_list: names.txt")
+    config.write_text(text)
+    (run / "labelled.txt").write_text("one\ntwo\nthree\n")
+    card = model_card(replace(network, origin=checkpoint), "model")
+    assert "3 (named in a list)" in card
+    assert "chosen by seed" not in card
 
 
 def test_it_lies_beside_a_file_and_begins_a_folder(trained: Path, tmp_path: Path) -> None:

@@ -101,10 +101,26 @@ def test_a_preset_is_held_against_the_paper(tmp_path: Path) -> None:
     assert compare.paper_row(settings) is None
     assert compare.paper_row({**settings, "labelled": 500}) is not None
     assert compare.paper_row({**settings, "labelled": 500, "mix": True}) is None
+    for own in ({"data.target_layout": "folder"}, {"model.num_classes": 5}):
+        assert compare.paper_row({**settings, "labelled": 500, **own}) is None
     # Table 5's row "ours 50" is the GA column's.
     row = compare.paper_row({**settings, "preset": "synthia_to_cityscapes_csa_50", "labelled": 50})
     assert row is not None
     assert (row.miou, row.classes) == (57.4, {})
+
+
+def test_the_labelled_images_of_a_list_are_counted(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", labelled_list="/elsewhere/names.txt")
+    (run / "labelled.txt").write_text("one\ntwo\nthree\n")
+    assert "3 labelled images" in report(run).text
+
+
+def test_a_long_value_is_shortened() -> None:
+    columns = [{"model.backbone_config": "x" * 500 + end} for end in "ab"]
+    (row,) = compare.settings(columns)
+    assert row.differs
+    assert {len(text) for text in row.texts} == {100}
+    assert row.texts[0].endswith("x…")
 
 
 def test_unfinished_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,7 +90,7 @@ def test_wandb_goes_on_in_the_same_run(tmp_path: Path, monkeypatch: pytest.Monke
             loggers.log(RECORD)
             loggers.log(EVAL)
     assert [given["id"] for given in fake.inits] == [None, "abc"]
-    assert fake.inits[0]["config"]["optim.lr"] == "0.1"
+    assert fake.inits[0]["config"]["optim.lr"] == "0.025"
     assert fake.inits[0]["project"] == "fastass"
     assert fake.logged[0] == (7, {"lr": 0.1, "loss/seg_source": 0.5, "data_wait": 0.0})
     assert fake.logged[1] == (7, {"val/miou": 50.0, "val/per_class_iou/road": 90.0})

@@ -8,7 +8,7 @@ import dataset_files as files
 import pytest
 import torch
 
-from fastass.config.schema import Config, DataConfig
+from fastass.config.schema import Config, DataConfig, Method
 from fastass.errors import UserError
 from fastass.method.adaptation import method_spec
 from fastass.pipelines.datasets.layouts import open_dataset
@@ -144,3 +144,21 @@ def test_urls_are_refused(config: Config) -> None:
     remote = replace(config, data=replace(config.data, source="s3://bucket/gta5"))
     with pytest.raises(UserError, match="s3://bucket/gta5: fastass reads local files only; copy"):
         opened(remote)
+
+
+@pytest.mark.parametrize(
+    ("method", "labelled", "mix", "off"),
+    [
+        ("joint", 3, True, False),
+        ("ga", 0, True, False),
+        ("ga+csa", 3, False, False),
+        ("ga+csa", 0, False, True),
+        ("ga+fcsa", 0, True, True),
+    ],
+)
+def test_modules_that_are_off_are_named(
+    config: Config, method: Method, labelled: int, mix: bool, off: bool
+) -> None:
+    config = replace(config, method=method, labelled=labelled, mix=mix)
+    line = opened(config).describe(config.whole_method, method_spec(method, labelled, mix))
+    assert ("the semantic module and L_seg(I_tl) are off" in line) is off

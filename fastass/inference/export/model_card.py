@@ -4,6 +4,7 @@ The figures come from the run, if the network was loaded from one. fastass can't
 the intended use and the limits; the card names them as places to fill in.
 """
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from tabulate import tabulate
 
 from fastass.checkpoint.evaluations import evaluations
 from fastass.checkpoint.json_file import read_json
-from fastass.checkpoint.own_files import CONFIG, SUMMARY
+from fastass.checkpoint.own_files import CONFIG, SUMMARY, read_labelled
 from fastass.config.schema import STATISTICS, Config
 from fastass.config.text import from_yaml
 from fastass.errors import UserError
@@ -24,11 +25,12 @@ FILL_IN = "*fill in*"
 def model_card(segmenter: Segmenter, name: str) -> str:
     """The card as Markdown. name: of the exported file or folder."""
     config, scores, made = _of_run(segmenter.origin)
+    unknown = f"The run is not known. Data and method: {FILL_IN}"
     parts = [
         f"{HEADING}: {name}",
         _network(segmenter),
         "## Training",
-        _training(config) if config else f"The run is not known. Data and method: {FILL_IN}",
+        _training(config, segmenter.origin) if config else unknown,
         "## Results",
         _results(scores, segmenter) if scores else f"Not evaluated in the run. mIoU: {FILL_IN}",
         "## Licence, use and limits",
@@ -64,15 +66,20 @@ def _of_run(
 
 def _network(segmenter: Segmenter) -> str:
     model, (width, height) = segmenter.generator.config, segmenter.prepare.size
+    kind = "an RGB image" if model.channels == 3 else f"an image of {model.channels} channels"
     return (
         f"DeepLab-v2 with the backbone {model.backbone}, norm {model.norm}. It gives each pixel of "
-        f"an RGB image one of {len(segmenter.classes)} classes: "
+        f"{kind} one of {len(segmenter.classes)} classes: "
         f"{', '.join(segmenter.classes.names)}. Trained at {width}x{height}."
     )
 
 
-def _training(config: Config) -> str:
+def _training(config: Config, origin: Path | None) -> str:
     data = config.data
+    labelled = f"{config.labelled} (chosen by seed {config.labelled_seed})"
+    if config.labelled_list is not None and origin is not None:
+        with contextlib.suppress(UserError):  # a damaged run
+            labelled = f"{len(read_labelled(origin.parent.parent))} (named in a list)"
     source = "none" if config.method == "oracle" else _named(data.source)
     unlabelled = config.method.startswith("ga") or config.mix
     mix = " with self-training on mixed images (--mix)" if config.mix else ""
@@ -80,7 +87,7 @@ def _training(config: Config) -> str:
         ("method", f"{config.method}{mix}"),
         ("source data, labelled", source),
         ("target data", _named(data.target)),
-        ("labelled target images", f"{config.labelled} (chosen by seed {config.labelled_seed})"),
+        ("labelled target images", labelled),
         ("unlabelled target images", "all others" if unlabelled else "not used"),
         ("initial weights", _named(config.init) if config.init else "random"),
         ("steps", f"{config.start_steps} supervised + {config.steps} of the method"),
@@ -118,7 +125,11 @@ def _results(scores: dict[str, Any], segmenter: Segmenter) -> str:
 
 def _made(summary: dict[str, Any]) -> str:
     keys = ("command", "commit", "checkpoint", "finished", "device", "amp", "training_seconds")
-    rows = [(key.replace("_", " "), f"{summary[key]}") for key in keys if summary.get(key)]
+    known = {key: summary[key] for key in keys if summary.get(key)}
+    rows = [
+        (key.replace("_", " "), f"{value:.0f}" if isinstance(value, float) else f"{value}")
+        for key, value in known.items()
+    ]
     if isinstance(versions := summary.get("versions"), dict):
         rows.append(("versions", ", ".join(f"{k} {v}" for k, v in versions.items())))
     if not rows:

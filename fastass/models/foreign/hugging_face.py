@@ -45,6 +45,12 @@ class HuggingFaceBackbone(Backbone):
             self.model: nn.Module = transformers.AutoBackbone.from_config(settings)
         except ValueError as error:
             raise UserError(f"model.backbone: {config.backbone}: {_one_line(error)}") from None
+        except ImportError as error:  # of the model's module, or of a torchvision that is there
+            raise UserError(
+                f"model.backbone: {config.backbone}: transformers can't import it "
+                f"({_one_line(error.__cause__ or error)}); if that is torchvision, install the one "
+                "that belongs to your torch, or remove it"
+            ) from None
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_("mask_token" not in name)  # of pretraining; gets no gradient
         collect_batch_statistics(self.model, config.backbone)
@@ -140,5 +146,5 @@ def _patch_size(settings: Any) -> int:
     return int(patch if isinstance(patch, int) else max(patch))
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300]

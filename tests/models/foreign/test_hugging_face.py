@@ -177,6 +177,22 @@ def test_what_does_not_go_together(values: dict[str, Any], message: str) -> None
         ModelConfig(**{"backbone": "hf:x/y", **values})
 
 
+def test_a_package_that_does_not_fit_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A torchvision that was built for another torch fails when transformers imports a model."""
+
+    def fail(_: Any) -> None:
+        cause = RuntimeError("operator torchvision::nms does not exist")
+        raise ModuleNotFoundError("Could not import module 'ConvNextBackbone'") from cause
+
+    model = model_of(backbone_folder(tmp_path / "model", "convnext"))
+    monkeypatch.setattr(transformers.AutoBackbone, "from_config", fail)
+    words = r"can't import it \(operator torchvision::nms does not exist\); if that is torchvision"
+    with pytest.raises(UserError, match=words):
+        build_deeplab(model)
+
+
 def test_initial_weights_are_asked_for() -> None:
     config = configure("toycity", {"backbone": "hf:x/y"})
     with pytest.raises(UserError, match="--init pretrained --data-normalize imagenet"):

@@ -1,14 +1,25 @@
+import io
+import struct
 from pathlib import Path
+from typing import Any
 
 import dataset_files as files
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
+from fastass.pipelines.datasets.bands import levels_of
 from fastass.pipelines.datasets.classes import IGNORE, NAMES, SYNTHIA_16
-from fastass.pipelines.datasets.decode import read_image, read_label
+from fastass.pipelines.datasets.decode import (
+    decode_label,
+    open_channels,
+    open_image,
+    read_image,
+    read_label,
+)
 from fastass.pipelines.datasets.layouts import Dataset, open_dataset
 from fastass.pipelines.errors import DataError
+from fastass.pipelines.loaders.sample_reader import open_reader
 
 
 def first(root: Path) -> tuple[Dataset, np.ndarray, np.ndarray]:
@@ -149,3 +160,89 @@ def test_file_that_vanished(tmp_path: Path) -> None:
     files.on_disk(data.samples[0].image).unlink()
     with pytest.raises(DataError, match="cannot be read: No such file"):
         read_image(data.samples[0])
+
+
+def tiff(pixels: np.ndarray | Image.Image, **tags: Any) -> bytes:
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    file = io.BytesIO()
+    image.save(file, "TIFF", **tags)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate"])
+def test_a_folder_of_tiff_files(tmp_path: Path, compression: str) -> None:
+    pixels, ids = files.natural(24, 40), files.blocks(24, 40, 3)
+    for folder, values in (("images", pixels), ("labels", ids)):
+        (tmp_path / folder).mkdir()
+        file = tmp_path / folder / f"a.{'tif' if folder == 'labels' else 'TIFF'}"
+        file.write_bytes(tiff(values, compression=compression))
+    (tmp_path / "classes.yaml").write_text("names: [a, b, c]")
+    data, image, label = first(tmp_path)
+    np.testing.assert_array_equal(image, pixels)
+    np.testing.assert_array_equal(label, ids)
+    encoded = open_reader(data).encoded(0)  # what DALI decodes
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(encoded.tobytes()))), pixels)
+
+
+def test_tiff_pixels_of_other_kinds() -> None:
+    rng = np.random.default_rng(0)
+    deep = rng.integers(0, 65536, (6, 8), dtype=np.uint16)
+    grey = np.asarray(open_image(tiff(deep), "x.tif"))
+    assert np.abs(grey[..., 0] - deep / 257).max() <= 0.5
+    four = rng.integers(0, 256, (6, 8, 4), dtype=np.uint8)
+    np.testing.assert_array_equal(levels_of(open_channels(tiff(four), 4, "x.tif")), four)
+    whole = deep.astype(np.int32)
+    for wide in (deep.astype(np.float32), -whole, whole * 9):
+        with pytest.raises(DataError, match=r"x\.tif: has pixels of 32 bits"):
+            open_image(tiff(wide), "x.tif")
+
+
+def test_tiff_labels() -> None:
+    ids = files.blocks(6, 8, 30)
+    palette = Image.fromarray(ids)
+    palette.putpalette(bytes(range(256)) * 3)
+    deep = ids.astype(np.uint16) * 300
+    for image, values in ((palette, ids), (deep, deep)):
+        np.testing.assert_array_equal(decode_label(tiff(image), "x.tif"), values)
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (np.zeros((6, 8, 3), np.uint8), "a TIFF of mode RGB, not a label"),
+        (np.zeros((6, 8), bool), "a TIFF of mode 1, not a label"),
+        (np.zeros((6, 8), np.float32), "a TIFF of mode F, not a label"),
+    ],
+)
+def test_tiff_files_that_are_no_labels(image: np.ndarray, words: str) -> None:
+    with pytest.raises(DataError, match=rf"x\.tif: {words}"):
+        decode_label(tiff(image), "x.tif")
+
+
+def test_tiff_labels_that_pillow_would_change() -> None:
+    ids = files.blocks(6, 8, 30)
+    with pytest.raises(DataError, match="where 0 is black"):  # Pillow inverts it
+        decode_label(_with_tag(tiff(ids), 262, 0), "x.tif")
+    turned = TiffImagePlugin.ImageFileDirectory_v2()
+    turned[274] = 6
+    with pytest.raises(DataError, match="stored turned"):
+        decode_label(tiff(ids, tiffinfo=turned), "x.tif")
+
+
+def test_tiff_labels_of_lossy_compression() -> None:
+    with pytest.raises(DataError, match=r"x\.tif: a label in a TIFF is uncompressed, or"):
+        decode_label(tiff(files.blocks(16, 16, 30), compression="jpeg"), "x.tif")
+
+
+def test_a_tiff_that_claims_more_than_it_holds() -> None:
+    data = _with_tag(tiff(files.blocks(6, 8, 30)), 256, 60_000, "L")  # its width
+    for read in (decode_label, open_image):
+        with pytest.raises(DataError, match="claims 60000x6 pixels, more than its data can hold"):
+            read(data, "x.tif")
+
+
+def _with_tag(data: bytes, tag: int, value: int, kind: str = "H") -> bytes:
+    """The little-endian file with another value of a tag. kind: H, of two bytes, or L, of four."""
+    at = data.index(struct.pack("<HHI", tag, 3 if kind == "H" else 4, 1)) + 8
+    changed = struct.pack(f"<{kind}", value)
+    return data[:at] + changed + data[at + len(changed) :]

@@ -1,6 +1,6 @@
 """Readers of data sets on damaged files: one line, soon, in little memory, and never another error.
 
-All readers of pipelines/datasets: images of each format, labels (palette, grey, 16-bit), zip
+All readers of pipelines/datasets: images of each format, labels (palette, grey, 16-bit, TIFF), zip
 archives, class files; packed directories are tried in tests/pipelines/packed/test_hostile_files.py.
 """
 
@@ -41,14 +41,14 @@ def encoded(format: str) -> bytes:
 
 
 def label(kind: str, tmp_path: Path) -> bytes:
-    path = tmp_path / "label.png"
+    path = tmp_path / f"label.{'tif' if kind.startswith('tiff') else 'png'}"
     ids = files.blocks(32, 48, 35)
     if kind == "palette":
         files.write_palette(path, ids)
     elif kind == "rgb16":
         files.write_rgb16(path, ids)
     else:
-        files.write_image(path, ids.astype(np.uint16 if kind == "grey16" else np.uint8))
+        files.write_image(path, ids.astype(np.uint16 if kind.endswith("16") else np.uint8))
     return path.read_bytes()
 
 
@@ -72,7 +72,7 @@ CLASSES = (
     b"ignore: [0, '1-6']\nimage_suffix: _img\nlabel_suffix: _ids\nsplits: false\n"
 )
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "TGA", "JPEG2000", "AVIF", "QOI")
-LABELS = ("palette", "grey", "grey16", "rgb16")
+LABELS = ("palette", "grey", "grey16", "rgb16", "tiff", "tiff16")
 
 
 def case(name: str, tmp_path: Path) -> tuple[bytes, Callable[[bytes], object]]:
