@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from fastass.kernels.convolution.conv2d import conv2d, geometry_of
 from fastass.kernels.convolution.folding import rounded_weight
 from fastass.kernels.convolution.fused.forms import conv_gradients
+from fastass.kernels.convolution.fused.weight_gradients import scaled
 from fastass.kernels.convolution.norm import op
 from fastass.kernels.convolution.residual import order
 from fastass.kernels.convolution.residual.layer import ConvNorm
@@ -105,7 +106,8 @@ class _ResidualBlock(torch.autograd.Function):
                 residual=residual,
                 gate=gate,
             )
-            of_parameters[3 * i] = None if of_weight is None else of_weight.to(weight.dtype)
+            if of_weight is not None:
+                of_parameters[3 * i] = scaled(of_weight, None, weight)
             return of_h
 
         with torch.autocast(x.device.type, enabled=False):
