@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from fastass.kernels.convolution.conv2d import conv2d, geometry_of
+from fastass.kernels.convolution.conv2d import geometry_of
 from fastass.kernels.convolution.folding import rounded_weight
-from fastass.kernels.convolution.fused.forms import conv_gradients
+from fastass.kernels.convolution.fused.forms import conv_gradients, conv_moments
 from fastass.kernels.convolution.fused.weight_gradients import scaled
 from fastass.kernels.convolution.norm import op
 from fastass.kernels.convolution.residual import order
@@ -60,8 +60,8 @@ class _ResidualBlock(torch.autograd.Function):
         def run(i: int, h: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
             norm = layers[i].norm
             assert isinstance(norm, nn.BatchNorm2d)
-            z = conv2d(h, products[i], None, *geometries[i])
-            y, mean, inverse = op.forward(z, norm, residual, relu)
+            z, mean, variance = conv_moments(h, products[i], geometries[i], norm.weight)
+            y, inverse = op.apply(z, norm, mean, variance, residual, relu)
             kept[i] = z, mean, inverse
             return y
 

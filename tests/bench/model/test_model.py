@@ -179,6 +179,12 @@ def test_costs_of_a_fused_convolution() -> None:
         assert (cost.part, cost.kind) == (f"convolutions, {way}", "wide")
         assert cost.flops == 2 * 200 * 256 * 128
         assert cost.bytes == rows.nbytes + product.nbytes + maps * out.nbytes
+    given = {"x": rows, "weight": product, "y": out, "means": x, "deviations": x}
+    name = "triton:convolution.norm.pointwise_gpu._kernel"
+    (cost,) = count.costs([op(name, [rows], [], arguments=given, multiplies=True)])
+    assert (cost.part, cost.kind) == ("convolutions, forward", "wide")
+    assert cost.flops == 2 * 200 * 256 * 128
+    assert cost.bytes == rows.nbytes + product.nbytes + out.nbytes + 4 * x.nbytes
 
 
 def test_costs_of_products_and_of_what_has_no_rule() -> None:
