@@ -39,7 +39,8 @@ def gradients_together(wanted: bool = True) -> Iterator[None]:
 
 def scaled(of_product: Tensor, scale: Tensor | None, weight: Tensor) -> Tensor | None:
     """The gradient of the weight [M,N,kh,kw], or None if it was put aside. May write over
-    `of_product`. scale: [M], or None for ones."""
+    `of_product`. scale: [M], or None for ones. weight: as the forward got it; what a backward has
+    saved is a copy where activations are computed again."""
     if _aside is not None and _fits(of_product, weight):
         _aside.append((weight, ones_of(weight) if scale is None else scale, of_product))
         return None
@@ -52,7 +53,8 @@ def scaled(of_product: Tensor, scale: Tensor | None, weight: Tensor) -> Tensor |
 
 def _fits(of_product: Tensor, weight: Tensor) -> bool:
     return (
-        weight.dtype == torch.float32
+        weight.is_leaf
+        and weight.dtype == torch.float32
         and of_product.dtype != weight.dtype
         and weight.device.type == "cuda"
         and dispatch.resolve(weight.device) == "triton"

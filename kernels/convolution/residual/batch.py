@@ -70,6 +70,7 @@ class _ResidualBlock(torch.autograd.Function):
         vectors = [t for i in range(len(layers)) for t in kept[i]]
         ctx.save_for_backward(*maps, *vectors, *parameters, *products)
         ctx.gates, ctx.depth, ctx.geometries = gates, depth, geometries
+        ctx.parameters = parameters  # themselves: what is kept with them is found again
         return y
 
     @staticmethod
@@ -79,7 +80,7 @@ class _ResidualBlock(torch.autograd.Function):
         saved = ctx.saved_tensors  # activation checkpointing lets them be read once
         maps, saved = saved[:depth], saved[depth:]
         kept, saved = saved[: 3 * count], saved[3 * count :]
-        parameters, products = saved[: 3 * count], saved[3 * count :]
+        parameters, products = ctx.parameters, saved[3 * count :]
         x, to_x, to_parameters = maps[0], ctx.needs_input_grad[0], ctx.needs_input_grad[4:]
         of_parameters: list[Tensor | None] = [None] * (3 * count)
 

@@ -83,6 +83,7 @@ class _ResidualBlock(torch.autograd.Function):
         kept = products if shares_products() else [None] * len(products)
         ctx.save_for_backward(*maps, *weights, *kept)
         ctx.gates, ctx.depth, ctx.constants = gates, depth, constants
+        ctx.weights = weights  # themselves, for `scaled`
         return y
 
     @staticmethod
@@ -109,7 +110,7 @@ class _ResidualBlock(torch.autograd.Function):
                 g, h, product, geometry, wanted, residual=residual, gate=gate
             )
             if of_weight is not None:
-                of_weights[i] = scaled(of_weight, scale, weights[i])
+                of_weights[i] = scaled(of_weight, scale, ctx.weights[i])
             return of_h
 
         with torch.autocast(x.device.type, enabled=False):

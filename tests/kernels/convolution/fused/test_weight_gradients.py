@@ -4,6 +4,7 @@ import pytest
 import torch
 from child import interpreted
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from fastass.kernels import ConvNorm, folded_once, gradients_together
 from fastass.kernels.convolution.fused import weight_gradients
@@ -58,29 +59,36 @@ def check_bits() -> None:
 
 
 def check_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A block with a frozen norm, and one weight that needs no gradient."""
+    """A block with a frozen norm, a weight that needs no gradient, one that is no leaf; with
+    activations that are computed again too."""
     monkeypatch.setattr(block, "_is_one_node", lambda x: True)
     x = draw(2, 8, 5, 7, dtype=torch.bfloat16).contiguous(memory_format=CL)
 
-    def run(wanted: bool) -> list[Tensor | None]:
+    def run(wanted: bool, again: bool = False) -> list[Tensor | None]:
         norm = draw(8, seed=5).abs(), draw(8, seed=6)
         weights = [
             draw(8, 8, k, k, seed=k).contiguous(memory_format=CL).requires_grad_() for k in (1, 3)
         ]
         weights.append(draw(8, 8, 1, 1, seed=9))
-        layers = [ConvNorm(w, 1, w.shape[-1] // 2, 1, norm) for w in weights]
+        made = [*weights, weights[0] * 2]
+        layers = [ConvNorm(w, 1, w.shape[-1] // 2, 1, norm) for w in made]
         with folded_once():
             for sign in (1, -2):
-                y = block.residual_block(sign * x, layers, None)
+                if again:
+                    y = checkpoint(
+                        block.residual_block, sign * x, layers, None, use_reentrant=False
+                    )
+                else:
+                    y = block.residual_block(sign * x, layers, None)
                 with gradients_together(wanted):
-                    y.float().square().sum().backward()
+                    y.float().square().sum().backward(retain_graph=True)
         return [weight.grad for weight in weights]
 
-    *ours, none = run(True)
-    *theirs, also_none = run(False)
-    assert none is also_none is None
-    for a, b in zip(ours, theirs, strict=True):
-        assert torch.equal(a, b)  # type: ignore[arg-type]
+    *theirs, none = run(False)
+    for *ours, also_none in (run(True), run(True, again=True)):
+        assert none is also_none is None
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
 def check_errors() -> None:
@@ -115,7 +123,7 @@ def test_off_a_gpu_and_where_hooks_wait_each_weight_gets_its_own() -> None:
 if __name__ == "__main__":
     torch.use_deterministic_algorithms(True)  # new memory holds NaN
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(weight_gradients, "_fits", lambda of_product, weight: True)
+        patched.setattr(weight_gradients, "_fits", lambda of_product, weight: weight.is_leaf)
         check_bits()
         check_blocks(patched)
         check_errors()
