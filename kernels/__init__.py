@@ -12,6 +12,7 @@ from fastass.kernels.convolution.cpu_forms import without_winograd
 from fastass.kernels.convolution.epilogue import convolution_epilogue_
 from fastass.kernels.convolution.folding import folded_once
 from fastass.kernels.convolution.fused.choice import describe_fused, use_fused
+from fastass.kernels.convolution.fused.weight_gradients import gradients_together
 from fastass.kernels.convolution.leaky_conv_stack import leaky_conv_stack, leaky_conv_stack_twice
 from fastass.kernels.convolution.multi_dilation_conv import multi_dilation_conv
 from fastass.kernels.convolution.norm.op import use_fused_batch_norm
@@ -44,6 +45,7 @@ __all__ = [
     "convolution_epilogue_",
     "describe_fused",
     "folded_once",
+    "gradients_together",
     "leaky_conv_stack",
     "leaky_conv_stack_twice",
     "multi_dilation_conv",

@@ -151,6 +151,16 @@ def _pointwise(op: Recorded) -> Cost:
     return Cost(f"convolutions, {way}", f"{way}, product", kind, 1, nbytes, flops)
 
 
+def _pointwise_moments(op: Recorded) -> Cost:
+    """A 1×1 convolution that takes its output's statistics: their parts are written and read."""
+    x, weight, y = (op.arguments[name] for name in ("x", "weight", "y"))
+    parts = sum(op.arguments[name].nbytes for name in ("means", "deviations"))
+    nbytes = x.nbytes + weight.nbytes + y.nbytes + 2 * parts
+    (outputs, inputs), flops = weight.shape, 2 * x.shape[0] * weight.shape[0] * weight.shape[1]
+    kind = convolution_kind(inputs, outputs)
+    return Cost("convolutions, forward", "forward, product, moments", kind, 1, nbytes, flops)
+
+
 def _convolution_backward(op: Recorded) -> Iterator[Cost]:
     gradient, x, weight = op.inputs[:3]
     inputs, outputs, kernel, flops = _sizes(weight, gradient)
@@ -180,6 +190,8 @@ def _product(op: Recorded, what: str) -> Cost:
 def _triton(op: Recorded, what: str) -> Cost:
     if what == "convolution.fused.pointwise_gpu._kernel":
         return _pointwise(op)
+    if what == "convolution.norm.pointwise_gpu._kernel":
+        return _pointwise_moments(op)
     if op.multiplies:
         raise ValueError(f"{what} multiplies matrices: give it a rule in bench/model/count.py")
     if what.startswith("convolution.norm.gpu."):

@@ -319,7 +319,10 @@ class TrainStep:
                 terms = LossTerms(*(None if t is None else w * t for t, w in pairs))
                 # The exchange averages over the ranks, and the weights already do.
                 total = objective(terms, self.config.loss) * self.world.size
-            self.scaler.scale(total).backward()  # type: ignore[no-untyped-call, unused-ignore]
+            # Not where DDP's hooks wait for each gradient.
+            together = self.runtime.device.type == "cuda" and not self.world.ddp
+            with kernels.gradients_together(together):
+                self.scaler.scale(total).backward()  # type: ignore[no-untyped-call, unused-ignore]
         if part.last and self.exchange_clock is not None:
             self.exchange_clock.end()
         terms = LossTerms(*(None if t is None else t.detach() for t in terms))

@@ -35,6 +35,7 @@ MODULES = (
     "convolution.fused.fold_gpu",
     "convolution.fused.pointwise_gpu",
     "convolution.norm.gpu",
+    "convolution.norm.pointwise_gpu",
     "convolution.taps.gpu",
     "pixel_discriminator_loss.gpu",
     "upsample.softmax_gpu",

@@ -22,8 +22,9 @@ from torch.autograd.function import once_differentiable
 from fastass.kernels import dispatch
 from fastass.kernels.convolution.conv2d import Size, conv2d, conv2d_gradients, geometry_of
 from fastass.kernels.convolution.epilogue import convolution_epilogue_
-from fastass.kernels.convolution.folding import folded, scaled, shares_products
+from fastass.kernels.convolution.folding import folded, shares_products
 from fastass.kernels.convolution.fused.forms import conv_epilogue
+from fastass.kernels.convolution.fused.weight_gradients import scaled
 from fastass.kernels.convolution.recompute import (
     Recomputed,
     getter,
@@ -128,6 +129,7 @@ class _ConvolutionFrozenNorm(torch.autograd.Function):
         product = folded(weight, scale, x.dtype) if shares_products() else None
         ctx.save_for_backward(weight, scale, product, kept_x, kept_y)
         ctx.geometry, ctx.relu = geometry, relu
+        ctx.weight = weight  # itself, for `scaled`
         ctx.recomputed_x, ctx.recomputed_y = recomputed_x, recomputed_y
         return y
 
@@ -147,7 +149,7 @@ class _ConvolutionFrozenNorm(torch.autograd.Function):
             wanted = (to_x, to_weight, False)
             of_x, of_weight, _ = conv2d_gradients(gradient, x, product, ctx.geometry, wanted)
         if of_weight is not None:
-            of_weight = scaled(of_weight, scale, weight.dtype)
+            of_weight = scaled(of_weight, scale, ctx.weight)
         of_residual = gradient if ctx.needs_input_grad[5] else None
         return of_x, of_weight, None, None, None, of_residual, None, None, None
 

@@ -86,12 +86,17 @@ def rounded(shift: Tensor, dtype: torch.dtype) -> Tensor:
 @torch.no_grad()
 def rounded_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """A weight in the dtype of the maps: its product with ones, made as often and together."""
+    return folded(weight, ones_of(weight), dtype)
+
+
+def ones_of(weight: Tensor) -> Tensor:
+    """The scale [M] of a weight that has no norm folded into it; kept with the weight."""
     ones: Tensor | None = getattr(weight, _ONES, None)
     if ones is None or ones.device != weight.device:
         with torch.inference_mode(False):
             ones = weight.new_ones(weight.shape[0])
         setattr(weight, _ONES, ones)
-    return folded(weight, ones, dtype)
+    return ones
 
 
 def shared(make: Callable[[], Tensor], dtype: torch.dtype, *of: Tensor) -> Tensor:
@@ -113,13 +118,6 @@ def _product(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     if dtype == weight.dtype == scale.dtype:
         return weight * scale
     return torch.mul(weight, scale, out=torch.empty_like(weight, dtype=dtype))  # in one pass
-
-
-def scaled(of_product: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """The gradient of a weight, given that of the weight · scale. May write over it."""
-    factor = scale[:, None, None, None]
-    # Of another dtype: the product is in the wider one, and no copy is made before it.
-    return of_product.mul_(factor) if of_product.dtype == dtype else of_product * factor
 
 
 # --- many products by one kernel, on a GPU --------------------------------------------------------

@@ -1,7 +1,7 @@
 """The forward of every method and norm, and whole steps, on the fake CUDA device."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 
 import pytest
@@ -17,7 +17,6 @@ from fake_step import (
     record_step,
 )
 from recorder import Recorder, launches_to, recording
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tracing import traced
 
@@ -25,6 +24,7 @@ from fastass import kernels
 from fastass.bench.model import trace
 from fastass.bench.model.count import costs
 from fastass.bench.model.flops import of_operators
+from fastass.method.terms import LossTerms
 from fastass.training.graphed_step import EAGER_STEPS, GraphedStep
 
 LOSSES = {"upsample_cross_entropy": "L_seg", "pixel_discriminator_loss": "D_s", "class_mean": "D_s"}
@@ -91,8 +91,11 @@ def test_step_with_fused_convolutions(norm: str, checkpointing: str) -> None:
     recorder = record_step(replace(config, model=model))
     without_fault(recorder)
     names = [op.name.removeprefix("triton:convolution.fused.") for op in recorder.ops]
-    assert names.count("fold_gpu._kernel") == 1
+    # All weights, and all their gradients in each of the two backwards.
+    assert names.count("fold_gpu._kernel") == 3
     assert names.count("pointwise_gpu._kernel") >= 30
+    moments = names.count("triton:convolution.norm.pointwise_gpu._kernel")
+    assert bool(moments) == (norm == "batch")
     fused = sum(name.startswith("aten::cudnn_convolution_relu") for name in names)
     assert bool(fused) == (norm == "frozen")
     gates = [op for op in recorder.ops if op.name.startswith("aten::threshold_backward")]
@@ -104,22 +107,28 @@ def test_step_with_fused_convolutions(norm: str, checkpointing: str) -> None:
     assert not any("batch_norm" in name for name in names)
 
 
+@pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize("norm", NORMS)
-def test_gradients_have_the_strides_of_their_parameters(norm: str) -> None:
-    """DistributedDataParallel copies those that have not."""
+def test_gradients_have_the_strides_of_their_parameters(
+    norm: str, together: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DistributedDataParallel copies those that have not, and fused optimizers refuse them."""
     kernels.use_fused("on")
     kernels.use_fused_batch_norm(True)
+    if not together:
+        monkeypatch.setattr(kernels, "gradients_together", lambda wanted: nullcontext())
     config = configured(backbone="resnet50", norm=norm)
     wrong: list[str] = []
     with fake_step(config) as step:
-        for name, parameter in step.module.named_parameters():
 
-            def check(p: Tensor, name: str = name) -> None:
-                assert p.grad is not None
-                wrong.extend([name] if p.grad.stride() != p.stride() else [])
+        def check(terms: LossTerms) -> LossTerms:
+            for name, parameter in step.module.named_parameters():
+                if parameter.requires_grad:
+                    assert parameter.grad is not None
+                    wrong.extend([name] if parameter.grad.stride() != parameter.stride() else [])
+            return terms
 
-            if parameter.requires_grad:
-                parameter.register_post_accumulate_grad_hook(check)
+        monkeypatch.setattr(step, "_agreed", check)
         with launches_to():
             step.step([fake_batch(config)], adapt=True)
     assert not wrong

@@ -7,11 +7,11 @@ first come up; `describe_fused` says what was chosen.
 
 from collections import Counter
 from collections.abc import Callable, Hashable
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
-from torch import Tensor
 
+Result = TypeVar("Result")
 Choice = Literal["off", "timed", "on"]
 CHOICES: tuple[Choice, ...] = ("off", "timed", "on")
 _CALLS = 10  # timed together
@@ -34,8 +34,8 @@ def is_fused() -> bool:
     return _choice != "off"
 
 
-def run(key: Hashable, forms: dict[str, Callable[[], Tensor]]) -> Tensor:
-    """The result of the form that is chosen. Every form must return a new tensor and change none.
+def run(key: Hashable, forms: dict[str, Callable[[], Result]]) -> Result:
+    """The result of the form that is chosen. Every form must return new tensors and change none.
 
     key: the operation and its sizes.
     """
@@ -50,7 +50,7 @@ def run(key: Hashable, forms: dict[str, Callable[[], Tensor]]) -> Tensor:
     return forms[_chosen[key][0]]()
 
 
-def milliseconds(form: Callable[[], Tensor]) -> float | None:
+def milliseconds(form: Callable[[], Any]) -> float | None:
     """Of one call, which waits for the GPU; None for a form that does not run here."""
     try:
         form()  # compiles it, and lets cuDNN look for an algorithm

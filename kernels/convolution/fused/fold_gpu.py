@@ -40,7 +40,10 @@ def row_starts(weights: Sequence[Tensor]) -> Tensor:
 def fold(
     weights: Sequence[Tensor], scales: Sequence[Tensor], starts: Tensor, dtype: torch.dtype
 ) -> list[Tensor]:
-    """weight · scale of each pair, channels-last in `dtype`; one vector holds them all."""
+    """weight · scale of each pair, channels-last in `dtype`; one vector holds them all.
+
+    starts: `row_starts` of tensors with these shapes.
+    """
     flat = torch.cat([weight.permute(0, 2, 3, 1).reshape(-1) for weight in weights])
     products = torch.empty_like(flat, dtype=dtype)
     _kernel[(starts.shape[0] - 1,)](
@@ -58,14 +61,20 @@ def fold(
     return made
 
 
-_GIVEN = {"weights": torch.float32, "scales": torch.float32, "starts": torch.int32}
+_GIVEN = {"scales": torch.float32, "starts": torch.int32}
+# Products, and the gradients of their weights (`weight_gradients.py`).
+_PAIRS = {
+    f"{way} {str(half).removeprefix('torch.')}": pair
+    for half in (torch.bfloat16, torch.float16)
+    for way, pair in (("fold", (torch.float32, half)), ("gradient", (half, torch.float32)))
+}
 AOT = tuple(
     Launch(
-        str(dtype).removeprefix("torch."),
+        name,
         _kernel,
-        {**_GIVEN, "products": dtype},
+        {**_GIVEN, "weights": given, "products": made},
         {"BLOCK": _BLOCK},
         _WARPS,
     )
-    for dtype in (torch.bfloat16, torch.float16)
+    for name, (given, made) in _PAIRS.items()
 )

@@ -9,7 +9,9 @@ The forms, of which `choice` runs one:
 - "cudnn-fused": cuDNN's convolution with bias, residual and ReLU, forward only;
 - "triton": a product with all of it behind, for 1×1 convolutions of stride 1.
 
-The fused ones are for bf16 and fp16 in channels-last memory. `shift` is rounded to that by cuDNN's.
+In front of a batch norm (`conv_moments`) the first is followed by the statistics' kernel; the last
+takes the statistics too. The fused ones are for bf16 and fp16 in channels-last memory. `shift` is
+rounded to that by cuDNN's.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from fastass.kernels.convolution.conv2d import conv2d, conv2d_gradients
 from fastass.kernels.convolution.epilogue import convolution_epilogue_
 from fastass.kernels.convolution.folding import rounded
 from fastass.kernels.convolution.fused import choice
+from fastass.kernels.convolution.norm import op as norm
 from fastass.kernels.convolution.split_backward import Geometry
 from fastass.kernels.layout import contiguous_rows, map_of
 
@@ -99,6 +102,23 @@ def conv_gradients(
     key = ("input", *_sizes(gradient, weight), residual is None, gate is None)
     of_x = choice.run(key, {"cudnn": cudnn, "triton": triton})
     return of_x, cudnn_gradients(False, True)[1] if to_weight else None
+
+
+def conv_moments(
+    x: Tensor, weight: Tensor, geometry: Geometry, of_norm: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """conv(x; weight), and its mean and variance over the batch [M]. of_norm: the norm's weight."""
+
+    def cudnn() -> tuple[Tensor, Tensor, Tensor]:
+        y = conv2d(x, weight, None, *geometry)
+        return y, *norm.moments(y, of_norm)
+
+    def triton() -> tuple[Tensor, Tensor, Tensor]:
+        return norm.pointwise(x, weight[:, :, 0, 0], of_norm)
+
+    if not (_may_fuse(x, None) and _is_pointwise(weight, geometry)):
+        return cudnn()
+    return choice.run(("moments", *_sizes(x, weight)), {"cudnn": cudnn, "triton": triton})
 
 
 def pointwise(

@@ -19,24 +19,17 @@ from fastass.kernels.aot.launch_spec import Launch
 from fastass.kernels.launch import cdiv, interpreting
 
 _CHANNELS = 64  # inputs and outputs are multiples of it
-_WARPS, _STAGES = 8, 3
+WARPS, STAGES = 8, 3
 
 
 @triton.jit
-def _kernel(
-    x, weight, bias, residual, gate, y, pixels, inputs, outputs, of_output, of_input,
-    BIAS: tl.constexpr, RESIDUAL: tl.constexpr, RELU: tl.constexpr, GATE: tl.constexpr,
+def product(
+    x, weight, p, m, inside, inputs, of_output, of_input,
     PIXELS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, INTERPRET: tl.constexpr,
 ):  # fmt: skip
-    """of_output, of_input: strides of the weight. Programs of the same pixels run together: they
-    read x once from memory."""
-    columns = outputs // OUTPUTS
-    p = (tl.program_id(0) // columns) * PIXELS + tl.arange(0, PIXELS)
-    m = (tl.program_id(0) % columns) * OUTPUTS + tl.arange(0, OUTPUTS)
+    """Σ_n x[p,n] · weight[m,n] in float32. of_output, of_input: strides of the weight."""
     n = tl.arange(0, INPUTS)
-    inside = (p < pixels)[:, None]
-    row = p[:, None].to(tl.int64)
-    of_x = x + row * inputs + n[None, :]
+    of_x = x + p[:, None].to(tl.int64) * inputs + n[None, :]
     of_weight = weight + m[None, :] * of_output + n[:, None] * of_input
     total = tl.zeros((PIXELS, OUTPUTS), dtype=tl.float32)
     for _ in range(0, inputs, INPUTS):
@@ -48,7 +41,24 @@ def _kernel(
             total = tl.dot(a, b, total)
         of_x += INPUTS
         of_weight += INPUTS * of_input
-    place = row * outputs + m[None, :]
+    return total
+
+
+@triton.jit
+def _kernel(
+    x, weight, bias, residual, gate, y, pixels, inputs, outputs, of_output, of_input,
+    BIAS: tl.constexpr, RESIDUAL: tl.constexpr, RELU: tl.constexpr, GATE: tl.constexpr,
+    PIXELS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, INTERPRET: tl.constexpr,
+):  # fmt: skip
+    """Programs of the same pixels run together: they read x once from memory."""
+    columns = outputs // OUTPUTS
+    p = (tl.program_id(0) // columns) * PIXELS + tl.arange(0, PIXELS)
+    m = (tl.program_id(0) % columns) * OUTPUTS + tl.arange(0, OUTPUTS)
+    inside = (p < pixels)[:, None]
+    total = product(
+        x, weight, p, m, inside, inputs, of_output, of_input, PIXELS, OUTPUTS, INPUTS, INTERPRET
+    )
+    place = p[:, None].to(tl.int64) * outputs + m[None, :]
     if BIAS:
         total += tl.load(bias + m).to(tl.float32)[None, :]
     if RESIDUAL:
@@ -61,7 +71,7 @@ def _kernel(
     tl.store(y + place, total.to(y.dtype.element_ty), mask=inside)
 
 
-def _tiles(outputs: int) -> dict[str, Any]:
+def tiles(outputs: int) -> dict[str, Any]:
     width = 128 if outputs % 128 == 0 else 64
     return {"PIXELS": 128, "OUTPUTS": width, "INPUTS": _CHANNELS, "INTERPRET": interpreting()}
 
@@ -77,8 +87,8 @@ def pointwise(
     """y [P,M]. x [P,N], residual and gate [P,M] are contiguous, weight [M,N] has any strides."""
     (pixels, inputs), outputs = x.shape, weight.shape[0]
     y = x.new_empty((pixels, outputs))
-    tiles = _tiles(outputs)
-    _kernel[(cdiv(pixels, tiles["PIXELS"]) * (outputs // tiles["OUTPUTS"]),)](
+    tile = tiles(outputs)
+    _kernel[(cdiv(pixels, tile["PIXELS"]) * (outputs // tile["OUTPUTS"]),)](
         x=x,
         weight=weight,
         bias=x if bias is None else bias,
@@ -94,9 +104,9 @@ def pointwise(
         RESIDUAL=residual is not None,
         RELU=relu,
         GATE=gate is not None,
-        **tiles,
-        num_warps=_WARPS,
-        num_stages=_STAGES,
+        **tile,
+        num_warps=WARPS,
+        num_stages=STAGES,
     )
     return y
 
@@ -117,9 +127,9 @@ def _launch(dtype: torch.dtype, inputs: int, outputs: int, residual: bool, gate:
             **sizes,
             **dict(zip(("of_output", "of_input"), strides, strict=True)),
         },
-        {**flags, **_tiles(outputs), "INTERPRET": False},
-        _WARPS,
-        _STAGES,
+        {**flags, **tiles(outputs), "INTERPRET": False},
+        WARPS,
+        STAGES,
         dot=True,
         wide=True,
     )

@@ -46,24 +46,58 @@ def forward(
     x: Tensor, norm: nn.BatchNorm2d, residual: Tensor | None, relu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, mean, 1 / √(variance + eps). The running statistics change as `norm` changes them."""
+    mean, variance = moments(x, norm.weight)
+    y, inverse = apply(x, norm, mean, variance, residual, relu)
+    return y, mean, inverse
+
+
+def moments(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of the batch. weight: of the norm."""
+    from fastass.kernels.convolution.norm import gpu
+
+    return gpu.moments(contiguous_rows(x), weight)
+
+
+def pointwise(x: Tensor, weight: Tensor, of_norm: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A 1×1 convolution and the moments of its output: y [B,M,h,w], channels-last; [M]; [M].
+
+    weight [M,N] in x's dtype, both counts multiples of 64.
+    """
+    from fastass.kernels.convolution.norm import pointwise_gpu as gpu
+
+    y, mean, variance = gpu.pointwise(contiguous_rows(x), weight, of_norm)
+    return map_of(y, x.shape[0], x.shape[2:]), mean, variance
+
+
+def apply(
+    x: Tensor,
+    norm: nn.BatchNorm2d,
+    mean: Tensor,
+    variance: Tensor,
+    residual: Tensor | None,
+    relu: bool,
+) -> tuple[Tensor, Tensor]:
+    """y, 1 / √(variance + eps). The running statistics change as `norm` changes them."""
     from fastass.kernels.convolution.norm import gpu
 
     running_mean, running_var, momentum = destination(norm)
     assert running_mean is not None
     assert running_var is not None
     assert momentum is not None
-    y, mean, inverse = gpu.forward(
+    y, inverse = gpu.apply(
         contiguous_rows(x),
         None if residual is None else contiguous_rows(residual),
         norm.weight,
         norm.bias,
+        mean,
+        variance,
         running_mean,
         running_var,
         relu=relu,
         momentum=momentum,
         eps=norm.eps,
     )
-    return map_of(y, x.shape[0], x.shape[2:]), mean, inverse
+    return map_of(y, x.shape[0], x.shape[2:]), inverse
 
 
 def backward(

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from fastass.kernels.convolution.conv2d import conv2d, geometry_of
+from fastass.kernels.convolution.conv2d import geometry_of
 from fastass.kernels.convolution.folding import rounded_weight
-from fastass.kernels.convolution.fused.forms import conv_gradients
+from fastass.kernels.convolution.fused.forms import conv_gradients, conv_moments
+from fastass.kernels.convolution.fused.weight_gradients import scaled
 from fastass.kernels.convolution.norm import op
 from fastass.kernels.convolution.residual import order
 from fastass.kernels.convolution.residual.layer import ConvNorm
@@ -59,8 +60,8 @@ class _ResidualBlock(torch.autograd.Function):
         def run(i: int, h: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
             norm = layers[i].norm
             assert isinstance(norm, nn.BatchNorm2d)
-            z = conv2d(h, products[i], None, *geometries[i])
-            y, mean, inverse = op.forward(z, norm, residual, relu)
+            z, mean, variance = conv_moments(h, products[i], geometries[i], norm.weight)
+            y, inverse = op.apply(z, norm, mean, variance, residual, relu)
             kept[i] = z, mean, inverse
             return y
 
@@ -69,6 +70,7 @@ class _ResidualBlock(torch.autograd.Function):
         vectors = [t for i in range(len(layers)) for t in kept[i]]
         ctx.save_for_backward(*maps, *vectors, *parameters, *products)
         ctx.gates, ctx.depth, ctx.geometries = gates, depth, geometries
+        ctx.parameters = parameters  # themselves: what is kept with them is found again
         return y
 
     @staticmethod
@@ -78,7 +80,7 @@ class _ResidualBlock(torch.autograd.Function):
         saved = ctx.saved_tensors  # activation checkpointing lets them be read once
         maps, saved = saved[:depth], saved[depth:]
         kept, saved = saved[: 3 * count], saved[3 * count :]
-        parameters, products = saved[: 3 * count], saved[3 * count :]
+        parameters, products = ctx.parameters, saved[3 * count :]
         x, to_x, to_parameters = maps[0], ctx.needs_input_grad[0], ctx.needs_input_grad[4:]
         of_parameters: list[Tensor | None] = [None] * (3 * count)
 
@@ -105,7 +107,8 @@ class _ResidualBlock(torch.autograd.Function):
                 residual=residual,
                 gate=gate,
             )
-            of_parameters[3 * i] = None if of_weight is None else of_weight.to(weight.dtype)
+            if of_weight is not None:
+                of_parameters[3 * i] = scaled(of_weight, None, weight)
             return of_h
 
         with torch.autocast(x.device.type, enabled=False):

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastass.kernels.convolution.conv2d import geometry_of
-from fastass.kernels.convolution.folding import folded, scaled, shares_products
+from fastass.kernels.convolution.folding import folded, shares_products
 from fastass.kernels.convolution.fused.forms import conv_epilogue, conv_gradients
+from fastass.kernels.convolution.fused.weight_gradients import scaled
 from fastass.kernels.convolution.residual import order
 from fastass.kernels.convolution.residual.layer import ConvNorm
 from fastass.kernels.convolution.residual.ungated import gated, ungated
@@ -82,6 +83,7 @@ class _ResidualBlock(torch.autograd.Function):
         kept = products if shares_products() else [None] * len(products)
         ctx.save_for_backward(*maps, *weights, *kept)
         ctx.gates, ctx.depth, ctx.constants = gates, depth, constants
+        ctx.weights = weights  # themselves, for `scaled`
         return y
 
     @staticmethod
@@ -108,7 +110,7 @@ class _ResidualBlock(torch.autograd.Function):
                 g, h, product, geometry, wanted, residual=residual, gate=gate
             )
             if of_weight is not None:
-                of_weights[i] = scaled(of_weight, scale, weights[i].dtype)
+                of_weights[i] = scaled(of_weight, scale, ctx.weights[i])
             return of_h
 
         with torch.autocast(x.device.type, enabled=False):

@@ -99,6 +99,45 @@ def check_large_means() -> None:
     close(torch.autograd.grad(y, x, g)[0], truth[1], 1e-3)
 
 
+def check_an_outlying_first_part() -> None:
+    """Means of parts are taken relative to the first one's."""
+    x = drawn((1, 8, 40, 40), torch.float32)
+    x[:, :, 0] += 3000
+    mean, variance = op.moments(x, made_norm(8).weight)
+    of_x, mean_of_x = torch.var_mean(x.double(), (0, 2, 3), correction=0)
+    close(mean, mean_of_x, 1e-5)
+    close(variance, of_x, 1e-5)
+
+
+def check_pointwise() -> None:
+    """A 1×1 convolution with its statistics: several parts, the same bits again, every layout."""
+    for (N, M, h, w), dtype in (
+        ((64, 128, 23, 29), torch.bfloat16),
+        ((128, 64, 5, 13), torch.float16),
+        ((64, 192, 1, 2), torch.bfloat16),
+    ):
+        x, weight = drawn((2, N, h, w), dtype) + 3, drawn((M, N, 1, 1), dtype, 1) * 0.1
+        of_norm = made_norm(M).weight
+        expected = torch.nn.functional.conv2d(x.double(), weight.double())
+        plain = weight[:, :, 0, 0]
+        results = []
+        for given, product in (
+            (x, plain),
+            (x.contiguous(), plain),  # channels-first
+            (drawn((4, N, h, w), dtype)[::2].copy_(x), plain.t().contiguous().t()),
+        ):
+            y, mean, variance = op.pointwise(given, product, of_norm)
+            assert y.is_contiguous(memory_format=CL)
+            close(y, expected, 2**-7)
+            of_y, mean_of_y = torch.var_mean(y.double(), (0, 2, 3), correction=0)
+            close(mean, mean_of_y, 1e-6)
+            close(variance, of_y, 1e-5)
+            results.append((y, mean, variance))
+        for again in results[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(again, results[0], strict=True))
+        assert not of_norm._fastass_tickets.any()  # type: ignore[attr-defined]
+
+
 def check_collected() -> None:
     """The batch's statistics go to the list and change nothing."""
     x, norm = drawn((2, 16, 5, 5), torch.float32), made_norm(16)
@@ -210,8 +249,11 @@ def test_on_a_gpu_it_rounds_no_more_than_torch(
 
 
 if __name__ == "__main__":
+    torch.use_deterministic_algorithms(True)  # new memory holds NaN
     check_values()
     check_large_means()
+    check_an_outlying_first_part()
+    check_pointwise()
     check_collected()
     with pytest.MonkeyPatch.context() as patched:
         check_blocks(patched)
