@@ -55,7 +55,7 @@ def info_flags(parser: ArgumentParser) -> None:
 def info(args: Namespace) -> None:
     from fastass.pipelines.class_histograms.histograms import class_histograms
     from fastass.pipelines.class_histograms.statistics import dataset_statistics
-    from fastass.pipelines.errors import DataError, printable
+    from fastass.pipelines.errors import DataError, printable, printable_lines
     from fastass.tracking.progress import Silent
     from fastass.tracking.terminal import reporter
     from fastass.training.open_data import open_any
@@ -78,7 +78,7 @@ def info(args: Namespace) -> None:
     if args.json:
         print(json.dumps(statistics.tree(), indent=1))
         return
-    print(statistics.text())
+    print(printable_lines(statistics.text()))
     for reason in found.bad.values():
         print(f"not counted: {reason}")
 

@@ -94,7 +94,7 @@ def open_image(data: bytes | memoryview, where: str, *, turn: bool = True) -> Im
     turn: turn it upright by its EXIF orientation; False: an image that needs it is a DataError.
     """
     try:
-        return _rgb(_upright(data, where, turn))
+        return _rgb(_upright(data, where, turn), where)
     except DataError:
         raise
     except DAMAGE as error:
@@ -110,11 +110,15 @@ def _upright(data: bytes | memoryview, where: str, turn: bool) -> Image.Image:
         check_complete(data, png, last_row(image))
     code = orientation(image)
     if not turn and code != 1:
-        raise DataError(
-            f"{where}: has EXIF orientation {code}, and its label may be turned "
-            "or not; store the pixels upright, without the tag (mogrify -auto-orient)"
-        )
+        raise _turned(where, code, "its label may be turned or not")
     return upright(image)
+
+
+def _turned(where: str, code: int, other: str) -> DataError:
+    return DataError(
+        f"{where}: has EXIF orientation {code}, and {other}; store the pixels upright, without the "
+        "tag (mogrify -auto-orient)"
+    )
 
 
 def decode_label(
@@ -123,7 +127,8 @@ def decode_label(
     """Decode a label PNG to the ids in the file, uint8 or uint16 [H,W]; of a palette: the indices.
 
     rgb16: the file may be a 16-bit RGB PNG whose first channel has the ids.
-    cityscapes_colors: a palette must show these, see `check_palette`. Raises DataError.
+    cityscapes_colors: a palette must show these, see `check_palette`. Raises DataError, also for a
+    label with an EXIF orientation: nobody knows whether it was made before or after turning.
     """
     try:
         info = check_png(data)
@@ -134,7 +139,7 @@ def decode_label(
         if info.colour not in (GREY, PALETTE):
             wanted = "16-bit, class id in the first channel" if rgb16 else "palette or grey, of ids"
             raise DataError(
-                f"{where}: a {info.depth}-bit RGB colour image, not a label; "
+                f"{where}: an RGB colour image of {info.depth} bits, not a label; "
                 f"this layout's labels are PNGs ({wanted})"
             )
         if info.colour == GREY and info.depth < 8:  # Pillow would stretch these to 0…255
@@ -143,6 +148,8 @@ def decode_label(
             )
         image = open_header(data, where)
         raw = np.asarray(image)
+        if is_turned(data, image):
+            raise _turned(where, orientation(image), "its image may be turned or not")
         check_complete(data, info, raw[-1])
         if cityscapes_colors and info.colour == PALETTE:
             check_palette(image, where)
@@ -171,10 +178,16 @@ def _check_size(image: tuple[int, int], label: tuple[int, int], sample: Sample) 
         )
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I;16", "I"):  # 16-bit grey: Pillow would clip it at 255
-        levels = (np.asarray(image).astype(np.uint32) + 128) // 257
-        image = Image.fromarray(levels.astype(np.uint8))
+def _rgb(image: Image.Image, where: str) -> Image.Image:
+    if image.mode == "F":  # of which range, no file says
+        raise DataError(f"{where}: has floating-point values; store levels of 8 or 16 bits")
+    if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip it at 255
+        levels = np.asarray(image).astype(np.int64)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise DataError(
+                f"{where}: has grey values beyond 16 bits; store levels of 8 or 16 bits"
+            )
+        image = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
     if image.mode != "RGB":
         return image.convert("RGB")
     image.load()
