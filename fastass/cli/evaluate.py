@@ -2,13 +2,13 @@
 
 import json
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from fastass.cli.command import Command
 from fastass.cli.network_flags import execution_flags, load_segmenter, view_flags, views_of
 from fastass.cli.parser import typed
 from fastass.config.schema import Layout
+from fastass.config.values import local_path
 from fastass.errors import UserError
 from fastass.models.number_range import Range
 from fastass.pipelines.errors import printable, printable_lines
@@ -34,7 +34,7 @@ def flags(parser: ArgumentParser) -> None:
         "--split", help="split to evaluate [default val; everything, if the data set has no splits]"
     )
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="also write the result to this file"
+        "--json", type=local_path, metavar="FILE", help="also write the result to this file"
     )
     parser.add_argument(
         "--norm-from",

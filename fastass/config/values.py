@@ -3,6 +3,7 @@
 import difflib
 import types
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from fastass.errors import UserError
@@ -134,3 +135,13 @@ def _parse_scalar(text: Any, hint: Any, where: str) -> Any:
     except (TypeError, ValueError, OverflowError):
         expected = {int: "a whole number", float: "a number"}.get(hint, KINDS[hint])
         raise UserError(f"{where}: expected {expected}, got {shown(text)}") from None
+
+
+def local_path(text: str | Path) -> Path:
+    """A path on this machine. UserError for a URL, which would become a folder named `s3:`."""
+    if "://" in str(text):
+        raise UserError(
+            f"{text}: fastass reads and writes local files only; copy or mount it, see "
+            "docs/pipelines.md, Remote shards"
+        )
+    return Path(text)

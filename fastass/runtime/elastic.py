@@ -12,9 +12,9 @@ behind the others has their state loaded by then.
 What follows a StepLost is `begin` again. No agreement is made here: that is torchft's.
 """
 
+import json
 import logging
 import os
-import pickle
 import socket
 import time
 import warnings
@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 QUORUM = 600.0  # seconds that a member waits at least for slower ones, which evaluate or save
 CONNECT = timedelta(seconds=10)  # to the lighthouse, and of the members of a step to each other
+LONGEST = 1 << 20  # bytes of what a member tells the others
 
 
 class StepLost(Exception):
@@ -144,17 +145,26 @@ class Members:
         return tensor if host is tensor else tensor.copy_(host)
 
     def gather(self, value: T) -> list[T]:
-        """The values of all members, by rank."""
-        data = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
+        """The values of all members, by rank; values that JSON has, in which tuples are lists.
+
+        No pickle, which could run code. (torchft sends the state of a member as one.)
+        """
+        data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         lengths = torch.zeros(self.size, dtype=torch.int64)
         lengths[self.rank] = len(data)
         sizes = self.sum(lengths).tolist()
+        if not all(0 < size <= LONGEST for size in sizes):
+            raise TrainingFailure(f"a member sent {max(sizes)} bytes, not 1 to {LONGEST}")
         rows = torch.zeros(self.size, max(sizes), dtype=torch.uint8)
         rows[self.rank, : len(data)] = data
         table = self.sum(rows)
-        return [
-            pickle.loads(bytes(row[:size].tolist())) for row, size in zip(table, sizes, strict=True)
-        ]
+        try:
+            return [
+                json.loads(bytes(row[:size].tolist()))
+                for row, size in zip(table, sizes, strict=True)
+            ]
+        except (ValueError, RecursionError) as error:
+            raise TrainingFailure(f"a member sent no JSON: {_line(error)}") from None
 
     def commit(self) -> None:
         """The step counts for this member, or it is lost."""

@@ -116,7 +116,7 @@ def test_bad_labels_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     [
         ((), "required: DATA"),
         (("none",), "none: no such directory"),
-        (("s3://a/b",), "fastass reads local files only"),
+        (("s3://a/b",), "fastass reads and writes local files only"),
         (("DATA", "--split", "val"), "no split 'val'"),
         (("DATA", "--layout", "gta6"), "layout 'gta6' is unknown; choose one of auto, "),
         (("DATA", "--classes", "rode"), "class 'rode' is not in the gta5 table"),
