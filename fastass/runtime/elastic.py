@@ -15,6 +15,7 @@ What follows a StepLost is `begin` again. No agreement is made here: that is tor
 import json
 import logging
 import os
+import re
 import socket
 import time
 import warnings
@@ -44,6 +45,17 @@ def check_torchft() -> None:
     """UserError where torchft is not installed."""
     if find_spec("torchft") is None:
         raise UserError("--elastic: torchft is not installed; pip install torchft")
+
+
+def check_lighthouse(address: str) -> None:
+    """UserError unless something listens at http://HOST:PORT: before a run directory is made."""
+    match = re.fullmatch(r"https?://(?:\[([^]]+)\]|([^]:/[]+)):([0-9]{1,5})/?", address)
+    if match is None or int(match[3]) > 65535:
+        raise UserError(f"--elastic {address}: expected http://HOST:PORT, of torchft's lighthouse")
+    try:
+        socket.create_connection((match[1] or match[2], int(match[3])), CONNECT.seconds).close()
+    except OSError as error:
+        raise _no_lighthouse(address, error) from None
 
 
 class Members:
@@ -102,10 +114,7 @@ class Members:
                 replica_id=f"{time.time():.6f} {self.name} ",  # their order: the oldest is rank 0
             )
         except (RuntimeError, TimeoutError) as error:
-            raise UserError(
-                f"--elastic {lighthouse}: no lighthouse answers there ({_line(error)}); start one: "
-                "torchft_lighthouse --min_replicas 1"
-            ) from None
+            raise _no_lighthouse(lighthouse, error) from None
         self._manager.load_state_dict({"step": step, "batches_committed": 0})
 
     @property
@@ -194,6 +203,13 @@ class Members:
         self._left = True
         self._manager.shutdown(wait=False)
         self._group.abort()
+
+
+def _no_lighthouse(address: str, error: BaseException) -> UserError:
+    return UserError(
+        f"--elastic {address}: no lighthouse answers there ({_line(error)}); start one: "
+        "torchft_lighthouse --min_replicas 1"
+    )
 
 
 def _line(error: BaseException) -> str:
