@@ -9,6 +9,7 @@ from fastass.cli.parser import typed
 from fastass.config.presets import PRESETS
 from fastass.config.schema import Layout
 from fastass.config.text import parse
+from fastass.errors import Incomplete
 
 
 def no_flags(parser: ArgumentParser) -> None:
@@ -77,10 +78,12 @@ def info(args: Namespace) -> None:
         raise DataError(f"no label can be read; the first: {next(iter(found.bad.values()))}")
     if args.json:
         print(json.dumps(statistics.tree(), indent=1))
-        return
-    print(printable_lines(statistics.text()))
-    for reason in found.bad.values():
-        print(f"not counted: {reason}")
+    else:
+        print(printable_lines(statistics.text()))
+        for reason in found.bad.values():
+            print(f"not counted: {reason}")
+    if found.bad:
+        raise Incomplete(f"{len(found.bad)} labels can't be read and were not counted")
 
 
 DOCTOR = Command(
