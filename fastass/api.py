@@ -9,6 +9,7 @@ import numpy as np
 
 from fastass.config.configure import configure
 from fastass.config.schema import Config
+from fastass.config.values import local_path
 from fastass.evaluation.evaluate import Scores, evaluate_both, with_network_classes
 from fastass.evaluation.evaluate import evaluate as evaluate_batches
 from fastass.inference.export import export as write_export
@@ -59,7 +60,7 @@ def train(
     Raises UserError or DataError for bad input, TrainingFailure when training can't go on,
     Interrupted after saving on a signal or at `stop_at`.
     """
-    out = Path(out) if out is not None else None
+    out = local_path(out) if out is not None else None
     config = configure(base, overrides, saved=saved_config(out, resume))
     return train_run(
         config,
@@ -159,7 +160,7 @@ def export(
     computes something else.
     """
     segmenter = network if isinstance(network, Segmenter) else load(network, device="cpu")
-    return write_export(segmenter, Path(out), format, overwrite=overwrite)
+    return write_export(segmenter, local_path(out), format, overwrite=overwrite)
 
 
 def write_report(
@@ -170,4 +171,4 @@ def write_report(
     Raises UserError for a directory that is no run.
     """
     paths = [runs] if isinstance(runs, str | Path) else runs
-    return write_page([Path(path) for path in paths], Path(out))
+    return write_page([local_path(path) for path in paths], local_path(out))

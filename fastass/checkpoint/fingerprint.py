@@ -5,9 +5,10 @@
     meaning   CRC-32 of what label values mean, where a class file says it
     sizes     bytes of each file
     contents  CRC-32 of each file, where an archive or a packed directory lists it
+    ends      CRC-32 of the last bytes of each other file; a PNG has a checksum of its pixels there
     probes    CRC-32 of a few files, which are read: uncompressed images all have one size
 
-Each of the last three is a pair of texts, for the images and for their labels, with 8 hexadecimal
+Each of the last four is a pair of texts, for the images and for their labels, with 8 hexadecimal
 digits for each sample. Times and paths are left out: a copy of the data has the same fingerprint.
 """
 
@@ -27,7 +28,8 @@ from fastass.pipelines.packed.index import Member
 PROBES = 8  # samples per data set whose files are read
 DIGITS = 8
 UNKNOWN = "-" * DIGITS  # a file that is not there, or not readable
-KEYS = ("sizes", "contents", "probes")
+KEYS = ("sizes", "contents", "ends", "probes")
+END = 64  # bytes: the checksums of zlib and of the last chunk, and the chunk after it
 
 Stored = File | Member | None
 
@@ -44,6 +46,8 @@ def fingerprint(data: AnyDataset) -> dict[str, Any]:
     found["sizes"] = [_digits(_size, column) for column in columns]
     if not any(isinstance(file, Path) for column in columns for file in column):
         found["contents"] = [_digits(_crc32, column) for column in columns]
+    else:
+        found["ends"] = [_digits(_end, column) for column in columns]
     probed = probes(len(names))
     found["probes"] = [_digits(_crc32, [column[i] for i in probed]) for column in columns]
     return found
@@ -74,6 +78,14 @@ def _digits(number: Callable[[Any], int], files: Sequence[Stored]) -> str:
 
 def _size(file: File | Member) -> int:
     return file.stat().st_size if isinstance(file, Path) else file.size
+
+
+def _end(file: File | Member) -> int:
+    if not isinstance(file, Path):
+        return file.crc32
+    with file.open("rb") as opened:
+        opened.seek(max(0, file.stat().st_size - END))
+        return zlib.crc32(opened.read(END))
 
 
 def _crc32(file: File | Member) -> int:

@@ -12,7 +12,7 @@ from fastass.checkpoint.json_file import read_json
 from fastass.checkpoint.own_files import CONFIG, INPUTS, LABELLED, read_labelled
 from fastass.checkpoint.starting_weights import weights_path
 from fastass.config.schema import AUTO, NAMED_WEIGHTS, Config
-from fastass.config.text import from_yaml, leaves, value_at
+from fastass.config.text import DERIVED, from_yaml, leaves, value_at
 from fastass.errors import UserError
 from fastass.models.weights.files import find_weight_file
 from fastass.pipelines.datasets.files import paths_of
@@ -132,7 +132,6 @@ def check_same(
     images of each data set. note: gets a line if single files have changed, and if the saved
     configuration has names of an earlier version.
     """
-    _check_inputs(path, labelled, inputs, names, note)
     saved = from_yaml(path / CONFIG, note)
     if saved.global_batch != config.global_batch:
         d = config.distributed
@@ -141,7 +140,7 @@ def check_same(
             f"{config.batch} × --accumulate {config.accumulate} × {d.world} ranks; the run has "
             f"{saved.global_batch}"
         )
-    for leaf in leaves():
+    for leaf in sorted(leaves(), key=lambda leaf: leaf.path in DERIVED):  # which follow from others
         if leaf.path in FREE:
             continue
         if leaf.path == "optim.base_batch" and not config.optim.scales:
@@ -153,6 +152,7 @@ def check_same(
                 f"drop {leaf.flag} or choose another --out"
             )
     _check_init(path, saved.init, config.init)
+    _check_inputs(path, labelled, inputs, names, note)
 
 
 def _check_inputs(

@@ -2,16 +2,16 @@
 
 import json
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from fastass.cli.command import Command
 from fastass.cli.network_flags import execution_flags, load_segmenter, view_flags, views_of
 from fastass.cli.parser import typed
 from fastass.config.schema import Layout
+from fastass.config.values import local_path
 from fastass.errors import UserError
 from fastass.models.number_range import Range
-from fastass.pipelines.errors import printable
+from fastass.pipelines.errors import printable, printable_lines
 
 if TYPE_CHECKING:
     from fastass.evaluation.evaluate import Scores
@@ -34,7 +34,7 @@ def flags(parser: ArgumentParser) -> None:
         "--split", help="split to evaluate [default val; everything, if the data set has no splits]"
     )
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="also write the result to this file"
+        "--json", type=local_path, metavar="FILE", help="also write the result to this file"
     )
     parser.add_argument(
         "--norm-from",
@@ -55,13 +55,15 @@ def run(args: Namespace) -> None:
     from fastass.checkpoint.files import MIXED_USED
     from fastass.evaluation.evaluate import evaluate, evaluate_both, with_network_classes
     from fastass.pipelines.loaders.evaluation import EvalLoader
-    from fastass.runtime.atomic_write import write_in_turn
+    from fastass.runtime.atomic_write import check_replaceable, write_in_turn
     from fastass.tracking.terminal import reporter
     from fastass.training.open_data import open_any
     from fastass.training.summary import iou_table
 
-    if args.json is not None and not args.json.parent.is_dir():
-        raise UserError(f"--json: {args.json.parent}: no such directory")
+    if args.json is not None:
+        if not args.json.parent.is_dir():
+            raise UserError(f"--json: {args.json.parent}: no such directory")
+        check_replaceable(args.json, '"per_class_iou"', "a result of fastass eval")
     views = views_of(args)
     network = load_segmenter(args)
     data = open_any(args.data, args.layout, args.split or "val", whole=args.split is None)
@@ -98,7 +100,7 @@ def run(args: Namespace) -> None:
             )
 
         scores = evaluate_both(once, other, own=network.norm_statistics or "mixed")
-    print(iou_table([(data.split, scores.record())]))
+    print(printable_lines(iou_table([(data.split, scores.record())])))
     if args.json is not None:
         write_in_turn(args.json, json.dumps(scores.record(), indent=2) + "\n")
 

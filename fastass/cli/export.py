@@ -1,7 +1,6 @@
 """`fastass export`."""
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
 from fastass.cli.command import Command
 from fastass.cli.network_flags import (
@@ -10,6 +9,7 @@ from fastass.cli.network_flags import (
     statistics_flag,
     weight_file,
 )
+from fastass.config.values import local_path
 from fastass.inference.formats import EXPORT_FORMATS
 from fastass.pipelines.errors import printable
 
@@ -26,7 +26,7 @@ def flags(parser: ArgumentParser) -> None:
     )
     add(
         "--out",
-        type=Path,
+        type=local_path,
         required=True,
         metavar="PATH",
         help="file to write; for safetensors a folder",

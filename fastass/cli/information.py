@@ -9,6 +9,7 @@ from fastass.cli.parser import typed
 from fastass.config.presets import PRESETS
 from fastass.config.schema import Layout
 from fastass.config.text import parse
+from fastass.errors import Incomplete
 
 
 def no_flags(parser: ArgumentParser) -> None:
@@ -55,7 +56,7 @@ def info_flags(parser: ArgumentParser) -> None:
 def info(args: Namespace) -> None:
     from fastass.pipelines.class_histograms.histograms import class_histograms
     from fastass.pipelines.class_histograms.statistics import dataset_statistics
-    from fastass.pipelines.errors import DataError, printable
+    from fastass.pipelines.errors import DataError, printable, printable_lines
     from fastass.tracking.progress import Silent
     from fastass.tracking.terminal import reporter
     from fastass.training.open_data import open_any
@@ -77,10 +78,12 @@ def info(args: Namespace) -> None:
         raise DataError(f"no label can be read; the first: {next(iter(found.bad.values()))}")
     if args.json:
         print(json.dumps(statistics.tree(), indent=1))
-        return
-    print(statistics.text())
-    for reason in found.bad.values():
-        print(f"not counted: {reason}")
+    else:
+        print(printable_lines(statistics.text()))
+        for reason in found.bad.values():
+            print(f"not counted: {reason}")
+    if found.bad:
+        raise Incomplete(f"{len(found.bad)} labels can't be read and were not counted")
 
 
 DOCTOR = Command(

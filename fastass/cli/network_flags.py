@@ -2,11 +2,11 @@
 
 from argparse import ArgumentParser, Namespace
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from fastass.cli.parser import typed
 from fastass.config.schema import Normalize, NormStatistics, ScaleFactor, Size
+from fastass.config.values import local_path
 from fastass.models.config import Backbone, Heads
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def network_flags(parser: ArgumentParser) -> None:
     """The network, and what is to be said of a weight file."""
     parser.add_argument(
         "checkpoint",
-        type=Path,
+        type=local_path,
         metavar="CKPT",
         help="a run, a checkpoint in it, an exported folder, or a weight file (.pth, .safetensors) "
         "with --backbone",

@@ -9,6 +9,7 @@ from fastass.cli.command import Command
 from fastass.cli.network_flags import execution_flags, load_segmenter, view_flags, views_of
 from fastass.cli.parser import typed
 from fastass.config.schema import Size
+from fastass.config.values import local_path
 from fastass.errors import Incomplete
 from fastass.inference.formats import MEASURED_IMAGES, PREDICTION_FORMATS
 from fastass.models.number_range import Range
@@ -25,12 +26,12 @@ def flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "images",
-        type=Path,
+        type=local_path,
         nargs="+",
         metavar="IMAGES",
         help="images, folders of images, or videos",
     )
-    add("--out", type=Path, required=True, metavar="DIR", help="directory for the results")
+    add("--out", type=local_path, required=True, metavar="DIR", help="directory for the results")
     add(
         "--format",
         default="trainIds,overlay",

@@ -5,14 +5,15 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from fastass.cli.command import Command
+from fastass.config.values import local_path
 from fastass.pipelines.errors import printable
 
 
 def flags(parser: ArgumentParser) -> None:
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories")
+    parser.add_argument("runs", type=local_path, nargs="+", metavar="RUN", help="run directories")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=local_path,
         default=Path("report.html"),
         metavar="FILE",
         help="page to write",

@@ -1,17 +1,17 @@
 """`fastass toycity`."""
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 from typing import Annotated
 
 from fastass.cli.command import Command
 from fastass.cli.parser import typed
 from fastass.config.schema import Images, Seed
+from fastass.config.values import local_path
 from fastass.models.number_range import Range
 
 
 def flags(parser: ArgumentParser) -> None:
-    parser.add_argument("directory", type=Path, metavar="DIR", help="where to write it")
+    parser.add_argument("directory", type=local_path, metavar="DIR", help="where to write it")
     parser.add_argument(
         "--source",
         type=typed(Images),

@@ -2,7 +2,6 @@
 
 import sys
 from argparse import SUPPRESS, ArgumentParser, BooleanOptionalAction, Namespace, _ArgumentGroup
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from fastass.cli.command import Command
@@ -11,7 +10,7 @@ from fastass.config.configure import DEFAULT_PRESET, configure, from_file
 from fastass.config.presets import PRESETS, preset
 from fastass.config.schema import Config
 from fastass.config.text import Leaf, flag_of, settable, value_at
-from fastass.config.values import kind, written
+from fastass.config.values import kind, local_path, written
 from fastass.errors import UserError
 from fastass.models.number_range import Range
 from fastass.pipelines.errors import printable
@@ -37,11 +36,11 @@ def flags(parser: ArgumentParser) -> None:
     )
     add(
         "--config",
-        type=Path,
+        type=local_path,
         metavar="FILE",
         help="start from a saved config.yaml instead of a preset",
     )
-    add("--out", type=Path, metavar="DIR", help="run directory [default runs/PRESET]")
+    add("--out", type=local_path, metavar="DIR", help="run directory [default runs/PRESET]")
     add(
         "--resume",
         action="store_true",

@@ -20,6 +20,7 @@ from fastass.config.values import parse as parse
 from fastass.config.values import shown
 from fastass.config.yaml_file import read_yaml
 from fastass.errors import UserError
+from fastass.pipelines.datasets.yaml_file import Dumper
 
 # Keys of earlier versions, and the paths of the values today.
 RENAMED = {
@@ -160,7 +161,9 @@ def to_yaml(config: Config) -> str:
 
     def dump(allow_unicode: bool) -> str:
         tree = plain(dataclasses.asdict(config))
-        return yaml.safe_dump(tree, sort_keys=False, allow_unicode=allow_unicode, width=100)
+        return yaml.dump(
+            tree, Dumper=Dumper, sort_keys=False, allow_unicode=allow_unicode, width=100
+        )
 
     text = dump(allow_unicode=True)
     # PyYAML writes these line breaks unquoted, and reads them back as spaces.
@@ -202,6 +205,8 @@ def flatten(tree: Mapping[Any, Any], where: str = "", prefix: str = "") -> dict[
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"
+        if value is None and path in sections():  # all of its keys are commented out
+            value = {}
         section = isinstance(value, dict) and (value or path in sections())
         new = flatten(value, where, f"{path}.") if section else {path: value}
         if twice := flat.keys() & new.keys():

@@ -3,12 +3,13 @@
 import difflib
 import types
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from fastass.errors import UserError
 from fastass.models.number_range import AUTO, Range
 
-WORDS = {"true": True, "yes": True, "false": False, "no": False}
+WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 NONE = ("", "none", "None")
 KINDS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
 LONGEST = 80  # characters of a wrong value that a message repeats
@@ -17,7 +18,9 @@ LONGEST = 80  # characters of a wrong value that a message repeats
 def neighbours(word: str, known: Iterable[str]) -> str:
     """ "did you mean …?" for an unknown word, or the whole list if no known word is similar."""
     known = list(known)
-    similar = difflib.get_close_matches(word[:LONGEST], known, n=3, cutoff=0.5)
+    similar = [name for name in known if name.endswith(f".{word}")] or difflib.get_close_matches(
+        word[:LONGEST], known, n=3, cutoff=0.5
+    )
     return f"did you mean {', '.join(similar)}?" if similar else f"known: {', '.join(known)}"
 
 
@@ -132,3 +135,13 @@ def _parse_scalar(text: Any, hint: Any, where: str) -> Any:
     except (TypeError, ValueError, OverflowError):
         expected = {int: "a whole number", float: "a number"}.get(hint, KINDS[hint])
         raise UserError(f"{where}: expected {expected}, got {shown(text)}") from None
+
+
+def local_path(text: str | Path) -> Path:
+    """A path on this machine. UserError for a URL, which would become a folder named `s3:`."""
+    if "://" in str(text):
+        raise UserError(
+            f"{text}: fastass reads and writes local files only; copy or mount it, see "
+            "docs/pipelines.md, Remote shards"
+        )
+    return Path(text)

@@ -38,7 +38,8 @@ class Writer:
 
     trainIds: pixel value = train id, with the classes' colours as palette. labelIds: pixel value =
     label id of Cityscapes, as its evaluation server expects. color: the classes' colours. overlay:
-    the image under the colours. inputs: real paths of the images, which are never replaced.
+    the image under the colours. inputs: real paths of the images, which are never replaced; nor is
+    a file that is no result of an earlier command.
     made_with: stands in every file: a resumed command keeps no results of another network.
     """
 
@@ -66,6 +67,10 @@ class Writer:
         for form, path in self.paths(frame.name).items():
             if os.path.realpath(path) in self.inputs:
                 raise UserError(f"{path}: the result would replace an input; choose another --out")
+            if os.path.lexists(path) and _made_with(path) is None:
+                raise UserError(
+                    f"{path}: exists and is no result of fastass predict; choose another --out"
+                )
             temporary = path.with_name(f".{path.name}.tmp")
             with writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,10 +104,10 @@ def result_name(name: str) -> str:
 
 
 def _made_with(path: Path) -> str | None:
-    """What a result was made with; None for one that is not there, or that nobody can read."""
+    """What a result was made with; None for a file that is not there, or is no result."""
     try:
         with Image.open(path, formats=("PNG",)) as image:
-            return str(image.info.get(MADE_WITH))
+            return image.info.get(MADE_WITH)
     except DAMAGE:
         return None
 

@@ -20,7 +20,7 @@ from fastass.report.compare import PaperRow
 from fastass.report.pictures import Example, contact_sheet, examples, palette
 from fastass.report.plane import Plane, plane
 from fastass.report.run_record import Logged, RunRecord, read_run
-from fastass.runtime.atomic_write import write_in_turn
+from fastass.runtime.atomic_write import check_replaceable, write_in_turn
 
 MOST_RUNS = 8  # there are eight distinguishable colours
 
@@ -52,13 +52,14 @@ class View:
 def write_report(paths: Sequence[Path], out: Path) -> list[str]:
     """Write the page of the runs; → one line for each thing that was missing or damaged.
 
-    Raises UserError for a directory that is no run, too many runs, a run given twice, and a page
-    that can't be written.
+    Raises UserError for a directory that is no run, too many runs, a run given twice, a page that
+    can't be written, and another file in its place.
     """
     if len(paths) > MOST_RUNS:
         raise UserError(f"{len(paths)} runs are too many for one page; give {MOST_RUNS} or fewer")
     if len({path.resolve() for path in paths}) < len(paths):
         raise UserError("a run is given twice")
+    check_replaceable(out, "fastass report</title>", "a page of fastass report")
     records = [read_run(path) for path in paths]
     views = [_view(i, record, records) for i, record in enumerate(records)]
     html = render(views)

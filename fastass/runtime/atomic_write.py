@@ -1,12 +1,15 @@
 """Writing files whole, and errors that name the file when the disk is full or read-only."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from fastass.errors import UserError
 from fastass.pipelines.durable import write_durably
 from fastass.pipelines.file_lock import locked
+
+HEAD = 4096  # bytes of a file in which its mark must stand
 
 
 @contextlib.contextmanager
@@ -26,6 +29,24 @@ def write_whole(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     with writing(path):
         write_durably(path, text.encode(), temporary)
+
+
+def check_replaceable(path: Path, mark: str, what: str) -> None:
+    """UserError unless `path` is free, or a file that fastass wrote, with `mark` near its start.
+
+    A user's own file, a device and a folder are never replaced. what: a file with that mark is.
+    """
+    if not os.path.lexists(path):
+        return
+    with writing(path):
+        ours = path.is_file() and mark in _head(path)
+    if not ours:
+        raise UserError(f"{path}: exists and is not {what}; move it away, or give another name")
+
+
+def _head(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(HEAD).decode(errors="replace")
 
 
 def write_in_turn(path: Path, text: str) -> None:

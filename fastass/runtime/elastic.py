@@ -12,9 +12,10 @@ behind the others has their state loaded by then.
 What follows a StepLost is `begin` again. No agreement is made here: that is torchft's.
 """
 
+import json
 import logging
 import os
-import pickle
+import re
 import socket
 import time
 import warnings
@@ -33,6 +34,7 @@ T = TypeVar("T")
 
 QUORUM = 600.0  # seconds that a member waits at least for slower ones, which evaluate or save
 CONNECT = timedelta(seconds=10)  # to the lighthouse, and of the members of a step to each other
+LONGEST = 1 << 20  # bytes of what a member tells the others
 
 
 class StepLost(Exception):
@@ -43,6 +45,17 @@ def check_torchft() -> None:
     """UserError where torchft is not installed."""
     if find_spec("torchft") is None:
         raise UserError("--elastic: torchft is not installed; pip install torchft")
+
+
+def check_lighthouse(address: str) -> None:
+    """UserError unless something listens at http://HOST:PORT: before a run directory is made."""
+    match = re.fullmatch(r"https?://(?:\[([^]]+)\]|([^]:/[]+)):([0-9]{1,5})/?", address)
+    if match is None or int(match[3]) > 65535:
+        raise UserError(f"--elastic {address}: expected http://HOST:PORT, of torchft's lighthouse")
+    try:
+        socket.create_connection((match[1] or match[2], int(match[3])), CONNECT.seconds).close()
+    except OSError as error:
+        raise _no_lighthouse(address, error) from None
 
 
 class Members:
@@ -101,10 +114,7 @@ class Members:
                 replica_id=f"{time.time():.6f} {self.name} ",  # their order: the oldest is rank 0
             )
         except (RuntimeError, TimeoutError) as error:
-            raise UserError(
-                f"--elastic {lighthouse}: no lighthouse answers there ({_line(error)}); start one: "
-                "torchft_lighthouse --min_replicas 1"
-            ) from None
+            raise _no_lighthouse(lighthouse, error) from None
         self._manager.load_state_dict({"step": step, "batches_committed": 0})
 
     @property
@@ -144,17 +154,26 @@ class Members:
         return tensor if host is tensor else tensor.copy_(host)
 
     def gather(self, value: T) -> list[T]:
-        """The values of all members, by rank."""
-        data = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
+        """The values of all members, by rank; values that JSON has, in which tuples are lists.
+
+        No pickle, which could run code. (torchft sends the state of a member as one.)
+        """
+        data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         lengths = torch.zeros(self.size, dtype=torch.int64)
         lengths[self.rank] = len(data)
         sizes = self.sum(lengths).tolist()
+        if not all(0 < size <= LONGEST for size in sizes):
+            raise TrainingFailure(f"a member sent {max(sizes)} bytes, not 1 to {LONGEST}")
         rows = torch.zeros(self.size, max(sizes), dtype=torch.uint8)
         rows[self.rank, : len(data)] = data
         table = self.sum(rows)
-        return [
-            pickle.loads(bytes(row[:size].tolist())) for row, size in zip(table, sizes, strict=True)
-        ]
+        try:
+            return [
+                json.loads(bytes(row[:size].tolist()))
+                for row, size in zip(table, sizes, strict=True)
+            ]
+        except (ValueError, RecursionError) as error:
+            raise TrainingFailure(f"a member sent no JSON: {_line(error)}") from None
 
     def commit(self) -> None:
         """The step counts for this member, or it is lost."""
@@ -184,6 +203,13 @@ class Members:
         self._left = True
         self._manager.shutdown(wait=False)
         self._group.abort()
+
+
+def _no_lighthouse(address: str, error: BaseException) -> UserError:
+    return UserError(
+        f"--elastic {address}: no lighthouse answers there ({_line(error)}); start one: "
+        "torchft_lighthouse --min_replicas 1"
+    )
 
 
 def _line(error: BaseException) -> str:

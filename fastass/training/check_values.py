@@ -53,6 +53,7 @@ def check_values(config: Config) -> None:
         _check_repeated_updates(config)
     if d.scale is not None and d.scale[0] > d.scale[1]:
         raise UserError(f"--data-scale: expected low,high, got {d.scale[0]:g},{d.scale[1]:g}")
+    _check_rates(config)
     if d.scale is None and (d.source_resize or d.target_resize):
         name = "source" if d.source_resize else "target"
         raise UserError(f"--data-{name}-resize has no effect without --data-scale; give both")
@@ -63,6 +64,22 @@ def check_values(config: Config) -> None:
             "--rare-class draws source images, and method oracle has none; "
             "add --rare-class-on labelled"
         )
+
+
+def _check_rates(config: Config) -> None:
+    """UserError for a warm-up or a decay that does not fit the steps: training would do nothing."""
+    o = config.optim
+    if 0 < o.schedule_steps < config.steps:
+        raise UserError(
+            f"--schedule-steps {o.schedule_steps}: the learning rate would be 0 from this step on, "
+            f"and --steps is {config.steps}; give at least as many, or 0 for the run's own"
+        )
+    for flag, steps in (("--start-steps", config.start_steps), ("--steps", config.steps)):
+        if 0 < steps < o.warmup:
+            raise UserError(
+                f"--warmup {o.warmup}: is longer than {flag} {steps}, so the learning rate would "
+                "never be reached; give fewer steps"
+            )
 
 
 def _check_repeated_updates(config: Config) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fastass.config.schema import Config, DataConfig, ToyCityConfig
+from fastass.config.values import local_path
 from fastass.errors import UserError
 from fastass.pipelines.datasets.files import open_files
 from fastass.pipelines.datasets.layouts import Dataset, Sample, open_dataset
@@ -77,11 +78,7 @@ def open_any(
 
     split: None: the one that is packed there, else train.
     """
-    if "://" in root:
-        raise UserError(
-            f"{root}: fastass reads local files only; copy or mount it, see docs/pipelines.md, "
-            "Remote shards"
-        )
+    local_path(root)
     if is_packed(root) or is_packed(Path(root) / (split or "train")):
         return open_packed(root, split or (None if is_packed(root) else "train"))
     return open_dataset(root, layout, split or "train", labels, whole=whole)  # type: ignore[arg-type]

@@ -93,7 +93,7 @@ def train(
     config = config.resolved()
     check_values(config)
     if elastic is not None:
-        check_elastic(config, overwrite=overwrite)
+        check_elastic(config, elastic, overwrite=overwrite)
     check_services(config.log)
     torch.manual_seed(config.seed)
     device = choose_device(config.runtime.device)

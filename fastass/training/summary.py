@@ -88,13 +88,12 @@ def table(summary: dict[str, Any]) -> str:
     rate = f"{summary['images_per_second']:.1f} images/s"
     mix = "+mix" if summary.get("mix") else ""
     last_line = f"{summary['method']}{mix}, {summary['labelled']} labelled images, {rate}"
-    return "\n".join([iou_table(columns), last_line])
+    return "\n".join([iou_table(columns, "IoU, target val"), last_line])
 
 
-def iou_table(columns: Sequence[tuple[str, dict[str, Any]]]) -> str:
+def iou_table(columns: Sequence[tuple[str, dict[str, Any]]], title: str = "IoU") -> str:
     """One column of per-class IoU and mIoU in percent per evaluation, under its title."""
     first = columns[0][1]
-    title = "IoU, target val"
     width = max(len(title), *(len(name) for name in first["per_class_iou"]))
 
     def row(name: str, values: Iterable[float | None]) -> str:

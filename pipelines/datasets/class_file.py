@@ -20,6 +20,7 @@ from typing import Any
 
 from fastass.pipelines.datasets.classes import IGNORE, MAX_CLASSES, MAX_ID, ClassTable
 from fastass.pipelines.datasets.files import File
+from fastass.pipelines.datasets.image_file import SUFFIXES
 from fastass.pipelines.datasets.yaml_file import read_yaml
 from fastass.pipelines.errors import DataError
 
@@ -46,8 +47,14 @@ def read_class_file(path: File) -> ClassFile:
         raise DataError(f"{path}: unknown key {repr_short(unknown[0])}; known: {', '.join(_KEYS)}")
 
     names = _list(path, content, "names", None)
-    if not 1 <= len(names) <= MAX_CLASSES or not all(isinstance(n, str) and n for n in names):
+    if not 1 <= len(names) <= MAX_CLASSES:
         raise DataError(f"{path}: names must be 1 to {MAX_CLASSES} class names")
+    for name in names:
+        if not isinstance(name, str) or not name.isprintable() or name != name.strip() or not name:
+            raise DataError(
+                f"{path}: names: {repr_short(name)} is no class name; write text of printable "
+                "characters, without spaces at its ends (a number in quotes)"
+            )
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{path}: names: {twice!r} occurs twice")
@@ -111,7 +118,7 @@ def _ends(value: object) -> tuple[int, int] | None:
 
 def _suffix(path: File, content: dict[str, Any], key: str) -> str:
     value = content.get(key, "")
-    if not isinstance(value, str) or "/" in value:
+    if not isinstance(value, str) or "/" in value or value.lower().endswith(SUFFIXES):
         raise DataError(f"{path}: {key} must be the end of a file name before its dot, as in _img")
     return value
 

@@ -119,11 +119,15 @@ def _upright(data: bytes | memoryview, where: str, turn: bool) -> Image.Image:
         _check_tiff_claim(image, data, where)
     code = orientation(image)
     if not turn and code != 1:
-        raise DataError(
-            f"{where}: has EXIF orientation {code}, and its label may be turned "
-            "or not; store the pixels upright, without the tag (mogrify -auto-orient)"
-        )
+        raise _turned(where, code, "its label may be turned or not")
     return upright(image)
+
+
+def _turned(where: str, code: int, other: str) -> DataError:
+    return DataError(
+        f"{where}: has EXIF orientation {code}, and {other}; store the pixels upright, without the "
+        "tag (mogrify -auto-orient)"
+    )
 
 
 def decode_label(
@@ -132,7 +136,8 @@ def decode_label(
     """Decode a label to the ids in the file, uint8 or uint16 [H,W]; of a palette: the indices.
 
     rgb16: the file may be a 16-bit RGB PNG whose first channel has the ids.
-    cityscapes_colors: a palette must show these, see `check_palette`. Raises DataError.
+    cityscapes_colors: a palette must show these, see `check_palette`. Raises DataError, also for a
+    label with an EXIF orientation: nobody knows whether it was made before or after turning.
     """
     try:
         if data[:4] in _TIFF:
@@ -145,7 +150,7 @@ def decode_label(
         if info.colour not in (GREY, PALETTE):
             wanted = "16-bit, class id in the first channel" if rgb16 else "palette or grey, of ids"
             raise DataError(
-                f"{where}: a {info.depth}-bit RGB colour image, not a label; "
+                f"{where}: an RGB colour image of {info.depth} bits, not a label; "
                 f"this layout's labels are PNGs ({wanted})"
             )
         if info.colour == GREY and info.depth < 8:  # Pillow would stretch these to 0…255
@@ -154,6 +159,8 @@ def decode_label(
             )
         image = open_header(data, where)
         raw = np.asarray(image)
+        if is_turned(data, image):
+            raise _turned(where, orientation(image), "its image may be turned or not")
         check_complete(data, info, raw[-1])
         if cityscapes_colors and info.colour == PALETTE:
             check_palette(image, where)
@@ -216,14 +223,15 @@ def _check_size(image: tuple[int, int], label: tuple[int, int], sample: Sample) 
 
 
 def _rgb(image: Image.Image, where: str) -> Image.Image:
-    if image.mode[0] in "IF":  # grey of 16 or 32 bits: Pillow would clip it at 255
-        levels = np.asarray(image)
-        if image.mode == "F" or levels.min() < 0 or levels.max() > 65535:
+    if image.mode == "F":  # of which range, no file says
+        raise DataError(f"{where}: has floating-point values; store levels of 8 or 16 bits")
+    if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip it at 255
+        levels = np.asarray(image).astype(np.int64)
+        if levels.min() < 0 or levels.max() > 65535:
             raise DataError(
-                f"{where}: has pixels of 32 bits; store levels of 8 or 16 bits without sign"
+                f"{where}: has grey values beyond 16 bits; store levels of 8 or 16 bits"
             )
-        levels = (levels.astype(np.uint32) + 128) // 257
-        image = Image.fromarray(levels.astype(np.uint8))
+        image = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
     if image.mode != "RGB":
         return image.convert("RGB")
     image.load()

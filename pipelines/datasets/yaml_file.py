@@ -1,5 +1,10 @@
-"""Reads a YAML file that somebody else wrote: small, without aliases, no key twice."""
+"""Reads a YAML file that somebody else wrote: small, without aliases, no key twice.
 
+Values are read as YAML 1.2 says, and as people mean them: `011` is eleven, `yes` and `1:30` are
+text. PyYAML knows YAML 1.1, where they are nine, true and ninety.
+"""
+
+import re
 from collections.abc import Hashable
 from typing import Any
 
@@ -27,6 +32,34 @@ class _Loader(yaml.SafeLoader):
                     raise yaml.YAMLError(f"the key {key.value!r} occurs twice")
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+class Dumper(yaml.SafeDumper):
+    """Writes what `read_yaml` reads back: quotes texts that would be numbers there."""
+
+
+_TAG = "tag:yaml.org,2002:"
+_PLAIN = {  # YAML 1.2's core schema, without its octal and hexadecimal numbers
+    "null": (r"(~|null|Null|NULL|)\Z", ["~", "n", "N", ""]),
+    "bool": (r"(true|True|TRUE|false|False|FALSE)\Z", list("tTfF")),
+    "int": (r"[-+]?[0-9]+\Z", list("-+0123456789")),
+    "float": (
+        r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z",
+        list("-+0123456789."),
+    ),
+}
+_Loader.yaml_implicit_resolvers = {}
+for _name, (_pattern, _first) in _PLAIN.items():
+    for _class in (_Loader, Dumper):
+        _class.add_implicit_resolver(_TAG + _name, re.compile(_pattern), _first)
+
+
+def _decimal(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    return int(node.value)
+
+
+_Loader.add_constructor(f"{_TAG}int", _decimal)
 
 
 def read_yaml(path: File) -> Any:

@@ -76,7 +76,7 @@ def test_a_copy_with_other_times_is_the_same(root: Path, tmp_path: Path) -> None
 
 def test_what_stands_in_it(root: Path, tmp_path: Path) -> None:
     found = saved(open_dataset(root))
-    assert set(found) == {"images", "names", "meaning", "sizes", "probes"}
+    assert set(found) == {"images", "names", "meaning", "sizes", "ends", "probes"}
     for column, folder in enumerate(("images", "labels")):
         sizes = [path.stat().st_size for path in images(root, folder)]
         assert found["sizes"][column] == "".join(f"{size:08x}" for size in sizes)
@@ -84,7 +84,7 @@ def test_what_stands_in_it(root: Path, tmp_path: Path) -> None:
     keys = {"images", "names", "sizes", "contents", "probes"}
     assert set(saved(open_packed(tmp_path / "packed"))) == keys
     official = open_dataset(files.gta5(tmp_path / "gta5"))
-    assert set(saved(official)) == keys - {"contents"}
+    assert set(saved(official)) == keys - {"contents"} | {"ends"}
 
 
 @pytest.mark.parametrize("folder", ["images", "labels"])
@@ -128,14 +128,33 @@ def test_files_of_one_size_are_read_here_and_there(tmp_path: Path) -> None:
     where = probes(20)
     assert len(where) == 8
     assert (where[0], where[-1]) == (0, 19)
+    changed = np.zeros((24, 40, 4), np.uint8)
+    changed[0] = 1  # the files end as before
     for i in (0, 19):
-        np.save(arrays[i], np.ones((24, 40, 4), np.uint8))
+        np.save(arrays[i], changed)
     (line,) = notes(old, open_dataset(root))
     assert line.startswith("runs/x: 2 of 20 source images")
     for path in arrays:
-        np.save(path, np.ones((24, 40, 4), np.uint8))
+        np.save(path, changed)
     with pytest.raises(UserError, match="probes"):
         notes(old, open_dataset(root))
+
+
+@pytest.mark.parametrize("folder", ["images", "labels"])
+def test_one_pixel_of_a_png_of_the_same_size(tmp_path: Path, folder: str) -> None:
+    """Of a sample that is not read: a PNG ends with a checksum of its pixels."""
+    root = own_data(tmp_path / "data", 20)
+    path = images(root, folder)[7]
+    with Image.open(path) as image:
+        image.load()
+    image.save(path, compress_level=0)
+    old, size = saved(open_dataset(root)), path.stat().st_size
+    image.putpixel((0, 0), 21 if folder == "labels" else (1, 2, 3))
+    image.save(path, compress_level=0)
+    assert path.stat().st_size == size
+    assert 7 not in probes(20)
+    (line,) = notes(old, open_dataset(root))
+    assert line.startswith("runs/x: 1 of 20 source images")
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 1000])

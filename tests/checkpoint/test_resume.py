@@ -176,6 +176,17 @@ def test_what_a_run_computes_may_not_change(tmp_path: Path, path: str) -> None:
         same(run, override(config(), {path: new}))
 
 
+def test_the_value_that_was_given_is_named(tmp_path: Path) -> None:
+    """Not what follows from it: other labelled images, another number of classes."""
+    run = run_of(tmp_path / "run", config())
+    with pytest.raises(UserError, match=r"can't resume with labelled = 3, .* drop --labelled or"):
+        same(run, config(labelled=3), ("a", "b", "c"))
+    with pytest.raises(UserError, match="can't resume with labelled_seed = 9"):
+        same(run, config(labelled_seed=9), ("c",))
+    with pytest.raises(UserError, match=r"can't resume with data\.classes = .* --data-classes"):
+        same(run, config(data__classes="road,car", model__num_classes=2))
+
+
 def test_how_a_run_computes_may_change(tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", config(data__source="/a", runtime__device="cpu"))
     free = config(

@@ -16,8 +16,8 @@ from fastass.pipelines.packed.pack import pack
 pytestmark = pytest.mark.usefixtures("user_cache")
 
 
-def answer(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, object]:
-    assert main(["info", *words, "--json"]) == 0
+def answer(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> dict[str, object]:
+    assert main(["info", *words, "--json"]) == code
     tree: dict[str, object] = json.loads(capsys.readouterr().out)
     return tree
 
@@ -99,11 +99,12 @@ def test_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_bad_labels_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = files.gta5(tmp_path / "data", 2)
     (root / "labels/00001.png").write_bytes(b"\x89PNG")
-    assert main(["info", str(root)]) == 0
+    assert main(["info", str(root)]) == 1  # as predict, where it leaves out images
     captured = capsys.readouterr()
+    assert "fastass: 1 labels can't be read and were not counted" in captured.err
     assert captured.out.splitlines()[-1].startswith(f"not counted: {root}/labels/00001.png: ")
     assert "counted the classes of 1 labels" in captured.err
-    tree = answer(capsys, str(root))
+    tree = answer(capsys, str(root), code=1)
     assert isinstance(tree["bad_labels"], list)
     assert len(tree["bad_labels"]) == 1
     (root / "labels/00002.png").write_bytes(b"")
@@ -116,7 +117,7 @@ def test_bad_labels_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     [
         ((), "required: DATA"),
         (("none",), "none: no such directory"),
-        (("s3://a/b",), "fastass reads local files only"),
+        (("s3://a/b",), "fastass reads and writes local files only"),
         (("DATA", "--split", "val"), "no split 'val'"),
         (("DATA", "--layout", "gta6"), "layout 'gta6' is unknown; choose one of auto, "),
         (("DATA", "--classes", "rode"), "class 'rode' is not in the gta5 table"),

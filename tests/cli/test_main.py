@@ -38,6 +38,24 @@ def test_help_starts_with_an_example(command: str, capsys: pytest.CaptureFixture
         (["eval", "/nowhere", "--data", "x"], "/nowhere: no such checkpoint or run"),
         (["pack", "--root", "/nowhere"], "pack needs"),
         (["pack", "--root", "/nowhere", "--size", "8x8", "--out", "x"], "/nowhere: no such"),
+        *(
+            (words, "s3://b/x: fastass reads and writes local files only")
+            for words in (
+                ["train", "--out", "s3://b/x"],
+                ["train", "--config", "s3://b/x"],
+                ["eval", "s3://b/x", "--data", "x"],
+                ["eval", "x", "--data", "x", "--json", "s3://b/x"],
+                ["predict", "x", "s3://b/x", "--out", "x"],
+                ["predict", "x", "x", "--out", "s3://b/x"],
+                ["export", "x", "--format", "onnx", "--out", "s3://b/x"],
+                ["report", "x", "--out", "s3://b/x"],
+                ["pack", "--root", "x", "--size", "8x8", "--out", "s3://b/x"],
+                ["pack", "--verify", "s3://b/x"],
+                ["toycity", "s3://b/x"],
+                ["reproduce", "table1", "--out", "s3://b/x"],
+                ["bench", "data", "--size", "8x8", "--json", "s3://b/x"],
+            )
+        ),
         (["predict", "a"], "required: IMAGES, --out; see `fastass predict --help`"),
     ],
 )

@@ -56,6 +56,20 @@ def test_help_and_errors_load_nothing_heavy(words: list[str], code: int) -> None
     assert lines[-2:] == ["loaded:", f"code: {code}"]
 
 
+def test_interrupted_while_modules_are_loaded(tmp_path: Path) -> None:
+    (tmp_path / "yaml.py").write_text("raise KeyboardInterrupt")  # as Ctrl-C would
+    path = [str(tmp_path), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    done = subprocess.run(
+        [sys.executable, "-m", "fastass", "presets"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (130, "fastass: interrupted\n")
+
+
 def test_the_probe_sees_torch() -> None:
     assert "loaded: torch numpy" in run("doctor")
 

@@ -95,6 +95,14 @@ def test_a_configuration_built_in_python_is_checked() -> None:
         check_values(Config(data=DataConfig(source_size=(16, 64))))
     with pytest.raises(UserError, match="expected low,high, got 2,1"):
         check_values(Config(data=DataConfig(scale=(2.0, 1.0))))
+    for steps, start, optim, why in (
+        (10, 0, OptimConfig(schedule_steps=9), "--schedule-steps 9: the learning rate would be 0"),
+        (10, 0, OptimConfig(warmup=11), "--warmup 11: is longer than --steps 10"),
+        (10, 4, OptimConfig(warmup=5), "--warmup 5: is longer than --start-steps 4"),
+    ):
+        with pytest.raises(UserError, match=why):
+            check_values(Config(steps=steps, start_steps=start, optim=optim))
+    check_values(Config(steps=10, start_steps=4, optim=OptimConfig(warmup=4, schedule_steps=10)))
     for backbone, norm, why in (
         ("tiny", "frozen", "keeps constants"),
         ("vgg16", "batch", "no norms"),

@@ -1,6 +1,7 @@
 """Configurations as flags and YAML: round trip, types, neighbours of a wrong word."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,9 @@ def test_a_wrong_key_or_value_is_named(path: str, text: object, message: str) ->
         ("- a list", "expected keys and values"),
         ("steps: [1, 2", "not valid YAML"),
         ("optim:\n  learning_rate: 1", "unknown key 'optim.learning_rate'"),
+        ("lr: 1", "unknown key 'lr'; did you mean optim.lr"),
+        ("seed: 1:30", "seed: expected a whole number, got '1:30'"),
+        ("optim: {lr: .nan}", "optim.lr: expected number, above 0, at most 1000, got nan"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, text: str, message: str) -> None:
@@ -86,6 +90,21 @@ def test_a_bad_file_is_named(tmp_path: Path, text: str, message: str) -> None:
     assert str(path) in str(caught.value)
     with pytest.raises(UserError, match="no such configuration file"):
         from_yaml(tmp_path / "absent.yaml")
+
+
+def test_a_file_is_read_as_people_mean_it(tmp_path: Path) -> None:
+    """YAML 1.1 reads 010 as eight, 1e-2 as text, and an empty section as a value."""
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "\ufeffseed: 010\r\nmix: on\r\nsteps: 1e3\r\noptim: {lr: 1e-2}\r\nmodel:\r\n"
+        "runtime: {amp: yes, fused_convolutions: off}\r\ndata: {on_bad_sample: stop}\r\n",
+        encoding="utf-8",
+    )
+    config = from_yaml(path)
+    assert (config.seed, config.mix, config.steps, config.optim.lr) == (10, True, 1000, 0.01)
+    assert (config.runtime.amp, config.runtime.fused_convolutions) == (True, "off")
+    path.write_text(to_yaml(replace(config, labelled_list="010", init="1e3")), encoding="utf-8")
+    assert (from_yaml(path).labelled_list, from_yaml(path).init) == ("010", "1e3")
 
 
 def test_names_of_an_earlier_version(tmp_path: Path) -> None:

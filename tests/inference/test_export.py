@@ -218,5 +218,34 @@ def test_overwrite(folder: Path, network: fastass.Segmenter, tmp_path: Path) -> 
     )
 
 
+def test_the_old_folder_is_there_until_the_new_one_is(
+    network: fastass.Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second rename fails, or the process is killed before it."""
+    out, old = tmp_path / "model", tmp_path / ".model.old"
+    export(network, out, "safetensors")
+    (out / "README.md").write_text("the old one")
+    rename = Path.replace
+
+    def refused(self: Path, target: Path) -> Path:
+        if self.name == ".model.tmp":
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", refused)
+        with pytest.raises(UserError, match="model: can't write: Input/output error"):
+            export(network, out, "safetensors", overwrite=True)
+    assert (out / "README.md").read_text() == "the old one"
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".model.lock"] == ["model"]
+    out.replace(old)  # killed between the renames
+    with pytest.raises(UserError, match="exists already"):
+        export(network, out, "safetensors")
+    assert (out / "README.md").read_text() == "the old one"
+    export(network, out, "safetensors", overwrite=True)
+    assert (out / "README.md").read_text() != "the old one"
+    assert not old.exists()
+
+
 def test_the_command_line_knows_every_format() -> None:
     assert tuple(WRITERS) == EXPORT_FORMATS

@@ -140,6 +140,23 @@ def test_an_input_is_never_replaced(
     assert (tmp_path / "x_color.png").read_bytes() == before
 
 
+def test_a_file_of_the_user_is_never_replaced(
+    trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The truth of a data set may have the name that a result would get."""
+    truth = tmp_path / "labels" / "a_labelIds.png"
+    truth.parent.mkdir()
+    Image.new("L", (40, 40)).save(truth)
+    before = truth.read_bytes()
+    words = (photos / "a.png", "--format", "labelIds", "--out")
+    assert predict(trained, *words, truth.parent) == 2
+    message = capsys.readouterr().err
+    assert "a_labelIds.png: exists and is no result of fastass predict; choose" in message
+    assert truth.read_bytes() == before
+    for _ in range(2):  # results are replaced
+        assert predict(trained, *words, tmp_path / "out") == 0
+
+
 def test_one_process_writes_results(
     trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

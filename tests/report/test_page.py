@@ -203,6 +203,18 @@ def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "nowhere/x.html: can't write: No such file" in capsys.readouterr().err
 
 
+def test_a_file_of_the_user_is_never_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "a", examples=0)
+    for _ in range(2):  # an earlier page is replaced
+        assert main(["report", str(run), "--out", str(tmp_path / "page.html")]) == 0
+    before = (run / "config.yaml").read_bytes()
+    assert main(["report", str(run), "--out", str(run / "config.yaml")]) == 2
+    assert "config.yaml: exists and is not a page of fastass report" in capsys.readouterr().err
+    assert (run / "config.yaml").read_bytes() == before
+
+
 def test_ticks_are_round_and_cover() -> None:
     for low, high in ((0, 0.8), (0, 41.2), (0, 150_000), (-3, 7), (0, 0), (0, 3e-7)):
         found = curves.ticks(low, high)

@@ -142,7 +142,7 @@ def test_images_packed_too_small_are_refused(config: Config) -> None:
 
 def test_urls_are_refused(config: Config) -> None:
     remote = replace(config, data=replace(config.data, source="s3://bucket/gta5"))
-    with pytest.raises(UserError, match="s3://bucket/gta5: fastass reads local files only; copy"):
+    with pytest.raises(UserError, match="s3://bucket/gta5: fastass reads and writes local"):
         opened(remote)
 
 

@@ -8,6 +8,7 @@ from fastass.cli.command import Command
 from fastass.cli.parser import typed
 from fastass.config.schema import Count
 from fastass.config.text import parse
+from fastass.config.values import local_path
 from fastass.errors import TrainingFailure, UserError
 
 
@@ -26,12 +27,12 @@ def flags(parser: ArgumentParser) -> None:
     add("--jobs", type=typed(Count), default=1, metavar="N", help="runs at the same time")
     add(
         "--out",
-        type=Path,
+        type=local_path,
         metavar="DIR",
         default=Path("runs/batch"),
         help="directory of the runs; complete ones are kept",
     )
-    add("--json", type=Path, metavar="FILE", help="also write the result there")
+    add("--json", type=local_path, metavar="FILE", help="also write the result there")
 
 
 def run(args: Namespace) -> None:

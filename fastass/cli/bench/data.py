@@ -3,12 +3,12 @@
 import json
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
-from pathlib import Path
 
 from fastass.cli.command import Command
 from fastass.cli.parser import typed
 from fastass.config.schema import Count, Layout
 from fastass.config.text import parse
+from fastass.config.values import local_path
 from fastass.errors import UserError
 
 
@@ -29,7 +29,7 @@ def flags(parser: ArgumentParser) -> None:
         help="timed turns per loader; the median counts",
     )
     add("--device", default="cpu", help="device that receives the batches: cpu or cuda:N")
-    add("--json", type=Path, metavar="FILE", help="also write the result there")
+    add("--json", type=local_path, metavar="FILE", help="also write the result there")
 
 
 def run(args: Namespace) -> None:

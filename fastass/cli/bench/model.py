@@ -3,7 +3,6 @@
 import json
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
-from pathlib import Path
 
 from fastass.bench.model import rates, roofline, trace
 from fastass.bench.model.fits import check
@@ -11,6 +10,7 @@ from fastass.cli.command import Command
 from fastass.cli.parser import typed
 from fastass.config.presets import preset
 from fastass.config.schema import Count
+from fastass.config.values import local_path
 
 DEFAULT = "gta5_to_cityscapes_csa_500"
 
@@ -37,7 +37,7 @@ def flags(parser: ArgumentParser) -> None:
         default="eager",
         help="how the step runs; fused: eager with every switch on",
     )
-    add("--json", type=Path, metavar="FILE", help="also write the result there")
+    add("--json", type=local_path, metavar="FILE", help="also write the result there")
 
 
 def run(args: Namespace) -> None:

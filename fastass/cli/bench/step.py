@@ -14,6 +14,7 @@ from fastass.cli.train import config_flags, hide_uncommon
 from fastass.config.presets import TOYCITY_SGD, preset
 from fastass.config.schema import AUTO, Config, Count, Steps
 from fastass.config.text import leaves, override
+from fastass.config.values import local_path
 from fastass.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def measuring_flags(parser: ArgumentParser, rounds: int) -> None:
         metavar="N",
         help="turns before them that are not timed",
     )
-    add("--json", type=Path, metavar="FILE", help="also write the result there")
+    add("--json", type=local_path, metavar="FILE", help="also write the result there")
 
 
 def configured(args: Namespace, name: str) -> Config:

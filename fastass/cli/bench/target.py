@@ -4,12 +4,12 @@ import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastass.cli.command import Command
 from fastass.cli.parser import typed
 from fastass.config.schema import Count
+from fastass.config.values import local_path
 from fastass.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def flags(parser: ArgumentParser) -> None:
     add("--every", type=typed(Count), default=20, metavar="N", help="steps between evaluations")
     add("--data-source", metavar="DIR", help="source data set [default ToyCity, generated]")
     add("--data-target", metavar="DIR", help="target data set [default ToyCity, generated]")
-    add("--json", type=Path, metavar="FILE", help="also write the result there")
+    add("--json", type=local_path, metavar="FILE", help="also write the result there")
 
 
 def run(args: Namespace) -> None:

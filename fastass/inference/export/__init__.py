@@ -9,6 +9,7 @@ A model card goes with it: OUT.md beside a file, the first part of a folder's RE
 is read back and compared with the network before it gets its final name.
 """
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -41,9 +42,7 @@ def export(segmenter: Segmenter, out: Path, form: str, *, overwrite: bool = Fals
             f"{backbone}: {form} is for fastass's own backbones; use --format safetensors, which "
             "fastass.load reads"
         )
-    if out.exists() and not overwrite:
-        raise UserError(f"{out}: exists already; pass --overwrite or choose another --out")
-    _check_replaceable(out, form)
+    _check_replaceable(out, form, overwrite)
     if form != "safetensors":
         _check_card(card_of(out))
     temporary = out.with_name(f".{out.name}.tmp")
@@ -51,15 +50,15 @@ def export(segmenter: Segmenter, out: Path, form: str, *, overwrite: bool = Fals
         out.parent.mkdir(parents=True, exist_ok=True)
         with locked(out.with_name(f".{out.name}.lock"), f"exporting to {out.name}"):
             _remove(temporary)
+            _restore(out)
+            _check_replaceable(out, form, overwrite)
             try:
                 line = WRITERS[form](segmenter, temporary)
                 card = model_card(segmenter, out.name)
                 if form == "safetensors":
                     readme = temporary / README
                     readme.write_text(f"{card}\n{readme.read_text('utf-8')}", encoding="utf-8")
-                if out.is_dir() and not out.is_symlink():
-                    _remove(out)
-                temporary.replace(out)  # a file: the old one is there until the new one is
+                _put(temporary, out)
                 if form != "safetensors":
                     write_whole(card_of(out), card)
             finally:
@@ -72,8 +71,10 @@ def card_of(out: Path) -> Path:
     return out.with_name(f"{out.name}.md")
 
 
-def _check_replaceable(out: Path, form: str) -> None:
+def _check_replaceable(out: Path, form: str, overwrite: bool) -> None:
     """UserError unless `out` is what an earlier export wrote: a file, or a folder of its files."""
+    if out.exists() and not overwrite:
+        raise UserError(f"{out}: exists already; pass --overwrite or choose another --out")
     if out.is_symlink() or not out.exists():
         return
     if form != "safetensors":
@@ -99,6 +100,29 @@ def _check_card(card: Path) -> None:
             f"{card}: the model card is written there, and it holds something else; move it away, "
             "or choose another --out"
         )
+
+
+def _put(new: Path, out: Path) -> None:
+    """Rename `new` to `out`. Until then the export before it is whole, here or beside it."""
+    if not out.is_dir() or out.is_symlink():
+        new.replace(out)
+        return
+    old = out.with_name(f".{out.name}.old")
+    _remove(old)
+    out.replace(old)
+    try:
+        new.replace(out)
+    except OSError:
+        old.replace(out)
+        raise
+    _remove(old)
+
+
+def _restore(out: Path) -> None:
+    """After a kill between the renames of `_put`: the old export under its own name again."""
+    old = out.with_name(f".{out.name}.old")
+    if old.is_dir() and not old.is_symlink() and not os.path.lexists(out):
+        old.replace(out)
 
 
 def _remove(path: Path) -> None:

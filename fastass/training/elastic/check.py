@@ -4,11 +4,11 @@ import os
 
 from fastass.config.schema import AUTO, Config
 from fastass.errors import UserError
-from fastass.runtime.elastic import check_torchft
+from fastass.runtime.elastic import check_lighthouse, check_torchft
 
 
-def check_elastic(config: Config, *, overwrite: bool) -> None:
-    """UserError for what `--elastic` can't be combined with, and where torchft is missing."""
+def check_elastic(config: Config, lighthouse: str, *, overwrite: bool) -> None:
+    """UserError for what `--elastic` can't be combined with, without torchft or a lighthouse."""
     refused = {
         "--overwrite": (overwrite, "each member joins the run that is there; remove it first"),
         "torchrun": ("RANK" in os.environ, "each process is a member by itself; start it alone"),
@@ -32,3 +32,4 @@ def check_elastic(config: Config, *, overwrite: bool) -> None:
         if given:
             raise UserError(f"--elastic can't be combined with {what}: {reason}")
     check_torchft()
+    check_lighthouse(lighthouse)

@@ -21,6 +21,15 @@ def test_full_file(tmp_path: Path) -> None:
     assert dict(table.train_ids) == {7: 0, 26: 1, 0: 255, 300: 255, 255: 255}
 
 
+def test_numbers_and_names_are_read_as_people_mean_them(tmp_path: Path) -> None:
+    """YAML 1.1 reads 007, 011 as 7, 9 and yes, no, on as true, false, true."""
+    path = tmp_path / "classes.yaml"
+    path.write_text("names: [yes, no, on]\nids: [007, 011, [08, 21]]\n")
+    table = read_class_file(path).table
+    assert table.names == ("yes", "no", "on")
+    assert dict(table.train_ids) == {7: 0, 11: 1, 8: 2, 21: 2, 255: 255}
+
+
 def test_defaults(tmp_path: Path) -> None:
     path = tmp_path / "classes.yaml"
     path.write_text("names: [a, b, c]\n")
@@ -35,7 +44,13 @@ def test_defaults(tmp_path: Path) -> None:
         ("names: [a, a]", "names: 'a' occurs twice"),
         ("names: []", "1 to 64 class names"),
         (f"names: [{', '.join(f'c{i}' for i in range(65))}]", "1 to 64 class names"),
-        ("names: [1]", "1 to 64 class names"),
+        ("names: [1]", "1 is no class name"),
+        ("names: [a, ~]", "None is no class name"),
+        (r'names: [a, "\e]0;x\a"]', "is no class name"),
+        ("names: [a, 'b ']", "'b ' is no class name"),
+        ("names: [a]\nlabel_suffix: _L.png", "label_suffix must be the end of a file name"),
+        ("names: [a]\nids: [1:30]", "'1:30' is not a label value"),
+        ("names: [a]\nids: [0x1f]", "'0x1f' is not a label value"),
         ("names: road", "names must be a list"),
         ("ids: [1]", "names must be a list"),
         ("names: [a, b]\nids: [1]", "1 ids for 2 names"),
@@ -126,7 +141,6 @@ ALIASES = "a: &a [x]\n" + "".join(
         (b"[" * 100_000, "not valid YAML"),
         (b"names: [\xff]", "not valid YAML"),
         (b"names: [" + b"9" * 5000 + b"]", "not valid YAML"),
-        (b"names: [2001-99-99]", "not valid YAML"),
         (b"? [a]\n: b", "not valid YAML"),
         (b"!!python/object/apply:os.system [id]", "not valid YAML"),
         (b"#" * (1 << 18) + b"\nnames: [a]", "bytes, more than"),

@@ -16,9 +16,11 @@ from properties import examples, texts, values
 
 from fastass.pipelines.datasets.class_file import _KEYS, read_class_file
 from fastass.pipelines.datasets.classes import IGNORE, ClassTable
+from fastass.pipelines.datasets.yaml_file import Dumper
 from fastass.pipelines.errors import LONGEST, DataError
 
 colors = st.lists(st.integers(0, 255), min_size=3, max_size=3)
+class_names = texts.filter(lambda text: text.isprintable() and text.strip() == text != "")
 suffixes = texts.filter(lambda text: "/" not in text)
 
 
@@ -35,7 +37,7 @@ def as_written(draw: st.DrawFn, raw: list[int]) -> Any:
 @st.composite
 def class_files(draw: st.DrawFn) -> tuple[dict[str, Any], ClassTable]:
     """The content of a class file, and the table that it describes."""
-    names = draw(st.lists(texts.filter(bool), min_size=1, max_size=6, unique=True))
+    names = draw(st.lists(class_names, min_size=1, max_size=6, unique=True))
     starts = st.integers(0, 200)
     raw: list[int] = []
     for start, length in draw(st.lists(st.tuples(starts, st.integers(1, 4)), max_size=20)):
@@ -58,8 +60,8 @@ def class_files(draw: st.DrawFn) -> tuple[dict[str, Any], ClassTable]:
     return content, ClassTable("folder", tuple(names), triples, train_ids, others)
 
 
-class Dumper(yaml.SafeDumper):
-    """Without aliases, which class files may not have."""
+class WithoutAliases(Dumper):
+    """Class files may not have them."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -67,7 +69,7 @@ class Dumper(yaml.SafeDumper):
 
 def write(path: Path, content: Any) -> Path:
     # allow_unicode would let PyYAML write line breaks of Unicode that it reads as spaces.
-    path.write_text(yaml.dump(content, Dumper=Dumper), encoding="utf-8")
+    path.write_text(yaml.dump(content, Dumper=WithoutAliases), encoding="utf-8")
     return path
 
 

@@ -90,8 +90,45 @@ def test_16_bit_grey_is_scaled_not_cut_off(tmp_path: Path) -> None:
 def test_colour_label_is_refused_by_name(tmp_path: Path) -> None:
     root = files.gta5(tmp_path, 1)
     files.write_image(root / "labels/00001.png", files.natural(28, 48))
-    with pytest.raises(DataError, match=r"labels/00001.png: a 8-bit RGB colour image, not a label"):
+    with pytest.raises(DataError, match=r"labels/00001.png: an RGB colour image of 8 bits, not"):
         first(root)
+
+
+def test_a_turned_label_is_refused(tmp_path: Path) -> None:
+    """A tool that kept the photograph's EXIF data, whose tag it obeyed or not."""
+    root = files.gta5(tmp_path, 1)
+    exif = Image.Exif()
+    exif[0x0112] = 3  # by 180 degrees: the size is right
+    with Image.open(root / "labels/00001.png") as label:
+        label.save(root / "labels/00001.png", exif=exif)
+    with pytest.raises(DataError, match=r"labels/00001.png: has EXIF orientation 3, and its image"):
+        first(root)
+
+
+@pytest.mark.parametrize(
+    ("levels", "message"),
+    [
+        (np.full((8, 9), 0.5, np.float32), "floating-point values"),
+        (np.full((8, 9), 70_000, np.int32), "beyond 16 bits"),
+        (np.full((8, 9), -1, np.int32), "beyond 16 bits"),
+    ],
+)
+def test_levels_of_unknown_range_are_refused(levels: np.ndarray, message: str) -> None:
+    """Pillow clips them at 0 and 255: a picture that is all black or all white."""
+    file = io.BytesIO()
+    Image.fromarray(levels).save(file, "TIFF")
+    with pytest.raises(DataError, match=rf"x.tiff: has .*{message}"):
+        open_image(file.getvalue(), "x.tiff")
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_16_bit_grey_of_both_byte_orders(order: str) -> None:
+    levels = np.linspace(0, 65535, 72).reshape(8, 9).round().astype(f"{order}u2")
+    mode = "I;16" if order == "<" else "I;16B"
+    file = io.BytesIO()
+    Image.frombytes(mode, (9, 8), levels.tobytes()).save(file, "TIFF")
+    found = np.asarray(open_image(file.getvalue(), "x.tiff"))
+    np.testing.assert_array_equal(found, np.rint(levels / 257)[..., None].repeat(3, axis=2))
 
 
 def test_stretched_grey_is_refused(tmp_path: Path) -> None:
@@ -193,7 +230,9 @@ def test_tiff_pixels_of_other_kinds() -> None:
     np.testing.assert_array_equal(levels_of(open_channels(tiff(four), 4, "x.tif")), four)
     whole = deep.astype(np.int32)
     for wide in (deep.astype(np.float32), -whole, whole * 9):
-        with pytest.raises(DataError, match=r"x\.tif: has pixels of 32 bits"):
+        with pytest.raises(
+            DataError, match=r"x\.tif: has (floating-point values|grey values beyond 16 bits)"
+        ):
             open_image(tiff(wide), "x.tif")
 
 

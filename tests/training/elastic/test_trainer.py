@@ -62,6 +62,7 @@ class OneMember:
 @pytest.fixture(autouse=True)
 def no_torchft(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "check_torchft", lambda: None)
+    monkeypatch.setattr(check, "check_lighthouse", lambda address: None)
     monkeypatch.setattr(trainer, "Members", OneMember)
 
 
