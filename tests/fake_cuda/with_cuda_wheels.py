@@ -21,7 +21,7 @@ CHECKS = ("on_faults", "on_launchers", "on_step", "on_compile")
 # Beside torch, which brings Triton: what fastass imports, and pytest.
 NEEDED = ("numpy", "pillow", "pyyaml", "safetensors", "rich", "jinja2", "tabulate", "pytest")
 # Inductor of torch 2.11 imports what torch calls deprecated; other warnings are errors.
-TORCHS_OWN = "ignore:.torch.jit.script_method. is deprecated:DeprecationWarning"
+TORCHS_OWN = "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"
 OLDEST = "2.11.0"  # the one that pyproject.toml promises
 
 
