@@ -31,8 +31,9 @@ from fastass.report.page import write_report
 DEEP = "[" * 100_000
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
+    """For `finished` too: sums of two threads are rounded otherwise on some processors."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
