@@ -27,6 +27,7 @@ from fastass.models.domain_statistics import TargetStatistics
 from fastass.pipelines.loaders.batch import StepBatch
 from fastass.runtime.ddp import wrap
 from fastass.runtime.device import Runtime
+from fastass.runtime.inductor import keep_channels_last
 from fastass.runtime.malloc import Allocator
 from fastass.runtime.process_group import SINGLE_PROCESS, World
 from fastass.self_training.mixer import SelfTraining
@@ -347,6 +348,7 @@ class TrainStep:
                 compress=self.config.distributed.compress,
             )
         if self.config.runtime.compile:
+            keep_channels_last()
             # Sizes are static: each stream's shape has a graph of its own from the first step on.
             self._forward = torch.compile(  # type: ignore[assignment]
                 self._forward, mode=self.config.runtime.compile_mode, dynamic=False

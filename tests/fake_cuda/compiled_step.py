@@ -10,11 +10,13 @@ from recorder import Op, launches_to
 from fastass.bench.model.count import Cost, cost
 from fastass.config.schema import Config
 from fastass.method.adaptation import objective
+from fastass.runtime.inductor import keep_channels_last
 
 
 def compiled_ops(config: Config) -> list[Op]:
     """What inductor's code for the forward and backward of a step launches."""
     fake_inductor.install()
+    keep_channels_last()
     torch._dynamo.reset()
     backend = fake_inductor.Generated()
     with fake_step(config) as step, launches_to():
