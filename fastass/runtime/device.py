@@ -27,12 +27,18 @@ class Runtime:
     cudnn: str = ""  # how cuDNN chooses its algorithms; empty on a CPU
     fused: str = ""  # which convolutions are fused; empty on a CPU
 
-    def autocast(self) -> torch.autocast:
-        """The autocast context of a forward pass; disabled without mixed precision."""
+    def autocast(self, *, shares: bool = True) -> torch.autocast:
+        """The autocast context of a forward pass; disabled without mixed precision.
+
+        shares: several uses of a weight share one rounded copy. All threads of a process share
+        them, and a thread that leaves its autocast drops all of them. So where two threads run,
+        sharing would depend on which one is faster, and with it the rounding of the gradients.
+        """
         return torch.autocast(
             self.device.type,
             dtype=self.amp_dtype or torch.bfloat16,
             enabled=self.amp_dtype is not None,
+            cache_enabled=shares,
         )
 
     @property

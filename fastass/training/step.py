@@ -309,7 +309,8 @@ class TrainStep:
         if part.before is not None:
             part.before()
         with self._exchange(part.last):
-            with self.runtime.autocast(), collected() as seen:
+            alone = self.concurrent_backward is None
+            with self.runtime.autocast(shares=alone), collected() as seen:
                 if self.config.runtime.compile:
                     # CUDA graphs may reuse what the last forward returned.
                     torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call, unused-ignore]

@@ -43,6 +43,8 @@ CONFIG = Config(
     optim=OptimConfig(lr=1e-3, d_lr=1e-3),
 ).resolved()
 
+MIX = replace(CONFIG, method="joint", mix=True)
+
 
 @pytest.fixture(autouse=True)
 def two_threads() -> Iterator[None]:
@@ -52,14 +54,14 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def engine(config: Config = CONFIG) -> TrainStep:
-    return TrainStep(
-        build(config, method_spec(config.method, 2)), config, setup_runtime(config.runtime)
-    )
+def engine(config: Config = CONFIG, amp: torch.dtype | None = None) -> TrainStep:
+    runtime = replace(setup_runtime(config.runtime), amp_dtype=amp)  # also where amp is slow
+    return TrainStep(build(config, method_spec(config.method, 2, config.mix)), config, runtime)
 
 
 def batch(config: Config = CONFIG) -> StepBatch:
-    return random_batch(config, method_spec(config.method, 2), CPU, channels_last=True)
+    spec = method_spec(config.method, 2, config.mix)
+    return random_batch(config, spec, CPU, channels_last=True)
 
 
 @pytest.mark.parametrize("method", ["ga", "ga+fcsa", "ga+csa", "joint"])
@@ -86,23 +88,34 @@ def test_it_is_the_fused_step(method: str, kernels: str) -> None:
         torch.testing.assert_close(value, state[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
-def test_the_same_bits_whichever_thread_is_faster() -> None:
+@pytest.mark.parametrize("amp", [None, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("config", [CONFIG, MIX], ids=["ga+csa", "joint+mix"])
+def test_the_same_bits_whichever_thread_is_faster(config: Config, amp: torch.dtype | None) -> None:
+    """Autocast's rounded weights too: a thread that ends first would drop those of the other."""
     states = []
-    for late in (None, "source", "target"):
-        e = engine()
+    for late in (None, "source", "target", "second of target"):
+        e = engine(config, amp)
+        forwards: list[None] = []  # of the target
 
         def wait(*_: object, late: str | None = late) -> None:
             is_main = threading.current_thread() is threading.main_thread()
             if late == ("source" if is_main else "target"):
                 time.sleep(0.05)
 
-        e.generator.register_forward_pre_hook(wait)
+        def between(*_: object, late: str | None = late, forwards: list[None] = forwards) -> None:
+            wait(late=late)
+            if threading.current_thread() is not threading.main_thread():
+                forwards.append(None)
+                if late == "second of target" and len(forwards) % 2 == 0:
+                    time.sleep(0.3)  # the source's forward ends meanwhile
+
+        e.generator.register_forward_pre_hook(between)
         for branch in e.generator.classifier.branches:
             branch.get_parameter("weight").register_hook(
                 wait
             )  # before the thread adds its gradient
         for seed in range(3):
-            e.step([batch(replace(CONFIG, seed=seed))], adapt=True)
+            e.step([batch(replace(config, seed=seed))], adapt=True)
         states.append(e.module.state_dict())
     for other in states[1:]:
         assert all(torch.equal(states[0][name], value) for name, value in other.items())
