@@ -31,6 +31,18 @@ def poisoned() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For all of a module's runs, those of its fixtures too: sums of two threads are rounded
+    otherwise on some processors, and these runs are compared bit for bit."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def user_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """This test's user cache, empty. Not for every test: matplotlib keeps its fonts there."""

@@ -18,12 +18,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tiny_runs
-import torch
 from child import environment
 
 from fastass.checkpoint import run_lock
@@ -36,14 +35,7 @@ from fastass.errors import UserError
 
 OLD_LINKS = ("last", "best", "start")
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """For `calm` too: sums of two threads are rounded otherwise on some processors."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import os
 import re
 import resource
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,7 @@ from fastass.training.step import TrainStep
 OFTEN = ("--save-every", "2", "--log-every", "4", "--mix")
 ALL_TERMS = ("--loss-push", "both")  # without it, L_gadv(I_tu) is never there
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +33,6 @@ def calm(
     request: pytest.FixtureRequest, city: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path]:
     run = tmp_path_factory.mktemp("runs") / "calm"
-    torch.set_num_threads(1)
     assert main(tiny_runs.train(city, run, *OFTEN, *ALL_TERMS, "--method", request.param)) == 0
     return request.param, run
 

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +32,14 @@ SMALL = (
 ).split()
 PREDICTIONS = ("-truth.png", "-start.png", "-last.png")
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def toycity(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data") / "toycity"
     generate(root, source=5, target=4, val=2, workers=1)
     return root
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def arguments(toycity: Path, out: Path, *more: str) -> list[str]:
@@ -81,7 +74,6 @@ def assert_same_run(a: Path, b: Path) -> None:
 def straight(toycity: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The whole run without interruption."""
     run = tmp_path_factory.mktemp("runs") / "straight"
-    torch.set_num_threads(1)
     assert main(arguments(toycity, run)) == 0
     return run
 
