@@ -18,6 +18,11 @@ class DataError(ValueError):
         super().__init__(text)
 
 
+def one_line(text: object, longest: int | None = None) -> str:
+    """A text, or the message of a library's error, without line breaks; its first characters."""
+    return " ".join(str(text).split())[:longest]
+
+
 def printable_lines(text: str) -> str:
     """As `printable`, for a text of several lines, such as a table."""
     return "\n".join(map(printable, text.split("\n")))

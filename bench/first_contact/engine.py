@@ -21,6 +21,7 @@ from fastass.config.presets import preset
 from fastass.config.schema import Config, DataConfig, DiscriminatorConfig
 from fastass.errors import UserError
 from fastass.method.adaptation import MethodSpec, method_spec
+from fastass.pipelines.errors import one_line
 from fastass.pipelines.loaders.batch import StepBatch
 from fastass.runtime.device import setup_runtime
 from fastass.training.memory.random_batch import random_batch
@@ -106,7 +107,7 @@ def of_engine(context: Context, config: Config, **about: Any) -> None:
             modelled_ms=modelled(config),
         )
     except (RuntimeError, UserError) as error:  # out of memory, or not available here
-        reason = " ".join(str(error).split())[:500]
+        reason = one_line(error, 500)
         context.results.write(
             what="failed", norm=config.model.norm, batch=config.batch, **about, reason=reason
         )

@@ -9,6 +9,7 @@ from fastass.bench.first_contact.engine import configured, free, of_engine, spec
 from fastass.bench.first_contact.stages import Context
 from fastass.config.schema import Config
 from fastass.errors import UserError
+from fastass.pipelines.errors import one_line
 from fastass.runtime.device import setup_runtime
 from fastass.training.graphed_step import EAGER_STEPS
 from fastass.training.memory.random_batch import random_batch
@@ -29,7 +30,7 @@ def graphed(context: Context) -> None:
         difference = largest_difference(eager, recorded)
         context.results.write(what="graph against eager", steps=len(eager), difference=difference)
     except (RuntimeError, UserError) as error:
-        reason = " ".join(str(error).split())[:500]
+        reason = one_line(error, 500)
         context.results.write(what="failed", mode="graph against eager", reason=reason)
     for on, config in configs.items():
         of_engine(context, config, mode="cuda graph" if on else "eager")

@@ -22,7 +22,7 @@ from fastass.cli.bench.main import COMMAND as BENCH
 from fastass.cli.parser import Parser
 from fastass.config.text import neighbours
 from fastass.errors import USER_ERRORS, ExportFailure, Incomplete, TrainingFailure, UserError
-from fastass.pipelines.errors import printable
+from fastass.pipelines.errors import one_line, printable
 from fastass.runtime.signals import Interrupted
 
 COMMANDS = {
@@ -116,10 +116,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
         COMMANDS[args.command].run(args)
     except USER_ERRORS as error:
-        print(f"fastass: {_one_line(error)}", file=sys.stderr)
+        print(f"fastass: {one_line(error)}", file=sys.stderr)
         return 2
     except (TrainingFailure, ExportFailure, Incomplete) as error:
-        print(f"fastass: {_one_line(error)}", file=sys.stderr)
+        print(f"fastass: {one_line(error)}", file=sys.stderr)
         return 1
     except Interrupted as error:
         print(f"fastass: {error}", file=sys.stderr)
@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (RuntimeError, MemoryError) as error:
         if not _out_of_memory(error):
             raise
-        where = f" ({_one_line(error)})" if str(error) else ""
+        where = f" ({one_line(error)})" if str(error) else ""
         notes = [f"; {note}" for note in getattr(error, "__notes__", ())]
         print(f"fastass: out of memory{where}{''.join(notes)}; {LESS_MEMORY}", file=sys.stderr)
         return 1
@@ -156,7 +156,3 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
         sign in str(error) for sign in signs
     )
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

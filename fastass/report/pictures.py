@@ -11,6 +11,7 @@ from PIL import Image
 from fastass.checkpoint.own_files import EXAMPLES, SHEET
 from fastass.pipelines.datasets.classes import IGNORE
 from fastass.pipelines.datasets.image_file import open_header
+from fastass.pipelines.errors import one_line
 from fastass.report.run_record import RunRecord
 
 WRONG = (193, 39, 0)  # darker than the faint photograph, also when printed in grey
@@ -45,7 +46,7 @@ def examples(run: RunRecord) -> list[Example]:
         try:
             readable.append(_example(path, len(readable) + 1))
         except (OSError, ValueError, SyntaxError, EOFError, IndexError) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             run.notes.append(f"{path}: example left out: {reason}")
     return readable
 

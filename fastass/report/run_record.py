@@ -18,6 +18,7 @@ from fastass.checkpoint.own_files import CLASS_MEANS, CONFIG, METRICS, SUMMARY, 
 from fastass.config.schema import STATISTICS, Config
 from fastass.config.text import flatten, leaves, parse, read_keys
 from fastass.errors import UserError
+from fastass.pipelines.errors import one_line
 
 T = TypeVar("T")
 _DAMAGE = (
@@ -219,4 +220,4 @@ def _checked(run: RunRecord, name: str, use: Callable[[], T]) -> T | None:
 
 def _reason(error: BaseException) -> str:
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(str(text).split())
+    return one_line(text)

@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.distributed import ReduceOp, TCPStore  # type: ignore[attr-defined, unused-ignore]
 
 from fastass.errors import TrainingFailure, UserError
+from fastass.pipelines.errors import one_line
 
 T = TypeVar("T")
 
@@ -142,7 +143,7 @@ class Members:
         except (RuntimeError, TimeoutError) as error:
             raise TrainingFailure(
                 f"the lighthouse {self.lighthouse} gave no members for {self._patience:g} s "
-                f"({_line(error)}); continue from the last checkpoint with the same command"
+                f"({one_line(error, 200)}); continue from the last checkpoint with the same command"
             ) from None
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -173,7 +174,7 @@ class Members:
                 for row, size in zip(table, sizes, strict=True)
             ]
         except (ValueError, RecursionError) as error:
-            raise TrainingFailure(f"a member sent no JSON: {_line(error)}") from None
+            raise TrainingFailure(f"a member sent no JSON: {one_line(error, 200)}") from None
 
     def commit(self) -> None:
         """The step counts for this member, or it is lost."""
@@ -207,10 +208,6 @@ class Members:
 
 def _no_lighthouse(address: str, error: BaseException) -> UserError:
     return UserError(
-        f"--elastic {address}: no lighthouse answers there ({_line(error)}); start one: "
+        f"--elastic {address}: no lighthouse answers there ({one_line(error, 200)}); start one: "
         "torchft_lighthouse --min_replicas 1"
     )
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

@@ -18,6 +18,7 @@ from PIL import Image
 from fastass.checkpoint.json_file import read_json
 from fastass.checkpoint.own_files import LOGGERS, TENSORBOARD
 from fastass.errors import UserError
+from fastass.pipelines.errors import one_line
 from fastass.runtime.atomic_write import write_whole
 
 SECTIONS = {"terms": "loss", "eval": "val"}  # names in metrics.jsonl → names of groups of curves
@@ -94,7 +95,7 @@ class Loggers:
         ) as error:  # each service has errors of its own: network, disk, permissions, quotas
             self._working = [other for other in self._working if other != name]
             self._open.pop(name, None)
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = one_line(error) or type(error).__name__
             self.report(f"--log {name} failed; the run continues without it: {reason}")
 
 

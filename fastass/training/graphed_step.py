@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from fastass.errors import UserError
 from fastass.method.terms import LossTerms
+from fastass.pipelines.errors import one_line
 from fastass.pipelines.loaders.batch import Batch, StepBatch
 
 EAGER_STEPS = 3  # at the start of each phase
@@ -131,7 +132,7 @@ class GraphedStep:
             cause: BaseException = error
             while cause.__context__ is not None:  # ending a broken recording raises once more
                 cause = cause.__context__
-            reason = " ".join(str(cause).split())[:200]
+            reason = one_line(cause, 200)
             raise UserError(
                 f"--cuda-graph: this step can't be recorded ({reason}); {_REMEDY}"
             ) from error

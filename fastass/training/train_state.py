@@ -24,6 +24,7 @@ from fastass.config.schema import Config
 from fastass.config.text import to_yaml
 from fastass.errors import TrainingFailure, UserError
 from fastass.pipelines.datasets.classes import ClassTable
+from fastass.pipelines.errors import one_line
 from fastass.runtime.process_group import World
 from fastass.tracking.progress import Reporter
 from fastass.training.meters import Meters
@@ -127,7 +128,7 @@ class TrainState:
                         if isinstance(value, Tensor) and value.dim() > 0:
                             value.view_as(parameter)
         except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error, 200)
             raise UserError(f"{where}: incomplete or of another kind: {reason}") from None
         self.progress = progress
         self.meters.images, self.meters.seconds = progress.images, progress.seconds

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from PIL import Image, UnidentifiedImageError
 
-from fastass.pipelines.errors import DataError
+from fastass.pipelines.errors import DataError, one_line
 
 LIMIT = "FASTASS_MAX_PIXELS"
 DEFAULT_LIMIT = 178_956_970  # pixels; where Pillow too refuses a file
@@ -145,7 +145,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 def damaged(where: str, error: Exception) -> DataError:
     """The DataError for what Pillow raised on a damaged file."""
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    reason = one_line(error, 200) or type(error).__name__
     return DataError(f"{where}: damaged image file: {reason}")
 
 

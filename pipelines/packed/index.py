@@ -12,7 +12,7 @@ from pathlib import Path
 from reprlib import repr as repr_short
 from typing import Any, NamedTuple, TypeVar
 
-from fastass.pipelines.errors import DataError
+from fastass.pipelines.errors import DataError, one_line
 
 FORMAT = "fastass-packed"
 VERSION = 1
@@ -182,7 +182,7 @@ def decode(data: bytes, path: Path, build: Callable[[dict[str, Any]], T]) -> T:
                 raise ValueError("wrong checksum")
             return build(tree)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        reason = f"lacks {error}" if isinstance(error, KeyError) else one_line(error)
         raise DataError(
             f"{path}: is damaged, or not a file of a packed data set ({reason}); "
             f"{AGAIN} to rewrite it"

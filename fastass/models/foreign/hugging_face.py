@@ -21,6 +21,7 @@ from fastass.errors import UserError
 from fastass.models.backbone import Backbone
 from fastass.models.config import ModelConfig
 from fastass.models.foreign.norms import collect_batch_statistics
+from fastass.pipelines.errors import one_line
 
 PREFIX = "hf:"
 DROPOUT = re.compile(r"dropout|drop_path|_drop_rate|^drop_rate|stochastic_depth")
@@ -44,12 +45,12 @@ class HuggingFaceBackbone(Backbone):
         try:
             self.model: nn.Module = transformers.AutoBackbone.from_config(settings)
         except ValueError as error:
-            raise UserError(f"model.backbone: {config.backbone}: {_one_line(error)}") from None
+            raise UserError(f"model.backbone: {config.backbone}: {one_line(error, 300)}") from None
         except ImportError as error:  # of the model's module, or of a torchvision that is there
             raise UserError(
                 f"model.backbone: {config.backbone}: transformers can't import it "
-                f"({_one_line(error.__cause__ or error)}); if that is torchvision, install the one "
-                "that belongs to your torch, or remove it"
+                f"({one_line(error.__cause__ or error, 300)}); if that is torchvision, install the "
+                "one that belongs to your torch, or remove it"
             ) from None
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_("mask_token" not in name)  # of pretraining; gets no gradient
@@ -105,7 +106,7 @@ def configuration(backbone: str) -> str:
     try:
         settings = library().AutoConfig.from_pretrained(name, local_files_only=_is_local(name))
     except (OSError, ValueError) as error:
-        raise UserError(f"model.backbone: {backbone}: {_one_line(error)}") from None
+        raise UserError(f"model.backbone: {backbone}: {one_line(error, 300)}") from None
     if not getattr(settings, "stage_names", None):
         kind = settings.model_type
         raise UserError(f"model.backbone: {backbone}: transformers has no backbone for a {kind}")
@@ -132,7 +133,7 @@ def pretrained_weights(backbone: str) -> tuple[str, Mapping[str, Tensor]]:
         # AutoBackbone.from_pretrained itself accepts no folder (transformers 5.24)
         model = type(empty).from_pretrained(name, local_files_only=_is_local(name))
     except (OSError, ValueError) as error:
-        raise UserError(f"--init pretrained: {backbone}: {_one_line(error)}") from None
+        raise UserError(f"--init pretrained: {backbone}: {one_line(error, 300)}") from None
     return backbone, {f"backbone.model.{key}": t for key, t in model.state_dict().items()}
 
 
@@ -144,7 +145,3 @@ def _patch_size(settings: Any) -> int:
     """Pixels of a patch of a plain vision transformer; 1 for networks with several stages."""
     patch = getattr(settings, "patch_size", 1) if not hasattr(settings, "depths") else 1
     return int(patch if isinstance(patch, int) else max(patch))
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

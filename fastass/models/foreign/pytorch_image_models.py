@@ -17,6 +17,7 @@ from fastass.errors import UserError
 from fastass.models.backbone import Backbone
 from fastass.models.config import ModelConfig
 from fastass.models.foreign.norms import collect_batch_statistics
+from fastass.pipelines.errors import one_line
 
 PREFIX = "timm:"
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -78,7 +79,7 @@ def library() -> Any:
         return importlib.import_module("timm")
     except (ImportError, RuntimeError) as error:  # torchvision of another torch: RuntimeError
         raise UserError(
-            f"--backbone timm:…: timm can't be imported ({_one_line(error)}); pip install "
+            f"--backbone timm:…: timm can't be imported ({one_line(error, 300)}); pip install "
             "'timm>=1.0.31', with the torchvision that belongs to your torch"
         ) from None
 
@@ -98,7 +99,7 @@ def create(backbone: str, *, pretrained: bool = False, channels: int = 3) -> Any
             if not sizes:
                 raise
         except (OSError, RuntimeError, ValueError) as error:
-            raise UserError(f"model.backbone: {backbone}: {_one_line(error)}") from None
+            raise UserError(f"model.backbone: {backbone}: {one_line(error, 300)}") from None
     raise AssertionError(name)
 
 
@@ -146,7 +147,7 @@ def _try(model: Any, backbone: str, image: Tensor) -> list[Tensor]:
     except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             f"model.backbone: {backbone}: timm's network gives no feature maps of images of any "
-            f"size ({_one_line(error)}); choose another one"
+            f"size ({one_line(error, 300)}); choose another one"
         ) from None
     model.train(training)
     return maps
@@ -173,7 +174,3 @@ def _no_dropout(model: nn.Module) -> None:
             module.p = 0.0
         if hasattr(module, "drop_prob"):  # of stochastic depth
             module.__dict__["drop_prob"] = 0.0
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
