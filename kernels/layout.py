@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -43,3 +43,13 @@ def contiguous_rows(features: Tensor) -> Tensor:
 def map_of(rows: Tensor, batch: int, size: Sequence[int]) -> Tensor:
     """rows [P, N] as [B, N, h, w] in channels-last memory."""
     return rows.view(batch, *size, -1).permute(0, 3, 1, 2)
+
+
+def kept_with(owner: Tensor, name: str, make: Callable[[], Tensor]) -> Tensor:
+    """What `make` returns, made once per device of `owner` and kept as its attribute `name`."""
+    kept: Tensor | None = getattr(owner, name, None)
+    if kept is None or kept.device != owner.device:
+        with torch.inference_mode(False):
+            kept = make()
+        setattr(owner, name, kept)
+    return kept

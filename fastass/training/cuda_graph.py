@@ -51,7 +51,6 @@ def _check_whole_step(config: Config, runtime: Runtime, world: World) -> None:
             f"--cuda-graph needs optimizers that read their learning rate on the GPU, and those of "
             f"--optimizer-backend {backend} don't; give --optimizer-backend torch, or {remedy}"
         )
-
     if config.optim.optimizer in ("lars", "lamb", "muon"):
         raise UserError(
             f"--cuda-graph needs optimizers that read their learning rate on the GPU, and "

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fastass.kernels import dispatch
+from fastass.kernels.layout import kept_with
 
 _Key = tuple[Hashable, ...]
 
@@ -91,12 +92,7 @@ def rounded_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 def ones_of(weight: Tensor) -> Tensor:
     """The scale [M] of a weight that has no norm folded into it; kept with the weight."""
-    ones: Tensor | None = getattr(weight, _ONES, None)
-    if ones is None or ones.device != weight.device:
-        with torch.inference_mode(False):
-            ones = weight.new_ones(weight.shape[0])
-        setattr(weight, _ONES, ones)
-    return ones
+    return kept_with(weight, _ONES, lambda: weight.new_ones(weight.shape[0]))
 
 
 def shared(make: Callable[[], Tensor], dtype: torch.dtype, *of: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from fastass.kernels.convolution.norm.parts_gpu import (
     add_tile,
     finish_moments,
     finish_sums,
+    room_for_moments,
     split,
     tickets_of,
 )
@@ -165,22 +166,17 @@ def _split(x: Tensor) -> tuple[tuple[int, int], dict[str, int], int]:
 def moments(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of each channel, [N] float32. x: [P,N] contiguous; weight: of the norm."""
     programs, sizes, parts = _split(x)
-    means, deviations = weight.new_empty((2, parts, x.shape[1])).unbind()
-    mean, variance = weight.new_empty((2, x.shape[1])).unbind()
+    found = room_for_moments(weight, parts)
     statistics_kernel[programs](
         x=x,
-        means=means,
-        deviations=deviations,
-        mean_of=mean,
-        variance_of=variance,
-        tickets=tickets_of(weight),
+        **found,
         **sizes,
         parts=parts,
         **_TILE,
         PARTS=PARTS,
         num_warps=_WARPS,
     )
-    return mean, variance
+    return found["mean_of"], found["variance_of"]
 
 
 def apply(
@@ -282,7 +278,7 @@ def _launches() -> tuple[Launch, ...]:
         add("statistics", statistics_kernel, given, {"PARTS": PARTS})
         running = vectors("inverse_of", "running_mean", "running_var")
         given = {"x": dtype, "residual": dtype, "y": dtype, **running, **sizes}
-        given |= {**vectors("weight", "bias", "mean_of", "variance_of")}
+        given |= vectors("weight", "bias", "mean_of", "variance_of")
         given |= {"momentum": 0.1, "eps": 1e-5}
         add("apply", apply_kernel, given, {"RESIDUAL": last, "RELU": True})
         relu = {"RELU": not last}

@@ -46,6 +46,7 @@ def forward(
     x: Tensor, norm: nn.BatchNorm2d, residual: Tensor | None, relu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, mean, 1 / √(variance + eps). The running statistics change as `norm` changes them."""
+    x = x.contiguous(memory_format=torch.channels_last)  # once for the two
     mean, variance = moments(x, norm.weight)
     y, inverse = apply(x, norm, mean, variance, residual, relu)
     return y, mean, inverse

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastass.kernels.launch import cdiv
+from fastass.kernels.layout import kept_with
 
 PARTS = 32  # merged at a time
 _NARROWEST = 64  # channels of a block, at least
@@ -109,9 +110,15 @@ def split(pixels: int, channels: int, rows: int, columns: int) -> tuple[int, dic
 
 def tickets_of(weight: Tensor) -> Tensor:
     """A counter per block of channels, zero between launches; kept with the norm's weight [N]."""
-    kept: Tensor | None = getattr(weight, _TICKETS, None)
-    if kept is None or kept.device != weight.device:
-        with torch.inference_mode(False):
-            kept = weight.new_zeros(cdiv(weight.shape[0], _NARROWEST), dtype=torch.int32)
-        setattr(weight, _TICKETS, kept)
-    return kept
+    count = cdiv(weight.shape[0], _NARROWEST)
+    return kept_with(weight, _TICKETS, lambda: weight.new_zeros(count, dtype=torch.int32))
+
+
+def room_for_moments(weight: Tensor, parts: int) -> dict[str, Tensor]:
+    """The tensors of `finish_moments` by name. weight: of the norm [N]."""
+    means, deviations = weight.new_empty((2, parts, weight.shape[0])).unbind()
+    mean, variance = weight.new_empty((2, weight.shape[0])).unbind()
+    return {
+        **{"means": means, "deviations": deviations, "mean_of": mean, "variance_of": variance},
+        "tickets": tickets_of(weight),
+    }

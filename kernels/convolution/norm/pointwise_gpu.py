@@ -22,8 +22,8 @@ from fastass.kernels.convolution.norm.parts_gpu import (
     PARTS,
     add_tile,
     finish_moments,
+    room_for_moments,
     split,
-    tickets_of,
 )
 
 
@@ -73,17 +73,12 @@ def pointwise(x: Tensor, weight: Tensor, of_norm: Tensor) -> tuple[Tensor, Tenso
     tile = _tiles(outputs)
     columns, sizes = split(pixels, outputs, tile["PIXELS"], tile["OUTPUTS"])
     y = x.new_empty((pixels, outputs))
-    means, deviations = of_norm.new_empty((2, sizes["parts"], outputs)).unbind()
-    mean, variance = of_norm.new_empty((2, outputs)).unbind()
+    found = room_for_moments(of_norm, sizes["parts"])
     _kernel[(sizes["parts"] * columns,)](
         x=x,
         weight=weight,
         y=y,
-        means=means,
-        deviations=deviations,
-        mean_of=mean,
-        variance_of=variance,
-        tickets=tickets_of(of_norm),
+        **found,
         inputs=inputs,
         of_output=weight.stride(0),
         of_input=weight.stride(1),
@@ -93,7 +88,7 @@ def pointwise(x: Tensor, weight: Tensor, of_norm: Tensor) -> tuple[Tensor, Tenso
         num_warps=WARPS,
         num_stages=STAGES,
     )
-    return y, mean, variance
+    return y, found["mean_of"], found["variance_of"]
 
 
 def _launch(dtype: torch.dtype, inputs: int, outputs: int) -> Launch:
