@@ -3,18 +3,21 @@
 import sys
 
 from fastass.runtime.openmp import wait_passively
+from fastass.runtime.signals import describe_interrupt, raise_terminated
 
 
 def main() -> int:
     """The command line, in a process of its own. Returns the exit code."""
     try:
+        raise_terminated()
         wait_passively()  # before the commands load torch
         from fastass.cli.main import main as command_line
 
         return command_line()
-    except KeyboardInterrupt:  # while a module was loaded
-        print("fastass: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:  # while a module was loaded
+        message, code = describe_interrupt(error)
+        print(message, file=sys.stderr)
+        return code
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ The two take turns in one process; medians count. Memory: the rise of the peak b
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from fastass import kernels
 from fastass.bench.meters import peak_of, timed
+from fastass.bench.result import check_result_file, write_result
 from fastass.kernels import upsample_cross_entropy
 from fastass.runtime.openmp import wait_passively
 
@@ -107,12 +107,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     device = torch.device(args.device)
+    if args.json is not None:
+        check_result_file(args.json)
     rows = [measure(name, args.rounds, device) for name in SHAPES]
     which = kernels.resolve(device)
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {which}\n")
     print(table(rows))
     if args.json is not None:
-        args.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        write_result(args.json, "bench.ops.foreign_loop", {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
+from fastass.bench.result import check_result_file, write_result
 from fastass.bench.scaling.elastic_group import DIFFER, Group, has_torchft, lighthouse
 from fastass.config.presets import TOYCITY_SGD
 from fastass.config.text import as_flags
@@ -137,6 +138,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if not has_torchft():
         raise SystemExit("bench.scaling.elastic: torchft is not installed; pip install torchft")
+    if args.json is not None:
+        check_result_file(args.json)
     seeds = [int(seed) for seed in args.seeds.split(",")]
     lengths = ["--start-steps", str(args.start_steps), "--steps", str(args.steps)]
     runs, calm = [], []
@@ -168,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     if args.json is not None:
         result = {"runs": [asdict(run) for run in runs], "undisturbed": calm, "on": _machine()}
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_result(args.json, "bench.scaling.elastic", result)
     return 0 if all(run.repeated <= run.kills for run in runs) else 1
 
 

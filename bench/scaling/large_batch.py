@@ -5,13 +5,13 @@ the batch. Each cell is one `fastass train` per seed. With k times the images pe
 k-th of the steps.
 """
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fastass.bench.result import write_result
 from fastass.checkpoint.json_file import read_json
 from fastass.checkpoint.own_files import SUMMARY
 from fastass.config.presets import TOYCITY_SGD
@@ -142,4 +142,4 @@ def write(path: Path, heading: str, of: Sequence[Row]) -> None:
         "rules": {rule: RULES[rule] for rule in dict.fromkeys(r.rule for r in of)},
         "rows": [asdict(row) for row in of],
     }
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_result(path, "fastass bench batch", result)

@@ -54,7 +54,7 @@ def measure(ranks: int, config: Config, rounds: int, warmup: int) -> list[Times]
         workers.append(worker)
     try:
         times = [_receive(pipe, rank) for rank, pipe in enumerate(pipes)]
-    except UserError:
+    except BaseException:
         for worker in workers:
             worker.kill()
         raise

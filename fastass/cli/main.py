@@ -23,7 +23,7 @@ from fastass.cli.parser import Parser
 from fastass.config.text import neighbours
 from fastass.errors import USER_ERRORS, ExportFailure, Incomplete, TrainingFailure, UserError
 from fastass.pipelines.errors import one_line, printable
-from fastass.runtime.signals import Interrupted
+from fastass.runtime.signals import Interrupted, describe_interrupt
 
 COMMANDS = {
     command.name: command
@@ -124,9 +124,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted as error:
         print(f"fastass: {error}", file=sys.stderr)
         return error.code
-    except KeyboardInterrupt:
-        print("fastass: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        message, code = describe_interrupt(error)
+        print(message, file=sys.stderr)
+        return code
     except BrokenPipeError:
         return 1
     except OSError as error:

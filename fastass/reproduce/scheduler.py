@@ -2,7 +2,6 @@
 
 import os
 import queue
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -14,6 +13,7 @@ import torch
 
 from fastass.checkpoint.own_files import SUMMARY
 from fastass.pipelines.file_lock import locked
+from fastass.reproduce.commands import Commands
 from fastass.runtime.atomic_write import write_whole
 from fastass.tracking.progress import Reporter
 
@@ -36,7 +36,8 @@ def run_all(runs: Sequence[CellRun], out: Path, jobs: int, progress: Reporter) -
 
     Each run is OUT/NAME, with its output in OUT/NAME.log. An interrupted run continues. A run that
     was completed with the same words is not started again. With several GPUs, each job gets its
-    own GPU; on a CPU the jobs share the cores.
+    own GPU; on a CPU the jobs share the cores. On Ctrl-C or SIGTERM the runs save and end, and no
+    other is started.
     """
     out.mkdir(parents=True, exist_ok=True)
     waiting = [run for run in runs if not _complete(run, out)]
@@ -45,9 +46,9 @@ def run_all(runs: Sequence[CellRun], out: Path, jobs: int, progress: Reporter) -
     gpus = torch.cuda.device_count()
     for i in range(jobs):
         devices.put(str(i % gpus) if gpus > 1 else None)
-    failed = []
-    with ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(_run, run, out, jobs, devices): run for run in waiting}
+    failed, commands = [], Commands()
+    with ThreadPoolExecutor(jobs) as pool, commands.stopped_by_error(pool):
+        futures = {pool.submit(_run, run, out, jobs, devices, commands): run for run in waiting}
         for done, future in enumerate(as_completed(futures), 1 + len(runs) - len(waiting)):
             run, code = futures[future], future.result()
             log = out / f"{run.name}.log"
@@ -75,15 +76,26 @@ def _has_words(run: CellRun, out: Path) -> bool:
     return tuple(text.splitlines()) == run.words
 
 
-def _run(run: CellRun, out: Path, jobs: int, devices: "queue.Queue[str | None]") -> int:
+def _run(
+    run: CellRun,
+    out: Path,
+    jobs: int,
+    devices: "queue.Queue[str | None]",
+    commands: Commands,
+) -> int:
     """→ exit code. If another process runs the cell, waits for it and takes its result."""
     lock = out / f".{run.name}.lock"
     with locked(lock, f"running {run.name}", wait=True, on_wait=_print_line) as held:
-        return 0 if _complete(run, out) else _train(run, out, jobs, devices, held)
+        return 0 if _complete(run, out) else _train(run, out, jobs, devices, commands, held)
 
 
 def _train(
-    run: CellRun, out: Path, jobs: int, devices: "queue.Queue[str | None]", lock: tuple[int, ...]
+    run: CellRun,
+    out: Path,
+    jobs: int,
+    devices: "queue.Queue[str | None]",
+    commands: Commands,
+    lock: tuple[int, ...],
 ) -> int:
     """lock: the descriptor of the cell's lock, which the commands hold too: should this process be
     killed, they go on, and the next `fastass reproduce` waits for them.
@@ -100,15 +112,7 @@ def _train(
         for command in (train, run.then):
             if not command:
                 continue
-            code = subprocess.run(
-                [sys.executable, "-m", "fastass", *command],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                pass_fds=lock,
-                check=False,
-            ).returncode
-            if code:
+            if code := commands.run(command, log, environment, lock):
                 return code
     # Last: until then what lies there may be the result of other words.
     write_whole(words, "".join(f"{word}\n" for word in run.words))

@@ -1,7 +1,7 @@
 """Opening the data sets of a run, or ToyCity, and checking that they fit each other."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,6 +64,8 @@ def open_training_data(config: Config, reporter: Reporter) -> tuple[TrainingData
     if missing:
         raise UserError(f"data.report: class {missing[0]!r} is not one of those trained")
     labelled = select_labelled(target, config.labelled, config.labelled_seed, config.labelled_list)
+    if source is not None and (warning := shared_warning(source, target, labelled)) is not None:
+        reporter.line(warning)
     data = TrainingData(
         d, source, target, val, labelled, config.batch, config.seed, config.model.channels
     )
@@ -106,6 +108,25 @@ def check_apart(val: AnyDataset, training: Mapping[str, AnyDataset | None]) -> N
                     f"{sample.image}: in the {name} training images and in the validation images; "
                     "give other data for validation, --data-val DIR"
                 )
+
+
+def shared_warning(source: AnyDataset, target: AnyDataset, labelled: Collection[int]) -> str | None:
+    """A line if the labels of images that count as unlabelled are known from the source.
+
+    Packed data are compared with nothing, as in `check_apart`.
+    """
+    if not (isinstance(source, Dataset) and isinstance(target, Dataset)):
+        return None
+    known = set(map(_real, source.samples))
+    unlabelled = [sample for i, sample in enumerate(target.samples) if i not in labelled]
+    shared = [sample for sample in unlabelled if _real(sample) in known]
+    if not shared:
+        return None
+    return (
+        f"{len(shared)} of the {len(unlabelled)} unlabelled target images are source images too, "
+        f"such as {shared[0].image}: training uses their labels, so its result is not one of few "
+        "labels"
+    )
 
 
 def _real(sample: Sample) -> str:

@@ -92,17 +92,20 @@ def make_copy() -> None:
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, check=True, capture_output=True, text=True,
     )  # fmt: skip
-    names = [*filter(None, listed.stdout.split("\0")), "kernels/libfastass_native.so"]
-    for name in names:
+    for name in filter(None, listed.stdout.split("\0")):
         if os.path.lexists(ROOT / name):
             (COPY / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, COPY / name, follow_symlinks=False)
+    where = "from fastass.kernels.native_library import library; print(library()._name)"
+    installed = subprocess.check_output([sys.executable, "-c", where], cwd=ROOT, text=True).strip()
+    shutil.copy2(installed, COPY / "kernels")
     (COPY / "sitecustomize.py").write_text(SITECUSTOMIZE)
 
 
-def run_tests(command: str, timeout: float) -> tuple[TestOutcome, str]:
+def run_tests(command: str, timeout: float, quiet: bool = True) -> tuple[TestOutcome, str]:
     """cosmic-ray's function of this name, in a fork. command: arguments of pytest."""
-    process = multiprocessing.get_context("fork").Process(target=_pytest, args=(command.split(),))
+    arguments = (command.split(), quiet)
+    process = multiprocessing.get_context("fork").Process(target=_pytest, args=arguments)
     process.start()
     process.join(timeout)
     if process.exitcode is None:
@@ -112,10 +115,10 @@ def run_tests(command: str, timeout: float) -> tuple[TestOutcome, str]:
     return (TestOutcome.KILLED if process.exitcode else TestOutcome.SURVIVED), ""
 
 
-def _pytest(arguments: list[str]) -> None:
+def _pytest(arguments: list[str], quiet: bool) -> None:
     os.setsid()
     nothing = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
+    for descriptor in (0, 1, 2) if quiet else (0,):
         os.dup2(nothing, descriptor)
     sys.path.insert(0, str(COPY))
     os._exit(pytest.main(["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", *arguments]))
@@ -215,7 +218,7 @@ def main(names: list[str]) -> int:
         sys.dont_write_bytecode = False
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         began = time.monotonic()
-        if run_tests(" ".join(room.tests), 3600)[0] != TestOutcome.SURVIVED:
+        if run_tests(" ".join(room.tests), 3600, quiet=False)[0] != TestOutcome.SURVIVED:
             sys.exit(f"{' '.join(room.tests)}: fails without any mutation: mend it first")
         # It has left bytecode of all that is not changed; that of mutants is not to be kept.
         sys.dont_write_bytecode, os.environ["PYTHONDONTWRITEBYTECODE"] = True, "1"

@@ -1,8 +1,8 @@
 """The paper's tables as grids: cells, statistics, the paper's figures beside them, and the runs."""
 
 import re
-import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from fastass.config.presets import PRESETS
 from fastass.errors import UserError
 from fastass.pipelines.datasets.classes import CITYSCAPES, SYNTHIA_13
 from fastass.reproduce import figure, scheduler
+from fastass.reproduce.commands import Commands
 from fastass.reproduce.grids import GRIDS, TOYCITY_COUNTS, Cell, grid
 from fastass.reproduce.scheduler import CellRun, run_all
 from fastass.reproduce.table import markdown, results
@@ -205,25 +206,19 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     train = tmp_path / "train.py"
     train.write_text("")
 
-    class Done:
-        returncode = 0
-
-    def run(words: list[str], **_: Any) -> Done:
-        assert words[:3] == [sys.executable, "-m", "fastass"]
-        if words[3] == "eval":
+    def run(_: Commands, words: Sequence[str], *__: Any) -> int:
+        if words[0] == "eval":
             Path(words[words.index("--json") + 1]).write_text('{"miou": 20.0}')
-            return Done()
-        assert words[3] == "train"
+            return 0
+        assert words[0] == "train"
         out = Path(words[words.index("--out") + 1])
         names.append(out.name)
         if "fail" in words:
-            done = Done()
-            done.returncode = 1
-            return done
+            return 1
         write_summary(out.parent, out.name, 30.0)
-        return Done()
+        return 0
 
-    monkeypatch.setattr(scheduler.subprocess, "run", run)
+    monkeypatch.setattr(Commands, "run", run)
     return names
 
 
@@ -249,16 +244,13 @@ def test_each_of_two_jobs_at_a_time_has_a_gpu_of_its_own(
     both = threading.Barrier(2, timeout=20)
     pairs: list[str] = []
 
-    class Done:
-        returncode = 0
-
-    def run(words: list[str], env: dict[str, str], **_: Any) -> Done:
+    def run(_: Commands, words: Sequence[str], log: object, env: dict[str, str], *__: Any) -> int:
         both.wait()  # two runs are under way
         pairs.append(env["CUDA_VISIBLE_DEVICES"])
         both.wait()
-        return Done()
+        return 0
 
-    monkeypatch.setattr(scheduler.subprocess, "run", run)
+    monkeypatch.setattr(Commands, "run", run)
     run_all([CellRun(name, ()) for name in "abcd"], tmp_path, 2, Plain())
     assert sorted(pairs[:2]) == sorted(pairs[2:]) == ["0", "1"]
 

@@ -4,11 +4,9 @@ kill it, or take its disk away."""
 import hashlib
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import IO, Any, NamedTuple
 
 import dataset_files
@@ -147,7 +145,8 @@ def reproduce_tiny_cells(city: Path) -> None:
     A fork has what a process of its own would have: no descriptor but those that it is given.
     """
     from fastass.cli import reproduce
-    from fastass.reproduce import scheduler, toycity
+    from fastass.reproduce import toycity
+    from fastass.reproduce.commands import Commands
 
     words = tiny_runs.train(city, Path(), "--start-steps", "0", "--steps", "2")
     flags = [word for word in words[2:] if word not in ("--out", ".", "--resume", "--plain")]
@@ -159,15 +158,13 @@ def reproduce_tiny_cells(city: Path) -> None:
     toycity.data_flags = lambda domain, shift: flags
     toycity.held_out_source = lambda domain: str(city / "gta5")
 
-    def run(
-        words: list[str], stdout: IO[str], pass_fds: tuple[int, ...], **_: object
-    ) -> SimpleNamespace:
+    def run(_: Commands, words: list[str], log: IO[str], env: object, lock: tuple[int, ...]) -> int:
         child = os.fork()
         if not child:
-            _fork(words[3:], stdout.fileno(), pass_fds)
-        return SimpleNamespace(returncode=os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            _fork(words, log.fileno(), lock)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
-    scheduler.subprocess = SimpleNamespace(run=run, STDOUT=subprocess.STDOUT)  # type: ignore[assignment]
+    Commands.run = run  # type: ignore[assignment,method-assign]
 
 
 def _fork(words: list[str], output: int, kept: tuple[int, ...]) -> None:

@@ -88,6 +88,26 @@ def test_no_image_is_trained_on_and_validated_on(config: Config, tmp_path: Path,
             open_training_data(replace(config, data=data), Silent())
 
 
+def test_unlabelled_images_whose_labels_the_source_has_are_told(
+    config: Config, tmp_path: Path
+) -> None:
+    class Lines(Silent):
+        def line(self, text: str) -> None:
+            lines.append(text)
+
+    lines: list[str] = []
+    open_training_data(config, Lines())
+    assert lines == []
+    (tmp_path / "link").symlink_to(tmp_path / "city")
+    data = replace(config.data, source=str(tmp_path / "link"), source_layout="cityscapes")
+    open_training_data(replace(config, data=data), Lines())
+    (line,) = lines
+    assert line.startswith("2 of the 2 unlabelled target images are source images too, such as ")
+    lines.clear()
+    open_training_data(replace(config, data=data, labelled=3), Lines())
+    assert lines == []
+
+
 def test_a_missing_root_is_named(config: Config) -> None:
     missing = replace(config, data=replace(config.data, val="nowhere"))
     with pytest.raises(UserError, match="--data-val: nowhere: no such directory"):

@@ -1,6 +1,5 @@
 """`fastass bench data`."""
 
-import json
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 
@@ -34,6 +33,7 @@ def flags(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     from fastass.bench.input.loaders import format_rates, measure
+    from fastass.bench.result import write_result
     from fastass.pipelines.datasets.layouts import open_dataset
     from fastass.pipelines.packed.dataset import open_packed
     from fastass.tracking.terminal import reporter
@@ -55,7 +55,7 @@ def run(args: Namespace) -> None:
     print(format_rates(rates))
     if args.json is not None:
         rows = [asdict(rate) for rate in rates]
-        args.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        write_result(args.json, "fastass bench data", {"rows": rows})
 
 
 COMMAND = Command(

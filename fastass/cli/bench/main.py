@@ -31,6 +31,10 @@ def flags(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
+    if args.json is not None:
+        from fastass.bench.result import check_result_file
+
+        check_result_file(args.json)
     PARTS[args.part].run(args)
 
 

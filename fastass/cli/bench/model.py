@@ -1,11 +1,11 @@
 """`fastass bench model`."""
 
-import json
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 
 from fastass.bench.model import rates, roofline, trace
 from fastass.bench.model.fits import check
+from fastass.bench.result import write_result
 from fastass.cli.command import Command
 from fastass.cli.parser import typed
 from fastass.config.presets import preset
@@ -77,7 +77,7 @@ def run(args: Namespace) -> None:
             "parts": [asdict(part) for part in parts],
             "peak_bytes": trace.at(kept.peak, args.batch),
         }
-        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_result(args.json, "fastass bench model", result)
 
 
 COMMAND = Command(

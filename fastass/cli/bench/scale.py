@@ -1,6 +1,5 @@
 """`fastass bench scale`."""
 
-import json
 from argparse import ArgumentParser, Namespace
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -59,6 +58,7 @@ def _flag(name: str) -> str:
 
 
 def run(args: Namespace) -> None:
+    from fastass.bench.result import write_result
     from fastass.bench.scaling import scale
     from fastass.bench.scaling.timeline import MIB
     from fastass.bench.step import compare
@@ -105,7 +105,7 @@ def run(args: Namespace) -> None:
             print(f"\na process group of one rank: {100 * share:+.1f} % of a step")
             result["overhead"] = share
     if args.json is not None:
-        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_result(args.json, "fastass bench scale", result)
 
 
 def _cluster(args: Namespace) -> "Cluster":

@@ -1,6 +1,5 @@
 """`fastass bench step`."""
 
-import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import replace
@@ -116,17 +115,20 @@ def run(args: Namespace) -> None:
             parts["switches"] = [rows[1] for rows in pairs if len(rows) == 2]  # one may have failed
             print(f"\nspeed and memory against fastass:\n\n{compare.table(parts['switches'])}")
             print(f"\n{compare.memory_table(parts['switches'])}")
-    write(args.json, compare.heading(config, line), parts)
+    write(args.json, "fastass bench step", compare.heading(config, line), parts)
 
 
-def write(path: Path | None, heading: str, parts: "dict[str, list[compare.Row]]") -> None:
+def write(
+    path: Path | None, command: str, heading: str, parts: "dict[str, list[compare.Row]]"
+) -> None:
     """Write the result as JSON, if a path is given."""
+    from fastass.bench.result import write_result
     from fastass.bench.step import compare
 
     if path is not None:
         rows = {name: compare.record(measured) for name, measured in parts.items()}
         result = {"heading": heading, "date": str(date.today()), **rows}
-        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_result(path, command, result)
 
 
 COMMAND = Command(

@@ -1,6 +1,5 @@
 """`fastass bench target`."""
 
-import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from datetime import date
@@ -46,6 +45,7 @@ def flags(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
+    from fastass.bench.result import write_result
     from fastass.bench.step.target import Race, base_config
     from fastass.bench.step.target import run as race
     from fastass.runtime.device import describe_runtime
@@ -74,7 +74,7 @@ def run(args: Namespace) -> None:
             results.append(race(one, config, say))
             if args.json is not None:  # what is measured is not lost
                 rows = [result.record() for result in results]
-                args.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+                write_result(args.json, "fastass bench target", {"rows": rows})
     print(f"\n{describe_runtime(config.runtime).line}; {date.today()}\n\n{table(results)}")
 
 

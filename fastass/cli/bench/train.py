@@ -50,7 +50,7 @@ def run(args: Namespace) -> None:
     print(f"{heading}; {date.today()}\n\n{compare.table(rows)}\n\n{compare.memory_table(rows)}")
     if config.preset == "toycity":
         print(f"\n{beside(TOYCITY, rows[-1])}")
-    write(args.json, heading, {"train": rows})
+    write(args.json, "fastass bench train", heading, {"train": rows})
 
 
 COMMAND = Command(

@@ -25,7 +25,7 @@ def test_command(
     words += ["--data-source", str(tmp_path / "city" / "gta5")]
     words += ["--data-target", str(tmp_path / "city" / "cityscapes"), "--json", str(out)]
     assert main(["bench", "target", *words]) == 0
-    (row,) = json.loads(out.read_text())
+    (row,) = json.loads(out.read_text())["rows"]
     assert row["labelled"] == 1
     assert 0 <= row["target"] <= 100
     assert row["baseline_seconds"] > 0

@@ -16,12 +16,13 @@ from properties import examples, texts, values
 
 from fastass.pipelines.datasets.class_file import _KEYS, read_class_file
 from fastass.pipelines.datasets.classes import IGNORE, ClassTable
+from fastass.pipelines.datasets.image_file import SUFFIXES
 from fastass.pipelines.datasets.yaml_file import Dumper
 from fastass.pipelines.errors import LONGEST, DataError
 
 colors = st.lists(st.integers(0, 255), min_size=3, max_size=3)
 class_names = texts.filter(lambda text: text.isprintable() and text.strip() == text != "")
-suffixes = texts.filter(lambda text: "/" not in text)
+suffixes = texts.filter(lambda text: "/" not in text and not text.lower().endswith(SUFFIXES))
 
 
 def as_written(draw: st.DrawFn, raw: list[int]) -> Any:
