@@ -6,12 +6,13 @@ file implies is therefore checked, and a contradiction is an error.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fastass.checkpoint.files import find_checkpoint
-from fastass.checkpoint.pointers import CLASSES, CONFIG
+from fastass.checkpoint.pointers import CLASSES, CONFIG, MODEL
 from fastass.config.schema import Config
 from fastass.config.text import flag_of, from_yaml, value_at
 from fastass.config.values import written
@@ -22,7 +23,7 @@ from fastass.models.weights.imagenet import FILES, imagenet_weights
 from fastass.models.weights.init import InitReport, init_weights
 
 FROM_SCRATCH = ("tiny",)  # backbones without published weights
-EXPORTED = "config.json"
+EXPORTED, MODEL_TYPE = "config.json", "fastass-deeplab-v2"  # an exported folder's, and its mark
 CHECKED = ("data.normalize", "model.aspp_branches", "model.align_corners")
 
 
@@ -79,26 +80,43 @@ def start_from(model: DeepLab, config: Config, classes: Sequence[str]) -> InitRe
 
 def weights_path(init: str) -> Path:
     """The checkpoint of a run or of RUN/last; another path as it is."""
-    path = Path(init)
+    path = folder_of(Path(init))
     if path.suffix in (".pth", ".pt", ".safetensors") or not path.exists():
         return path
     return find_checkpoint(path)
 
 
+def folder_of(path: Path) -> Path:
+    """A checkpoint or an exported folder if `path` is the weights in it, else `path`.
+
+    Such a file is loaded as its folder, which says what its weights need.
+    """
+    folder = path.parent
+    ours = path.name == MODEL and path.is_file()
+    return folder if ours and ((folder / CONFIG).is_file() or _is_export(folder)) else path
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether the config.json there is an exported folder's; other tools write such files too."""
+    try:
+        return MODEL_TYPE in (folder / EXPORTED).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
 def implied_by(path: Path) -> dict[str, Any]:
-    """The facts in the configuration beside a checkpoint's weights, by dotted path."""
-    folder = path if path.is_dir() else path.parent
-    if path.is_dir() and (folder / EXPORTED).is_file():
-        return _of_export(folder / EXPORTED)
-    if not (folder / CONFIG).is_file() or (path.is_file() and path.suffix != ".safetensors"):
+    """The facts in the configuration of a checkpoint or an exported folder, by dotted path."""
+    if (path / EXPORTED).is_file():
+        return _of_export(path / EXPORTED)
+    if not (path / CONFIG).is_file():
         return {}
-    config = from_yaml(folder / CONFIG)
+    config = from_yaml(path / CONFIG)
     return {name: value_at(config, name) for name in CHECKED}
 
 
 def _of_export(file: Path) -> dict[str, Any]:
     """The facts of an exported folder."""
-    try:
+    with _reading(file, "not the config.json of an exported folder, or damaged"):
         saved = json.loads(file.read_text(encoding="utf-8"))
         model, normalize = saved["model"], saved["preprocessing"]["normalize"]
         return {
@@ -106,8 +124,14 @@ def _of_export(file: Path) -> dict[str, Any]:
             "model.aspp_branches": model["aspp_branches"],
             "model.align_corners": model["align_corners"],
         }
+
+
+@contextmanager
+def _reading(file: Path, damage: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise UserError(f"{file}: not the config.json of an exported folder, or damaged") from None
+        raise UserError(f"{file}: {damage}") from None
 
 
 def _compare(where: str, facts: dict[str, Any], config: Config) -> None:
@@ -126,14 +150,16 @@ def _compare(where: str, facts: dict[str, Any], config: Config) -> None:
 
 
 def _compare_classes(path: Path, classes: Sequence[str]) -> None:
-    file = (path if path.is_dir() else path.parent) / CLASSES
-    if not file.is_file():
+    if (path / EXPORTED).is_file():
+        with _reading(path / EXPORTED, "damaged; the exported folder is not complete"):
+            saved = json.loads((path / EXPORTED).read_text(encoding="utf-8"))
+            names = [entry["name"] for entry in saved["classes"]]
+    elif (path / CLASSES).is_file():
+        with _reading(path / CLASSES, "damaged; the checkpoint is not complete"):
+            names = list(json.loads((path / CLASSES).read_text(encoding="utf-8"))["names"])
+    else:
         return
-    try:
-        names = json.loads(file.read_text(encoding="utf-8"))["names"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise UserError(f"{file}: damaged; the checkpoint is not complete") from None
-    if list(names) != list(classes):
+    if names != list(classes):
         other = next((a for a, b in zip(names, classes, strict=False) if a != b), len(names))
         raise UserError(
             f"{path}: its classifier has other classes than the data, or in another order (first: "

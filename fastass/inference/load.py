@@ -20,7 +20,8 @@ from fastass.checkpoint.files import (
     target_statistics,
 )
 from fastass.checkpoint.json_file import read_json, read_result
-from fastass.checkpoint.pointers import CLASSES, CONFIG, MODEL
+from fastass.checkpoint.pointers import CLASSES, CONFIG
+from fastass.checkpoint.starting_weights import EXPORTED, MODEL_TYPE, folder_of
 from fastass.config.schema import Config, NormStatistics
 from fastass.config.text import from_yaml, override
 from fastass.errors import UserError
@@ -30,8 +31,6 @@ from fastass.models.deeplab import DeepLab, build_deeplab
 from fastass.models.weights.init import init_weights
 from fastass.pipelines.datasets.classes import ClassTable
 from fastass.runtime.device import setup_runtime
-
-FOLDER = "config.json"
 
 
 def load(
@@ -55,7 +54,7 @@ def load(
     with all of them. Raises UserError for a path without a network, a damaged file, a missing
     device, and for facts about a weight file that are missing or wrong.
     """
-    path = Path(path)
+    path = folder_of(Path(path))
     asked = {
         "runtime.device": device,
         "runtime.amp": amp,
@@ -63,7 +62,7 @@ def load(
         "runtime.tune_allocator": tune_allocator,
     }
     owner = WeightFile(**weight_file) if owner is None else owner
-    if is_weight_file(path) and not (path.name == MODEL and (path.parent / CONFIG).is_file()):
+    if is_weight_file(path):
         _check_one_kind(path, norm_statistics, "a weight file")
         config, classes, tensors = network_of(path, owner)
         runtime = setup_runtime(override(config, asked).runtime)
@@ -73,10 +72,10 @@ def load(
         return Segmenter(generator.to(runtime.device), classes, prepare, runtime, origin=path)
     if given := owner.given():
         raise UserError(f"{path}: {given[0]} is for weight files; this network says it itself")
-    if (path / FOLDER).is_file():
+    if (path / EXPORTED).is_file():
         _check_one_kind(path, norm_statistics, "an exported folder")
         return _from_folder(path, asked)
-    checkpoint = path.parent if is_weight_file(path) else find_checkpoint(path)
+    checkpoint = find_checkpoint(path)
     config = override(from_yaml(checkpoint / CONFIG), asked)
     if norm_statistics is not None and not config.model.has_running_statistics:
         raise UserError(
@@ -131,7 +130,7 @@ def description(segmenter: Segmenter) -> dict[str, Any]:
     """The content of `config.json` in an exported folder, and the metadata of an exported graph."""
     how = segmenter.prepare.how
     return {
-        "model_type": "fastass-deeplab-v2",
+        "model_type": MODEL_TYPE,
         "model": asdict(segmenter.generator.config),
         "classes": [
             {"name": name, "color": list(color)}
@@ -153,7 +152,7 @@ def description(segmenter: Segmenter) -> dict[str, Any]:
 
 
 def _from_folder(path: Path, asked: dict[str, Any]) -> Segmenter:
-    file = path / FOLDER
+    file = path / EXPORTED
     saved = read_json(file)
     try:
         values = {f"model.{name}": value for name, value in saved["model"].items()}

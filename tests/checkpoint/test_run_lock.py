@@ -47,6 +47,14 @@ def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
         pass
 
 
+def test_without_patience_nobody_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr("fastass.checkpoint.run_lock.time.monotonic", lambda: now)
+    monkeypatch.setattr("fastass.checkpoint.run_lock.time.sleep", lambda _: pytest.fail("waits"))
+    with locked_run(tmp_path, print), pytest.raises(UserError), locked_run(tmp_path, print):
+        pass
+
+
 def test_patience_lasts_until_the_other_has_ended(tmp_path: Path) -> None:
     ended, taken = threading.Event(), threading.Event()
 

@@ -7,6 +7,7 @@ for "no pretrained weights, nothing said": every backbone, every method, `reprod
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from urllib.error import URLError
 import pytest
 import torch
 
+from fastass.checkpoint import starting_weights
 from fastass.checkpoint.starting_weights import check_init, start_from
 from fastass.cli.main import main
 from fastass.config.presets import PRESETS, preset
@@ -86,13 +88,90 @@ def test_a_checkpoint_implies_its_configuration(trained: Path, tmp_path: Path) -
             wrong = override(config, {key: value})
             with pytest.raises(UserError, match=f"made with {key}"):
                 start_from(build_deeplab(wrong.model), wrong, classes)
-        with pytest.raises(UserError, match="other classes than the data, or in another order"):
-            start_from(build_deeplab(config.model), config, classes[::-1])
+        check_classes(config, classes)
+
+
+def check_classes(config: Config, classes: list[str]) -> None:
+    """The classes must be those of the weights, in their order; the first other one is named."""
+    text = r"other classes than the data, or in another order \(first: {}\)"
+    swapped = [*classes[:3], classes[4], classes[3], *classes[5:]]
+    for other, first in ((swapped, classes[3]), (classes[:-1], str(len(classes)))):
+        with pytest.raises(UserError, match=text.format(first)):
+            start_from(build_deeplab(config.model), config, other)
+
+
+def test_an_exported_folder_implies_its_configuration(trained: Path, tmp_path: Path) -> None:
+    """And so does the file of weights in it."""
     out = tmp_path / "exported"
     assert main(["export", str(trained), "--format", "safetensors", "--out", str(out)]) == 0
-    wrong = override(toy, {"init": str(out), "data.normalize": "bgr"})
-    with pytest.raises(UserError, match=r"made with data\.normalize imagenet"):
-        start_from(build_deeplab(wrong.model), wrong, classes)
+    classes = [entry["name"] for entry in json.loads((out / "config.json").read_text())["classes"]]
+    for init in (out, out / "model.safetensors"):
+        right = override(preset("toycity"), {"model.width": 16, "init": str(init)})
+        assert start_from(build_deeplab(right.model), right, classes) is not None
+        wrong = override(right, {"data.normalize": "bgr"})
+        with pytest.raises(UserError, match=r"made with data\.normalize imagenet"):
+            start_from(build_deeplab(wrong.model), wrong, classes)
+        check_classes(right, classes)
+    for text in ("{}", '{"model": 1}', "[" * 100_000, "{", '{"model": {}, "preprocessing": 0}'):
+        (out / "config.json").write_text(text)
+        damaged = override(preset("toycity"), {"model.width": 16, "init": str(out)})
+        with pytest.raises(UserError, match=r"config\.json: not the config\.json of an exported"):
+            start_from(build_deeplab(damaged.model), damaged, classes)
+
+
+def test_a_file_beside_another_tools_configuration_implies_nothing(
+    trained: Path, tmp_path: Path
+) -> None:
+    weights = trained / "checkpoints" / "step-00000003" / "model.safetensors"
+    for name, content in (("config.json", '{"model_type": "dinov2"}'), ("config.yaml", "a: 1")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_text(content)
+        file = folder / ("model.safetensors" if name == "config.json" else "own.safetensors")
+        shutil.copy(weights, file)
+        start = override(preset("toycity"), {"model.width": 16, "init": str(file)})
+        wrong = override(start, {"data.normalize": "bgr"})
+        assert start_from(build_deeplab(wrong.model), wrong, NAMES) is not None
+
+
+def test_the_remedy_names_a_flag_that_can_be_given(trained: Path, tmp_path: Path) -> None:
+    """Of a switch that the weights were made without: --no-…."""
+    copy = tmp_path / "copy"
+    shutil.copytree(trained / "checkpoints" / "step-00000003", copy)
+    (copy / "classes.json").unlink()
+    text = (copy / "config.yaml").read_text()
+    assert "align_corners: true" in text
+    (copy / "config.yaml").write_text(text.replace("align_corners: true", "align_corners: false"))
+    toy = override(preset("toycity"), {"model.width": 16, "init": str(copy)})
+    with pytest.raises(UserError, match=r"this network has true; give --no-model-align-corners$"):
+        start_from(build_deeplab(toy.model), toy, NAMES)
+    (copy / "config.yaml").write_text(text)
+    wrong = override(toy, {"model.align_corners": False})
+    with pytest.raises(UserError, match=r"this network has false; give --model-align-corners$"):
+        start_from(build_deeplab(wrong.model), wrong, NAMES)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "remedy"),
+    [
+        ("resnet18", "--init imagenet --data-normalize imagenet (torchvision's weights)"),
+        (
+            "hf:facebook/dinov2-base",
+            "--init pretrained --data-normalize imagenet (its own weights)",
+        ),
+    ],
+)
+def test_weights_are_proposed_for_the_backbone(backbone: str, remedy: str) -> None:
+    with pytest.raises(UserError, match=re.escape(remedy)):
+        check_init(override(Config(), {"model.backbone": backbone}))
+    start = override(Config(), {"model.backbone": backbone, "init": "pretrained"})
+    if backbone == "resnet18":
+        with pytest.raises(UserError, match=r"--init pretrained: for hf: and timm: backbones, not"):
+            check_init(start)
+        return
+    with pytest.raises(UserError, match="give --data-normalize imagenet"):
+        check_init(start)
+    check_init(override(start, {"data.normalize": "imagenet"}))
 
 
 def test_random_weights_must_be_asked_for() -> None:
@@ -148,6 +227,20 @@ def test_imagenet_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
     with pytest.raises(UserError, match=r"can't be loaded \(no route\); .* --init resnet18-f37072"):
         start_from(build_deeplab(right.model), right, NAMES)
+
+
+@pytest.mark.parametrize("heads", ["single", "multi"])
+def test_the_heads_of_a_pretrained_backbone_are_random(
+    monkeypatch: pytest.MonkeyPatch, heads: str
+) -> None:
+    right = config(init="pretrained", data__normalize="imagenet", model__heads=heads)
+    own = {f"backbone.{name}": tensor for name, tensor in imagenet().items()}
+    monkeypatch.setattr(starting_weights, "pretrained_weights", lambda name: (name, own))
+    report = start_from(build_deeplab(right.model), right, NAMES)
+    assert report is not None
+    assert set(report.loaded) >= set(own)
+    others = ["classifier", "aux_classifier"] if heads == "multi" else ["classifier"]
+    assert sorted({name.split(".")[0] for name in report.random}) == sorted(others)
 
 
 def test_examples_name_their_weights() -> None:

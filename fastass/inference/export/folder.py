@@ -15,14 +15,15 @@ from safetensors.torch import save as safetensors_save
 from torch import Tensor, nn
 
 from fastass.checkpoint.pointers import MODEL
+from fastass.checkpoint.starting_weights import EXPORTED
 from fastass.errors import ExportFailure
 from fastass.inference.export.graph import compare, graph_of
-from fastass.inference.load import FOLDER, description, load
+from fastass.inference.load import description, load
 from fastass.inference.segmenter import Segmenter
 from fastass.models.deeplab import DeepLab
 
 GRAPH, README = "graph.json", "README.md"
-FILES = (FOLDER, MODEL, GRAPH, README)
+FILES = (EXPORTED, MODEL, GRAPH, README)
 
 PLAIN = """\
 import json, numpy as np, torch
@@ -80,7 +81,7 @@ def write_folder(segmenter: Segmenter, path: Path) -> str:
     """Write the folder; → what was checked."""
     path.mkdir()
     config = description(segmenter)
-    (path / FOLDER).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (path / EXPORTED).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     weights = {k: v.contiguous() for k, v in segmenter.generator.state_dict().items()}
     (path / MODEL).write_bytes(safetensors_save(weights, metadata={"format": "pt"}))
     foreign = segmenter.generator.config.is_foreign
