@@ -104,7 +104,7 @@ def flags_of(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command → exit code: 0 done, 1 failed or incomplete, 2 bad input, 130/143 killed."""
+    """Run a command → exit code: 0 done, 1 failed or incomplete, 2 bad input, 128 + a signal."""
     for stream in (sys.stdout, sys.stderr):  # a terminal of few characters gets a ? for others
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
