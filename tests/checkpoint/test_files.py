@@ -4,6 +4,7 @@ import errno
 import os
 import pickle
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -138,16 +139,31 @@ def test_links_that_a_kill_left_behind_are_set(tmp_path: Path) -> None:
         assert find_checkpoint(tmp_path / name) == second
 
 
-def test_saving_in_the_background_keeps_what_was_saved(tmp_path: Path) -> None:
+def test_saving_in_the_background_keeps_what_was_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although training goes on before a byte is written."""
+    changed = threading.Event()
+
+    def write_late(run: Path, *arguments: Any) -> Path:
+        assert changed.wait(20)
+        return files.save_checkpoint(run, *arguments)
+
+    monkeypatch.setattr("fastass.checkpoint.async_writer.save_checkpoint", write_late)
     saver, net = AsyncWriter(tmp_path, background=True), module()
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    saver.save(1, net, {"engine": {"x": torch.ones(3)}}, {}, ("last",))
+    moments = [torch.ones(3), (torch.zeros(2), 1.5)]
+    saver.save(1, net, {"engine": {"x": moments}}, {}, ("last",))
     with torch.no_grad():
-        for p in net.parameters():
-            p.fill_(-1)
+        for tensor in (*net.parameters(), moments[0], moments[1][0]):  # type: ignore[index]
+            tensor.fill_(-1)
+    changed.set()
     saver.wait()
-    weights = read_weights(find_checkpoint(tmp_path / "last"))
+    checkpoint = find_checkpoint(tmp_path / "last")
+    weights = read_weights(checkpoint)
     assert all(torch.equal(weights[k], v) for k, v in before.items())
+    first, (second, number) = read_state(checkpoint)["engine"]["x"]
+    assert (first.tolist(), second.tolist(), number) == ([1, 1, 1], [0, 0], 1.5)
 
 
 def test_the_disk_s_refusal_is_told_at_the_next_save(

@@ -157,6 +157,30 @@ def test_one_pixel_of_a_png_of_the_same_size(tmp_path: Path, folder: str) -> Non
     assert line.startswith("runs/x: 1 of 20 source images")
 
 
+def test_a_file_shorter_than_its_end(tmp_path: Path) -> None:
+    """All of it counts."""
+    root = own_data(tmp_path / "data", 20)
+    path = images(root, "images")[7]
+    path.write_bytes(b"a short file")
+    old = saved(open_dataset(root))
+    path.write_bytes(b"A short file")
+    (line,) = notes(old, open_dataset(root))
+    assert line.startswith("runs/x: 1 of 20 source images")
+
+
+def test_the_last_64_bytes_count(tmp_path: Path) -> None:
+    """As docs/reliability.md says, of a sample that is not read."""
+    root = own_data(tmp_path / "data", 20)
+    path = images(root, "images")[7]
+    data = path.read_bytes() + bytes(100)
+    path.write_bytes(data)
+    old = saved(open_dataset(root))
+    path.write_bytes(data[:-65] + b"x" + data[-64:])
+    assert notes(old, open_dataset(root)) == []
+    path.write_bytes(data[:-64] + b"x" + data[-63:])
+    assert len(notes(old, open_dataset(root))) == 1
+
+
 @pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 1000])
 def test_a_few_samples_are_probed(count: int) -> None:
     found = probes(count)
