@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fastass.checkpoint.json_file import DAMAGE
 from fastass.checkpoint.own_files import CONFIG, METRICS, is_marked
 from fastass.checkpoint.run_directory import RunDirectory, inspect_run
 from fastass.checkpoint.run_lock import RunIsLocked, locked_run
@@ -109,7 +108,7 @@ class SharedRunDirectory(RunDirectory):
         evaluated: as of `forget_after`.
         """
         self.writes = True
-        self.forget_after(step, evaluated)  # also a line that its kill has torn
+        self.forget_after(step, evaluated)  # also a line that its kill has torn, or a damaged one
         written = {_key(record) for record in self._records()}
         for record in self.kept:
             if _key(record) not in written:
@@ -119,13 +118,7 @@ class SharedRunDirectory(RunDirectory):
     def _records(self) -> Sequence[Record]:
         path = self.path / METRICS
         lines = path.read_bytes().splitlines() if path.exists() else []
-        records = []
-        for line in lines:
-            try:
-                records.append(json.loads(line))
-            except DAMAGE:
-                continue
-        return records
+        return [json.loads(line) for line in lines]
 
 
 def _key(record: Record) -> tuple[int, bool, bool]:

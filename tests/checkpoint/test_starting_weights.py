@@ -123,11 +123,18 @@ def test_a_file_beside_another_tools_configuration_implies_nothing(
     trained: Path, tmp_path: Path
 ) -> None:
     weights = trained / "checkpoints" / "step-00000003" / "model.safetensors"
-    for name, content in (("config.json", '{"model_type": "dinov2"}'), ("config.yaml", "a: 1")):
-        folder = tmp_path / name
+    for number, (name, content, weights_name) in enumerate(
+        (
+            ("config.json", b'{"model_type": "dinov2"}', "model.safetensors"),
+            ("config.json", b"\xff", "model.safetensors"),
+            ("notes.txt", b"", "model.safetensors"),
+            ("config.yaml", b"a: 1", "own.safetensors"),
+        )
+    ):
+        folder = tmp_path / str(number)
         folder.mkdir()
-        (folder / name).write_text(content)
-        file = folder / ("model.safetensors" if name == "config.json" else "own.safetensors")
+        (folder / name).write_bytes(content)
+        file = folder / weights_name
         shutil.copy(weights, file)
         start = override(preset("toycity"), {"model.width": 16, "init": str(file)})
         wrong = override(start, {"data.normalize": "bgr"})
