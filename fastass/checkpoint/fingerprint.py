@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fastass.errors import DataError, UserError
-from fastass.pipelines.datasets.files import File, read_file
+from fastass.pipelines.datasets.files import File, open_file, read_file
 from fastass.pipelines.datasets.layouts import Dataset
 from fastass.pipelines.loaders.sample_reader import open_reader
 from fastass.pipelines.packed.dataset import AnyDataset
@@ -83,7 +83,7 @@ def _size(file: File | Member) -> int:
 def _end(file: File | Member) -> int:
     if not isinstance(file, Path):
         return file.crc32
-    with file.open("rb") as opened:
+    with open_file(file) as opened:
         opened.seek(max(0, file.stat().st_size - END))
         return zlib.crc32(opened.read(END))
 

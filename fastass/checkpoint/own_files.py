@@ -24,6 +24,7 @@ from fastass.checkpoint.pointers import (
 from fastass.checkpoint.run_lock import LOCK
 from fastass.config.text import from_yaml
 from fastass.errors import UserError
+from fastass.pipelines.errors import printable
 
 MARK, CONFIG, LABELLED, INPUTS = "fastass.json", "config.yaml", "labelled.txt", "inputs.json"
 METRICS, SUMMARY, CLASS_MEANS = "metrics.jsonl", "summary.json", "class_means.json"
@@ -43,10 +44,10 @@ def mark_text() -> str:
 
 
 def read_labelled(path: Path) -> list[str]:
-    """The names of a run's labelled target images. Raises UserError if they can't be read."""
+    """The names of a run's labelled target images, `printable`. UserError: they can't be read."""
     file = path / LABELLED
     try:
-        return file.read_bytes().decode().splitlines()
+        return [printable(name) for name in file.read_bytes().decode().splitlines()]
     except OSError as error:
         raise UserError(f"{file}: can't be read: {error.strerror}") from None
     except UnicodeDecodeError:

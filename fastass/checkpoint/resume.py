@@ -1,6 +1,7 @@
 """Resuming a run: with what it may go on, and what must be as it was."""
 
 import os
+import shlex
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,10 +13,12 @@ from fastass.checkpoint.json_file import read_json
 from fastass.checkpoint.own_files import CONFIG, INPUTS, LABELLED, read_labelled
 from fastass.checkpoint.starting_weights import weights_path
 from fastass.config.schema import AUTO, NAMED_WEIGHTS, Config
-from fastass.config.text import DERIVED, from_yaml, leaves, value_at
+from fastass.config.text import DERIVED, Leaf, from_yaml, leaves, value_at
+from fastass.config.values import written
 from fastass.errors import UserError
 from fastass.models.weights.files import find_weight_file
 from fastass.pipelines.datasets.files import paths_of
+from fastass.pipelines.errors import printable
 
 ROOTS = ("source", "target", "val")
 # What may differ when a run is resumed: where and how fast it runs, not what it computes.
@@ -149,10 +152,20 @@ def check_same(
         if old != new:
             raise UserError(
                 f"{path}: can't resume with {leaf.path} = {new!r}, the run has {old!r}; "
-                f"drop {leaf.flag} or choose another --out"
+                f"{_remedy(leaf, old)}choose another --out"
             )
     _check_init(path, saved.init, config.init)
     _check_inputs(path, labelled, inputs, names, note)
+
+
+def _remedy(leaf: Leaf, value: Any) -> str:
+    """The flag that gives a value of the run. It may be missing: a preset can have changed."""
+    if leaf.path in DERIVED:
+        return ""
+    if leaf.type is bool:
+        return f"give {leaf.flag if value else leaf.flag.replace('--', '--no-', 1)}, or "
+    text = "none" if value is None else written(value)
+    return f"give {leaf.flag} {shlex.quote(text)}, or "
 
 
 def _check_inputs(
@@ -162,7 +175,7 @@ def _check_inputs(
     names: Mapping[str, Sequence[str]],
     note: Callable[[str], None],
 ) -> None:
-    if read_labelled(path) != list(labelled):
+    if read_labelled(path) != [printable(name) for name in labelled]:
         raise UserError(
             f"{path}: can't resume: the labelled images are not those of {LABELLED}; "
             "the target data has changed"

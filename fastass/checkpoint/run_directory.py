@@ -36,6 +36,7 @@ from fastass.checkpoint.pointers import list_checkpoints
 from fastass.config.schema import Config
 from fastass.config.text import to_yaml
 from fastass.errors import UserError
+from fastass.pipelines.errors import printable
 from fastass.runtime.atomic_write import write_whole, writing
 
 
@@ -143,7 +144,7 @@ def make_run(
         elif not is_begun(path):
             raise UserError(f"{path}: exists and is not a run of fastass; choose another --out")
     run.write(MARK, mark_text())
-    run.write(LABELLED, "".join(f"{name}\n" for name in labelled))
+    run.write(LABELLED, "".join(f"{printable(name)}\n" for name in labelled))
     run.write(INPUTS, json.dumps(inputs, indent=2) + "\n")
     run.write(CONFIG, to_yaml(config))
     return run

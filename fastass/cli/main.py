@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -110,6 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     parser = build_parser()
     try:
+        _check_folder()
         args = parse(parser, sys.argv[1:] if arguments is None else arguments)
         if args.command is None:
             parser.print_help()
@@ -142,6 +144,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fastass: out of memory{where}{''.join(notes)}; {LESS_MEMORY}", file=sys.stderr)
         return 1
     return 0
+
+
+def _check_folder() -> None:
+    """UserError if the current folder was removed: torch's libraries end the process there."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the current folder was removed; change into another") from None
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -43,7 +43,7 @@ def flags(parser: ArgumentParser) -> None:
     add(
         "--split",
         default="train",
-        help="split to pack, e.g. train or val; all for data without splits",
+        help="split to pack, e.g. train or val; data without splits are train",
     )
     add(
         "--labels",

@@ -85,6 +85,8 @@ def parse(text: Any, hint: Any, where: str) -> Any:
         words = [w for a in args if get_origin(a) is Literal for w in get_args(a)]
         if text in words:
             return text
+        if text == "":  # of a script's variable that was never set
+            raise UserError(f"{where}: expected {kind(hint)}, got an empty text; unset is `none`")
         if text is None or text in NONE:
             return None
         plain = (a for a in args if a is not type(None) and get_origin(a) is not Literal)
@@ -138,7 +140,13 @@ def _parse_scalar(text: Any, hint: Any, where: str) -> Any:
 
 
 def local_path(text: str | Path) -> Path:
-    """A path on this machine. UserError for a URL, which would become a folder named `s3:`."""
+    """A path on this machine.
+
+    UserError for a URL, which would become a folder named `s3:`, and for an empty text, which would
+    become the current folder: a script's variable that was never set.
+    """
+    if not str(text):
+        raise UserError("a path is empty; give its name, or . for the current folder")
     if "://" in str(text):
         raise UserError(
             f"{text}: fastass reads and writes local files only; copy or mount it, see "

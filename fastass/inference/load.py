@@ -25,7 +25,7 @@ from fastass.checkpoint.starting_weights import EXPORTED, MODEL_TYPE, folder_of
 from fastass.config.schema import Config, NormStatistics
 from fastass.config.text import from_yaml, override
 from fastass.errors import UserError
-from fastass.inference.from_weights import WeightFile, is_weight_file, network_of
+from fastass.inference.from_weights import SUFFIXES, WeightFile, is_weight_file, network_of
 from fastass.inference.segmenter import Preparation, Segmenter
 from fastass.models.deeplab import DeepLab, build_deeplab
 from fastass.models.weights.init import init_weights
@@ -71,6 +71,9 @@ def load(
         prepare = _preparation(config)
         return Segmenter(generator.to(runtime.device), classes, prepare, runtime, origin=path)
     if given := owner.given():
+        if not path.is_dir():
+            names = f"a weight file is a file that ends in {', '.join(SUFFIXES)}"
+            raise UserError(f"{path}: {names if path.exists() else 'no such file'}")
         raise UserError(f"{path}: {given[0]} is for weight files; this network says it itself")
     if (path / EXPORTED).is_file():
         _check_one_kind(path, norm_statistics, "an exported folder")

@@ -24,11 +24,12 @@ def writing(path: Path) -> Iterator[None]:
 def write_whole(path: Path, text: str) -> None:
     """Write a small file atomically: also after a power cut it is either the old one or whole.
 
+    Undecodable bytes of a path in the text are written as escapes, as `printable` shows them.
     Raises UserError if it can't be written; the old file then stays.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     with writing(path):
-        write_durably(path, text.encode(), temporary)
+        write_durably(path, text.encode(errors="backslashreplace"), temporary)
 
 
 def check_replaceable(path: Path, mark: str, what: str) -> None:

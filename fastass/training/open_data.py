@@ -14,7 +14,7 @@ from fastass.pipelines.datasets.files import open_files
 from fastass.pipelines.datasets.layouts import Dataset, Sample, open_dataset
 from fastass.pipelines.datasets.mask_check import mask_warning
 from fastass.pipelines.datasets.zip_files import ZipMember
-from fastass.pipelines.errors import DataError
+from fastass.pipelines.errors import DataError, printable
 from fastass.pipelines.loaders.sample_reader import open_reader
 from fastass.pipelines.packed.dataset import AnyDataset, PackedDataset, is_packed, open_packed
 from fastass.pipelines.toycity import generate, is_complete
@@ -145,7 +145,7 @@ def select_labelled(
     """
     names = open_reader(target).names
     if list_file is not None:
-        chosen = _listed(Path(list_file), {name: i for i, name in enumerate(names)})
+        chosen = _listed(Path(list_file), {printable(name): i for i, name in enumerate(names)})
     elif count > len(names):
         raise UserError(
             f"labelled: {count} is more than the {len(names)} target training images "
@@ -162,8 +162,10 @@ def select_labelled(
 
 
 def _listed(path: Path, index: dict[str, int]) -> list[int]:
+    """The indices of the names in a list, one a line, `printable` as in messages and in runs."""
     try:
-        wanted = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        wanted = [line if line in index else printable(line.strip()) for line in lines]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: the list of labelled images can't be read: {error}") from None
     wanted = [name for name in wanted if name]

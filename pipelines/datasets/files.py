@@ -1,9 +1,10 @@
 """The files of a data set, in a folder or in zip archives."""
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from fastass.pipelines.datasets.zip_files import ZipFiles, ZipMember
 from fastass.pipelines.errors import DataError
@@ -19,9 +20,21 @@ def read_file(file: File) -> bytes:
     if isinstance(file, ZipMember):
         return file.read_bytes()
     try:
-        return file.read_bytes()
+        with open_file(file) as opened:
+            return opened.read()
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from error
+
+
+def open_file(path: Path) -> BinaryIO:
+    """A file of a data set, opened. Raises OSError, and DataError for a pipe or a device.
+
+    Opening a pipe would wait for a writer, and a device may have no end.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise DataError(f"{path}: a pipe, a socket or a device, not a file; remove it")
+    return path.open("rb")
 
 
 class Files(Protocol):
@@ -78,17 +91,19 @@ class FolderFiles:
 
 
 def open_files(root: str | Path) -> Files:
-    """The files of a folder; or of the zip archives that it holds, if it has no sub-folders; or of
-    the archives whose paths `root` lists, separated by commas.
+    """The files of a folder; or of the zip archives that it holds and the files beside them, if it
+    has no sub-folders; or of the archives whose paths `root` lists, separated by commas.
 
     Raises DataError: no such folder, an archive is missing or damaged.
     """
     path = Path(root)
     if path.is_dir():
         folder = FolderFiles(path)
-        archives = [name for name in folder.file_names() if name.lower().endswith(".zip")]
+        names = folder.file_names()
+        archives = [path / name for name in names if name.lower().endswith(".zip")]
         if archives and not folder.folders():
-            return ZipFiles([path / name for name in archives])
+            beside = [path / name for name in names if path / name not in archives]
+            return ZipFiles(archives, beside)
         return folder
     parts = paths_of(root)
     if parts and all(part.suffix.lower() == ".zip" for part in parts):

@@ -170,7 +170,7 @@ def _with_class_file(rule: _Layout, files: Files) -> tuple[_Layout, ClassTable]:
         return rule, rule.table
     if CLASS_FILE not in files.file_names():
         raise DataError(
-            f"{files.root / CLASS_FILE}: no such file; layout folder needs its class names and ids"
+            f"{files.root}: no {CLASS_FILE} beside images/; layout folder needs class names and ids"
         )
     own = read_class_file(files.file(CLASS_FILE))
     splits: Literal["maybe", "never"] = "maybe" if own.splits else "never"

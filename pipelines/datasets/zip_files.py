@@ -65,10 +65,11 @@ class ZipMember:
 class ZipFiles:
     """The files of several archives, as if they were unpacked into one folder.
 
-    If all of them lie in one folder that is not a layout's, that folder is the root.
+    If all of them lie in one folder that is not a layout's, that folder is the root. beside: files
+    in the root that are in no archive, such as a class file.
     """
 
-    def __init__(self, archives: Sequence[Path]) -> None:
+    def __init__(self, archives: Sequence[Path], beside: Sequence[Path] = ()) -> None:
         self._members: dict[str, ZipMember] = {}
         self._doubled: dict[str, ZipMember] = {}
         for archive in archives:
@@ -87,12 +88,14 @@ class ZipFiles:
                 self._folders.setdefault(folder, set()).add(parent)
                 folder = f"{folder}/{parent}" if folder else parent
             self._names.setdefault(folder, set()).add(last)
+        self._beside = {path.name: path for path in beside}
 
     def folders(self, folder: str = "") -> list[str]:
         return sorted(self._folders.get(folder, ()))
 
     def file_names(self, folder: str = "") -> list[str]:
-        return sorted(self._names.get(folder, ()))
+        beside = () if folder else self._beside
+        return sorted({*self._names.get(folder, ()), *beside})
 
     def below(self, folder: str) -> Iterator[tuple[str, ZipMember]]:
         start = f"{self._prefix}{folder}/"
@@ -102,8 +105,11 @@ class ZipFiles:
                     raise DataError(f"{member}: is also in {self._doubled[name].archive}")
                 yield name.removeprefix(start), member
 
-    def file(self, name: str) -> ZipMember:
-        return self._members[f"{self._prefix}{name}"]
+    def file(self, name: str) -> ZipMember | Path:
+        beside, member = self._beside.get(name), self._members.get(f"{self._prefix}{name}")
+        if beside and member:
+            raise DataError(f"{beside}: is also in {member.archive}; remove one of them")
+        return beside or self._members[f"{self._prefix}{name}"]
 
 
 def _list(archive: Path) -> Iterator[ZipMember]:

@@ -201,7 +201,8 @@ def open_packed(directory: Path | str, split: str | None = None) -> PackedDatase
     manifest = read_manifest(root)
     if split not in (None, manifest.settings.split):
         raise DataError(
-            f"{root}: holds the packed split {manifest.settings.split!r}, not {split!r}"
+            f"{root}: holds the packed split {manifest.settings.split!r}, not {split!r}; give the "
+            f"directory of that split, or pack it, --split {split}"
         )
     locations: list[tuple[int, Record]] = []
     for number in range(len(manifest.shards)):

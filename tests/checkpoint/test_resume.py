@@ -171,7 +171,9 @@ def test_what_a_run_computes_may_not_change(tmp_path: Path, path: str) -> None:
     leaf = next(each for each in leaves() if each.path == path)
     old, new = numbers()[path]
     run = run_of(tmp_path / "run", config())
-    message = f"can't resume with {path} = {new!r}, the run has {old!r}; drop {leaf.flag} or choose"
+    no = leaf.flag.replace("--", "--no-", 1)
+    flag = (leaf.flag if old else no) if isinstance(old, bool) else f"{leaf.flag} {old}"
+    message = f"can't resume with {path} = {new!r}, the run has {old!r}; give {flag}, or choose"
     with pytest.raises(UserError, match=re.escape(message)):
         same(run, override(config(), {path: new}))
 
@@ -179,12 +181,18 @@ def test_what_a_run_computes_may_not_change(tmp_path: Path, path: str) -> None:
 def test_the_value_that_was_given_is_named(tmp_path: Path) -> None:
     """Not what follows from it: other labelled images, another number of classes."""
     run = run_of(tmp_path / "run", config())
-    with pytest.raises(UserError, match=r"can't resume with labelled = 3, .* drop --labelled or"):
+    with pytest.raises(
+        UserError, match=r"can't resume with labelled = 3, .* give --labelled 0, or"
+    ):
         same(run, config(labelled=3), ("a", "b", "c"))
     with pytest.raises(UserError, match="can't resume with labelled_seed = 9"):
         same(run, config(labelled_seed=9), ("c",))
     with pytest.raises(UserError, match=r"can't resume with data\.classes = .* --data-classes"):
         same(run, config(data__classes="road,car", model__num_classes=2))
+    with pytest.raises(UserError, match="; give --data-target-size 1024x512, or choose"):
+        same(run, config(data__target_size=(64, 32)))
+    with pytest.raises(UserError, match="; give --data-scale none, or choose"):
+        same(run, config(data__scale=(0.5, 2.0)))
 
 
 def test_how_a_run_computes_may_change(tmp_path: Path) -> None:

@@ -56,6 +56,16 @@ def test_help_starts_with_an_example(command: str, capsys: pytest.CaptureFixture
                 ["bench", "data", "--size", "8x8", "--json", "s3://b/x"],
             )
         ),
+        *(
+            (words, "a path is empty; give its name, or . for the current folder")
+            for words in (
+                ["predict", "x", "", "--out", "x"],
+                ["predict", "x", "x", "--out", ""],
+                ["eval", "", "--data", "x"],
+                ["train", "--out", ""],
+            )
+        ),
+        (["train", "toycity", "--data-source", ""], "got an empty text; unset is `none`"),
         (["predict", "a"], "required: IMAGES, --out; see `fastass predict --help`"),
     ],
 )
@@ -71,6 +81,18 @@ def test_wrong_words_get_one_line(
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_a_current_folder_that_was_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["presets"]) == 2
+    assert capsys.readouterr().err == (
+        "fastass: the current folder was removed; change into another\n"
+    )
 
 
 def test_doctor_tells_every_choice(capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,6 +89,12 @@ def test_what_the_file_does_not_say(file: Path, trained: Path, tmp_path: Path) -
         fastass.load(file, device="cpu", backbone="tiny")
     with pytest.raises(UserError, match="--backbone is for weight files"):
         fastass.load(trained, device="cpu", backbone="tiny")
+    with pytest.raises(UserError, match=r"gone.pth: no such file"):
+        fastass.load(tmp_path / "gone.pth", device="cpu", backbone="tiny")
+    renamed = file.rename(tmp_path / "weights.bin")
+    with pytest.raises(UserError, match=r"weights.bin: a weight file is a file that ends in .pth"):
+        fastass.load(renamed, device="cpu", backbone="tiny")
+    file = renamed.rename(tmp_path / "weights.pth")
     state = torch.load(file, weights_only=True)
     classifier = {n: t[:5].clone() if n.startswith("classifier") else t for n, t in state.items()}
     torch.save(classifier, tmp_path / "five.pth")

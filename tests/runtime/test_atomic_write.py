@@ -10,7 +10,7 @@ import pytest
 
 from fastass.cli.main import main
 from fastass.errors import UserError
-from fastass.runtime.atomic_write import check_replaceable
+from fastass.runtime.atomic_write import check_replaceable, write_whole
 
 
 def test_only_a_file_with_the_mark_is_replaceable(tmp_path: Path) -> None:
@@ -25,6 +25,12 @@ def test_only_a_file_with_the_mark_is_replaceable(tmp_path: Path) -> None:
     for name in ("x.json", "folder", "dangling", "pipe"):
         with pytest.raises(UserError, match=f"{name}: exists and is not a result; move it away"):
             check_replaceable(tmp_path / name, "mark", "a result")
+
+
+@pytest.mark.parametrize("code", [0xDCFF, 0xD800])  # of a path; of a hostile JSON file
+def test_a_text_that_is_no_utf8_is_escaped(tmp_path: Path, code: int) -> None:
+    write_whole(tmp_path / "page", f"a{chr(code)}b")
+    assert (tmp_path / "page").read_text(encoding="utf-8") == f"a\\u{code:x}b"
 
 
 def test_eval_leaves_other_files_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,12 +90,12 @@ def test_a_teacher_and_a_run_without_one(
     for run, flags in ((mixed, ("--mix",)), (plain, ())):
         assert main(tiny_runs.train(city, run, *joint, *flags)) == 0
     capsys.readouterr()
-    for run, flag, value, other in (
-        (mixed, "--no-mix", "False", "True"),
-        (plain, "--mix", "True", "False"),
+    for run, flag, value, other, right in (
+        (mixed, "--no-mix", "False", "True", "--mix"),
+        (plain, "--mix", "True", "False", "--no-mix"),
     ):
         line = error(tiny_runs.train(city, run, *joint, flag), capsys)
-        assert f"mix = {value}, the run has {other}; drop --mix" in line
+        assert f"mix = {value}, the run has {other}; give {right}, or choose" in line
     (mixed / "config.yaml").write_text(
         (mixed / "config.yaml").read_text().replace("mix: true", "mix: false")
     )

@@ -12,12 +12,34 @@ from pathlib import Path
 import dataset_files as files
 import pytest
 
+from fastass.checkpoint.own_files import LABELLED, read_labelled
 from fastass.checkpoint.resume import adopt_roots, with_absolute_paths
+from fastass.checkpoint.run_directory import make_run
 from fastass.config.schema import Config, DataConfig
 from fastass.config.text import to_yaml
 from fastass.errors import UserError
+from fastass.pipelines.datasets.layouts import open_dataset
+from fastass.pipelines.errors import printable
 from fastass.tracking.progress import Silent
-from fastass.training.open_data import open_training_data
+from fastass.training.open_data import open_training_data, select_labelled
+
+NAMES = ("line\nbreak", "not-utf8-\udcff", " spaces ", "wide\u3000space", "nel\x85", "plain")
+
+
+def test_names_survive_the_list_of_labelled_images(tmp_path: Path) -> None:
+    """A run's list is read back when it is resumed; a user's list may come from Windows."""
+    root = files.folder(tmp_path / "own", len(NAMES))
+    for i, name in enumerate(NAMES):
+        (root / f"images/{i}.jpg").rename(root / f"images/{name}.jpg")
+        (root / f"labels/{i}.png").rename(root / f"labels/{name}.png")
+    target = open_dataset(root)
+    names = [sample.name for sample in target.samples]
+    make_run(tmp_path / "run", Config(), names, {})
+    assert read_labelled(tmp_path / "run") == [printable(name) for name in names]
+    listed = str(tmp_path / "run" / LABELLED)
+    assert select_labelled(target, 1, 0, listed) == tuple(range(len(NAMES)))
+    (tmp_path / "windows.txt").write_bytes(b"\xef\xbb\xbfplain \r\n")
+    assert select_labelled(target, 1, 0, str(tmp_path / "windows.txt")) == (names.index("plain"),)
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from pathlib import Path
 import dataset_files as files
 import pytest
 
-from fastass.pipelines.datasets.decode import read_image
+from fastass.checkpoint.fingerprint import fingerprint
+from fastass.pipelines.datasets.decode import read_image, read_label
 from fastass.pipelines.datasets.layouts import open_dataset, open_images
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.packed.pack import pack
@@ -79,6 +80,18 @@ def test_a_link_that_leads_nowhere_is_a_damaged_sample(tmp_path: Path) -> None:
         read_image(data.samples[1])
     report = pack(data, tmp_path / "out", (20, 12), workers=1)
     assert [bad.name for bad in report.bad] == ["00002"]
+
+
+@pytest.mark.parametrize("name", ["images/00002.png", "labels/00002.png"])
+def test_a_pipe_is_a_damaged_sample(tmp_path: Path, name: str) -> None:
+    root = files.gta5(tmp_path / "data")
+    (root / name).unlink()
+    os.mkfifo(root / name)  # opening it would wait for a writer
+    data = open_dataset(root)
+    fingerprint(data)
+    with pytest.raises(DataError, match=r"00002.png: a pipe, a socket or a device, not a file"):
+        read_label(data, data.samples[1]) if "labels" in name else read_image(data.samples[1])
+    assert [bad.name for bad in pack(data, tmp_path / "out", (20, 12), workers=1).bad] == ["00002"]
 
 
 def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

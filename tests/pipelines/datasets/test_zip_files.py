@@ -154,6 +154,19 @@ def test_one_image_in_two_archives(tmp_path: Path) -> None:
         open_dataset(tmp_path / "zips")
 
 
+def test_the_class_file_may_lie_beside_the_archives(tmp_path: Path) -> None:
+    root = files.folder(tmp_path / "own")
+    for folder in ("images", "labels"):
+        zipped(tmp_path / f"zips/{folder}.zip", root, folder)
+    with pytest.raises(DataError, match=r"no classes.yaml beside images/; layout folder needs"):
+        open_dataset(tmp_path / "zips", "folder")
+    shutil.copy(root / "classes.yaml", tmp_path / "zips")
+    assert_same_samples(tmp_path / "zips", root)
+    zipped(tmp_path / "zips/classes.zip", root, "classes.yaml")
+    with pytest.raises(DataError, match=r"classes.yaml: is also in .*classes.zip; remove one"):
+        open_dataset(tmp_path / "zips")
+
+
 def test_a_link_in_an_archive_is_refused(tmp_path: Path) -> None:
     info = zipfile.ZipInfo("images/00001.png")
     info.external_attr = 0o120777 << 16
