@@ -20,7 +20,7 @@ Each command prints its own help: `fastass train --help` shows the common flags,
 | 0 | done |
 | 1 | the command failed or its result is incomplete, for example a diverged training |
 | 2 | bad input: a flag, a file or a data set. One line says what to change |
-| 130, 143, 129 | interrupted by Ctrl-C, SIGTERM or a closed terminal; a training has saved a checkpoint |
+| 130, 143, 129 | interrupted by Ctrl-C, SIGTERM or SIGHUP; a training has saved a checkpoint |
 """
 CONFIGURATION = (
     "The command also has a flag for every value of the [configuration](configuration.md)."
