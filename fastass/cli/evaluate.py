@@ -100,9 +100,9 @@ def run(args: Namespace) -> None:
             )
 
         scores = evaluate_both(once, other, own=network.norm_statistics or "mixed")
-    print(printable_lines(iou_table([(data.split, scores.record())])))
-    if args.json is not None:
+    if args.json is not None:  # first: the output may be closed or its disk full
         write_in_turn(args.json, json.dumps(scores.record(), indent=2) + "\n")
+    print(printable_lines(iou_table([(data.split, scores.record())])))
 
 
 def _reestimate(args: Namespace, network: "Segmenter", size: tuple[int, int]) -> None:

@@ -11,7 +11,8 @@ def reporter(plain: bool = False) -> Reporter:
     """The live view if standard output is a terminal and `plain` is not set, else plain lines."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal of few characters gets a ?
         sys.stdout.reconfigure(errors="replace")
-    if plain or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+    closed = sys.stdout is None  # as by `>&-`; print then writes nothing
+    if plain or closed or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
         return Plain()
     from fastass.tracking.live_view import LiveView  # here, so that plain output needs no rich
 

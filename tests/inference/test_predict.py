@@ -1,6 +1,9 @@
 """`fastass predict` and `fastass eval`: what they read, what they write, what they refuse."""
 
+import errno
+import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -159,6 +162,23 @@ def test_bad_input_gets_one_line(
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_the_result_of_eval_outlives_its_output(
+    trained: Path, city: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table that can't be printed does not lose what took the time."""
+
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            if "mIoU" in text:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(text)
+
+    monkeypatch.setattr("sys.stdout", Full())
+    words = ["eval", str(trained), "--data", str(city / "cityscapes"), "--device", "cpu"]
+    assert main([*words, "--json", str(tmp_path / "scores.json")]) == 2
+    assert "miou" in json.loads((tmp_path / "scores.json").read_text())
 
 
 def test_eval_with_views(

@@ -16,6 +16,15 @@ TERMS = dict.fromkeys(LossTerms._fields, 0.25)
 STATS = TrainStats(TERMS, 86.24, 0.031, (10.31, 79.2))
 
 
+def test_a_closed_output_gets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by `fastass predict … >&-`."""
+    monkeypatch.setattr("sys.stdout", None)
+    with reporter() as show:
+        show.phase("predict", 2)
+        show.line("a line")
+        show.advance(2)
+
+
 def test_a_pipe_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert isinstance(reporter(), Plain)
     with Plain(interval=0.0) as show:
