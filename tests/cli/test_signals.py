@@ -10,13 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
-from child import environment
+from child import HEARS_SIGNALS, environment
 from processes import children, ended
 
 
 def generating(folder: Path, *before: str) -> subprocess.Popen[str]:
     """`fastass toycity` that has begun to write."""
-    words = [*before, sys.executable, "-m", "fastass", "toycity", str(folder), "--workers", "2"]
+    command = [sys.executable, "-m", "fastass", "toycity", str(folder), "--workers", "2"]
+    words = [*HEARS_SIGNALS, *before, *command]
     process = subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not any(folder.rglob("*.png")) and time.monotonic() < deadline:

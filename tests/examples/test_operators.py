@@ -98,7 +98,7 @@ def measurement(found: str) -> tuple[str, dict[str, Any]]:
     sys.argv = ["foreign_loop", "--rounds", "3", "--device", "cpu", "--json", found]
     with contextlib.redirect_stdout(io.StringIO()) as said:
         foreign_loop.main()
-    (row,) = json.loads(Path(found).read_text())
+    (row,) = json.loads(Path(found).read_text())["rows"]
     return said.getvalue(), row
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import tiny_runs
-from child import environment
+from child import HEARS_SIGNALS, environment
 from processes import children, ended
 
 SCRIPT = """
@@ -34,7 +34,7 @@ def test_the_run_that_trains_saves_and_no_other_starts(
     train = tiny_runs.train(city, out, "--steps", "100000", "--save-every", "100000")
     words = train[1 : train.index("--out")] + train[train.index("--resume") + 1 :]
     grid = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(out), *words],
+        [*HEARS_SIGNALS, sys.executable, "-c", SCRIPT, str(out), *words],
         env=environment(OMP_NUM_THREADS="1"),
         start_new_session=True,
     )

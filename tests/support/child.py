@@ -7,6 +7,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
+HEARS_SIGNALS = ("env", "--default-signal=INT,HUP")
+"""Before a command: tests in the background, or of nohup, pass on that these are ignored."""
+
 
 def environment(**more: str) -> dict[str, str]:
     """This process's, with the checkout and tests/support on the path of modules."""
