@@ -1,7 +1,6 @@
 """Resuming a run: with what it may go on, and what must be as it was."""
 
 import os
-import shlex
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,8 +12,7 @@ from fastass.checkpoint.json_file import read_json
 from fastass.checkpoint.own_files import CONFIG, INPUTS, LABELLED, read_labelled
 from fastass.checkpoint.starting_weights import weights_path
 from fastass.config.schema import AUTO, NAMED_WEIGHTS, Config
-from fastass.config.text import DERIVED, Leaf, from_yaml, leaves, value_at
-from fastass.config.values import written
+from fastass.config.text import DERIVED, as_typed, from_yaml, leaves, value_at
 from fastass.errors import UserError
 from fastass.models.weights.files import find_weight_file
 from fastass.pipelines.datasets.files import paths_of
@@ -150,22 +148,14 @@ def check_same(
             continue  # nothing depends on it
         old, new = value_at(saved, leaf.path), value_at(config, leaf.path)
         if old != new:
+            # The flag may be missing: a preset can have changed.
+            give = "" if leaf.path in DERIVED else f"give {as_typed(leaf.path, old)}, or "
             raise UserError(
                 f"{path}: can't resume with {leaf.path} = {new!r}, the run has {old!r}; "
-                f"{_remedy(leaf, old)}choose another --out"
+                f"{give}choose another --out"
             )
     _check_init(path, saved.init, config.init)
     _check_inputs(path, labelled, inputs, names, note)
-
-
-def _remedy(leaf: Leaf, value: Any) -> str:
-    """The flag that gives a value of the run. It may be missing: a preset can have changed."""
-    if leaf.path in DERIVED:
-        return ""
-    if leaf.type is bool:
-        return f"give {leaf.flag if value else leaf.flag.replace('--', '--no-', 1)}, or "
-    text = "none" if value is None else written(value)
-    return f"give {leaf.flag} {shlex.quote(text)}, or "
 
 
 def _check_inputs(

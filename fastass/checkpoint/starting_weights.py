@@ -14,7 +14,7 @@ from typing import Any
 from fastass.checkpoint.files import find_checkpoint
 from fastass.checkpoint.pointers import CLASSES, CONFIG, MODEL
 from fastass.config.schema import Config
-from fastass.config.text import flag_of, from_yaml, value_at
+from fastass.config.text import as_typed, from_yaml, value_at
 from fastass.config.values import written
 from fastass.errors import UserError
 from fastass.models.deeplab import DeepLab
@@ -138,14 +138,9 @@ def _compare(where: str, facts: dict[str, Any], config: Config) -> None:
     for name in CHECKED:
         own = value_at(config, name)
         if name in facts and facts[name] != own:
-            flag, value = flag_of(name), written(facts[name])
-            if isinstance(own, bool):
-                remedy = flag if facts[name] else flag.replace("--", "--no-", 1)
-            else:
-                remedy = f"{flag} {value}"
             raise UserError(
-                f"{where}: these weights were made with {name} {value}, this network has "
-                f"{written(own)}; give {remedy}"
+                f"{where}: these weights were made with {name} {written(facts[name])}, this "
+                f"network has {written(own)}; give {as_typed(name, facts[name])}"
             )
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import inspect
 import itertools
+import shlex
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -17,7 +18,7 @@ import yaml
 from fastass.config.schema import Config
 from fastass.config.values import neighbours as neighbours
 from fastass.config.values import parse as parse
-from fastass.config.values import shown
+from fastass.config.values import shown, written
 from fastass.config.yaml_file import read_yaml
 from fastass.errors import UserError
 from fastass.pipelines.datasets.yaml_file import Dumper
@@ -54,6 +55,14 @@ class Leaf:
 def flag_of(name: str) -> str:
     """`data.source_size` → `--data-source-size`."""
     return "--" + name.replace(".", "-").replace("_", "-")
+
+
+def as_typed(name: str, value: Any) -> str:
+    """The flag that gives a value, as it is typed: `--labelled 0`, `--no-mix`."""
+    flag = flag_of(name)
+    if isinstance(value, bool):
+        return flag if value else flag.replace("--", "--no-", 1)
+    return f"{flag} {shlex.quote('none' if value is None else written(value))}"
 
 
 def as_flags(values: Mapping[str, object]) -> list[str]:

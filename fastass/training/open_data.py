@@ -118,7 +118,8 @@ def shared_warning(source: AnyDataset, target: AnyDataset, labelled: Collection[
     if not (isinstance(source, Dataset) and isinstance(target, Dataset)):
         return None
     known = set(map(_real, source.samples))
-    unlabelled = [sample for i, sample in enumerate(target.samples) if i not in labelled]
+    labels = set(labelled)
+    unlabelled = [sample for i, sample in enumerate(target.samples) if i not in labels]
     shared = [sample for sample in unlabelled if _real(sample) in known]
     if not shared:
         return None
