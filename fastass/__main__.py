@@ -3,7 +3,7 @@
 import sys
 
 from fastass.runtime.openmp import wait_passively
-from fastass.runtime.signals import describe_interrupt, raise_terminated
+from fastass.runtime.signals import describe_interrupt, end_silently, raise_terminated
 
 
 def main() -> int:
@@ -18,6 +18,8 @@ def main() -> int:
         message, code = describe_interrupt(error)
         print(message, file=sys.stderr)
         return code
+    finally:
+        end_silently()
 
 
 if __name__ == "__main__":

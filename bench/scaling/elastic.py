@@ -161,6 +161,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 total=args.start_steps + args.steps,
             )
             runs.append(run)
+            if args.json is not None:  # first: the output may be closed
+                result = {"runs": [asdict(run) for run in runs], "undisturbed": calm}
+                write_result(args.json, "bench.scaling.elastic", {**result, "on": _machine()})
             print(table(runs, calm), flush=True)
     kills, repeated = sum(run.kills for run in runs), sum(run.repeated for run in runs)
     spread = statistics.stdev(calm) if len(calm) > 1 else 0.0
@@ -169,9 +172,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{statistics.mean(run.miou for run in runs):.1f}, undisturbed {statistics.mean(calm):.1f} "
         f"± {spread:.1f} over the seeds\n{args.members} processes, one thread each; {_machine()}"
     )
-    if args.json is not None:
-        result = {"runs": [asdict(run) for run in runs], "undisturbed": calm, "on": _machine()}
-        write_result(args.json, "bench.scaling.elastic", result)
     return 0 if all(run.repeated <= run.kills for run in runs) else 1
 
 

@@ -29,11 +29,12 @@ class AsyncWriter:
         state: dict[str, Any],
         texts: dict[str, str],
         links: tuple[str, ...],
+        header: dict[str, str] | None = None,
     ) -> None:
         """Save the module and state as they are now; see `save_checkpoint`."""
         self.wait()
         weights = copied(module.state_dict())
-        job = (self.run, step, weights, copied(state), texts, links)
+        job = (self.run, step, weights, copied(state), texts, links, header)
         self._written = self._pool.submit(save_checkpoint, *job)
         if not self.background:
             self.wait()

@@ -18,14 +18,13 @@ import io
 import json
 import shutil
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as safetensors_load
-from safetensors.torch import save as safetensors_save
 from torch import nn
 
 from fastass.checkpoint.json_file import read_json
@@ -47,6 +46,7 @@ from fastass.checkpoint.pointers import (
     replaced,
     target,
 )
+from fastass.checkpoint.weight_facts import serialized
 from fastass.errors import UserError
 from fastass.models.domain_statistics import TargetStatistics
 from fastass.models.weights.files import check_storage, check_zip
@@ -77,10 +77,12 @@ def save_checkpoint(
     state: dict[str, Any],
     texts: dict[str, str],
     links: Sequence[str] = ("last",),
+    header: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the checkpoint of `step`, point `links` to it, remove older ones without a link.
 
     weights: of the module, on the CPU. texts: file name → content of the small files beside them.
+    header: what the weights' file says of itself, see `weight_facts`.
 
     Raises UserError when the disk refuses; the previous checkpoint then stays unchanged.
     """
@@ -92,7 +94,7 @@ def save_checkpoint(
     torch.save({"step": step, "links": named, **state}, buffer)
     contiguous = {name: value.contiguous() for name, value in weights.items()}
     files = {
-        MODEL: safetensors_save(contiguous, metadata={"format": "fastass"}),
+        MODEL: serialized(contiguous, {"format": "fastass", **(header or {})}),
         STATE: buffer.getvalue(),
         **{name: text.encode() for name, text in texts.items()},
     }

@@ -13,6 +13,7 @@ from typing import Any
 
 from fastass.checkpoint.files import find_checkpoint
 from fastass.checkpoint.pointers import CLASSES, CONFIG, MODEL
+from fastass.checkpoint.weight_facts import CHECKED, stated_by
 from fastass.config.schema import Config
 from fastass.config.text import as_typed, from_yaml, value_at
 from fastass.config.values import written
@@ -24,7 +25,6 @@ from fastass.models.weights.init import InitReport, init_weights
 
 FROM_SCRATCH = ("tiny",)  # backbones without published weights
 EXPORTED, MODEL_TYPE = "config.json", "fastass-deeplab-v2"  # an exported folder's, and its mark
-CHECKED = ("data.normalize", "model.aspp_branches", "model.align_corners")
 
 
 def check_init(config: Config) -> None:
@@ -69,9 +69,10 @@ def start_from(model: DeepLab, config: Config, classes: Sequence[str]) -> InitRe
     else:
         path = weights_path(config.init)
         report = init_weights(model, path, config.allow_mismatch)
-        facts = {**report.implies, **implied_by(path)}
+        stated = stated_by(path)
+        facts = {**report.implies, **stated.values, **implied_by(path)}
         if any(name.startswith("classifier.") for name in report.loaded):
-            _compare_classes(path, classes)
+            _compare_classes(path, classes, stated.classes)
         else:
             facts.pop("model.aspp_branches", None)
     _compare(f"{report.path} ({report.kind})", facts, config)
@@ -144,7 +145,8 @@ def _compare(where: str, facts: dict[str, Any], config: Config) -> None:
             )
 
 
-def _compare_classes(path: Path, classes: Sequence[str]) -> None:
+def _compare_classes(path: Path, classes: Sequence[str], stated: Sequence[str]) -> None:
+    """stated: the names in the header of the weights."""
     if (path / EXPORTED).is_file():
         with _reading(path / EXPORTED, "damaged; the exported folder is not complete"):
             saved = json.loads((path / EXPORTED).read_text(encoding="utf-8"))
@@ -152,6 +154,8 @@ def _compare_classes(path: Path, classes: Sequence[str]) -> None:
     elif (path / CLASSES).is_file():
         with _reading(path / CLASSES, "damaged; the checkpoint is not complete"):
             names = list(json.loads((path / CLASSES).read_text(encoding="utf-8"))["names"])
+    elif stated:
+        names = list(stated)
     else:
         return
     if names != list(classes):

@@ -8,7 +8,7 @@ from fastass.cli.command import Command
 from fastass.cli.parser import typed
 from fastass.config.schema import Count, Layout
 from fastass.config.text import parse
-from fastass.config.values import local_path
+from fastass.config.values import local_path, output_folder
 from fastass.errors import UserError
 from fastass.models.number_range import Range
 from fastass.pipelines.errors import DataError, printable
@@ -29,7 +29,7 @@ def flags(parser: ArgumentParser) -> None:
     )
     required(
         "--out",
-        type=local_path,
+        type=output_folder,
         metavar="DIR",
         help="directory for the shards; the same command continues an interrupted pack",
     )

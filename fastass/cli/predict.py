@@ -9,7 +9,7 @@ from fastass.cli.command import Command
 from fastass.cli.network_flags import execution_flags, load_segmenter, view_flags, views_of
 from fastass.cli.parser import typed
 from fastass.config.schema import Size
-from fastass.config.values import local_path
+from fastass.config.values import local_path, output_folder
 from fastass.errors import Incomplete
 from fastass.inference.formats import MEASURED_IMAGES, PREDICTION_FORMATS
 from fastass.models.number_range import Range
@@ -31,7 +31,7 @@ def flags(parser: ArgumentParser) -> None:
         metavar="IMAGES",
         help="images, folders of images, or videos",
     )
-    add("--out", type=local_path, required=True, metavar="DIR", help="directory for the results")
+    add("--out", type=output_folder, required=True, metavar="DIR", help="directory for the results")
     add(
         "--format",
         default="trainIds,overlay",

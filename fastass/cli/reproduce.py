@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from fastass.cli.command import Command
 from fastass.cli.parser import typed
 from fastass.config.schema import LAMBDA_SADV, Count
-from fastass.config.values import local_path
+from fastass.config.values import output_folder
 from fastass.errors import TrainingFailure, UserError
 from fastass.models.number_range import Range
 from fastass.reproduce import toycity
@@ -64,7 +64,7 @@ def flags(parser: ArgumentParser) -> None:
     )
     add(
         "--out",
-        type=local_path,
+        type=output_folder,
         metavar="DIR",
         help="directory of runs and results [default runs/SOURCE]",
     )

@@ -10,7 +10,7 @@ from fastass.config.configure import DEFAULT_PRESET, configure, from_file
 from fastass.config.presets import PRESETS, preset
 from fastass.config.schema import Config
 from fastass.config.text import Leaf, flag_of, settable, value_at
-from fastass.config.values import kind, local_path, written
+from fastass.config.values import kind, local_path, output_folder, written
 from fastass.errors import UserError
 from fastass.models.number_range import Range
 from fastass.pipelines.errors import printable
@@ -40,7 +40,7 @@ def flags(parser: ArgumentParser) -> None:
         metavar="FILE",
         help="start from a saved config.yaml instead of a preset",
     )
-    add("--out", type=local_path, metavar="DIR", help="run directory [default runs/PRESET]")
+    add("--out", type=output_folder, metavar="DIR", help="run directory [default runs/PRESET]")
     add(
         "--resume",
         action="store_true",

@@ -1,6 +1,7 @@
 """One value as text: what a type permits, in words, and reading it from a flag or a YAML file."""
 
 import difflib
+import os
 import types
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +14,7 @@ WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "of
 NONE = ("", "none", "None")
 KINDS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
 LONGEST = 80  # characters of a wrong value that a message repeats
+LONGEST_NAME = 255  # bytes of a file name, on the usual file systems
 
 
 def neighbours(word: str, known: Iterable[str]) -> str:
@@ -112,9 +114,10 @@ def _parse_tuple(text: Any, args: tuple[Any, ...], where: str) -> tuple[Any, ...
     parts = text
     if isinstance(text, str):
         separator = "x" if _is_size(args) and "x" in text else ","
-        parts = [part.strip() for part in text.split(separator) if part.strip()]
-        if args[-1] is Ellipsis and text in NONE:
-            parts = []
+        none = args[-1] is Ellipsis and text in NONE
+        parts = [] if none else [part.strip() for part in text.split(separator)]
+        if "" in parts:
+            raise UserError(f"{where}: expected no empty value in a list, got {shown(text)}")
     if not isinstance(parts, (list, tuple)):
         raise UserError(f"{where}: expected a list, got {shown(text)}")
     if args[-1] is Ellipsis:
@@ -142,8 +145,8 @@ def _parse_scalar(text: Any, hint: Any, where: str) -> Any:
 def local_path(text: str | Path) -> Path:
     """A path on this machine.
 
-    UserError for a URL, which would become a folder named `s3:`, and for an empty text, which would
-    become the current folder: a script's variable that was never set.
+    UserError for a URL, which would become a folder named `s3:`, for an empty text, which would
+    become the current folder (a script's variable that was never set), and for a name too long.
     """
     if not str(text):
         raise UserError("a path is empty; give its name, or . for the current folder")
@@ -152,4 +155,22 @@ def local_path(text: str | Path) -> Path:
             f"{text}: fastass reads and writes local files only; copy or mount it, see "
             "docs/pipelines.md, Remote shards"
         )
-    return Path(text)
+    path = Path(text)
+    if any(len(os.fsencode(name)) > LONGEST_NAME for name in path.parts):
+        raise UserError(
+            f"{shown(str(text))}: a name in this path is longer than {LONGEST_NAME} bytes; "
+            "give a shorter one"
+        )
+    return path
+
+
+def output_folder(text: str | Path) -> Path:
+    """A folder for results, there already or not yet.
+
+    UserError where something that is no folder has this name, or that of a folder above it.
+    """
+    path = local_path(text)
+    there = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise UserError(f"{there}: exists and is not a directory; choose another --out")
+    return path

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastass import kernels
+from fastass.errors import TrainingFailure
 from fastass.models.deeplab import DeepLab
 from fastass.pipelines.datasets.layouts import Dataset
 from fastass.pipelines.loaders.evaluation import EvalBatch, EvalLoader
@@ -69,6 +70,10 @@ def class_means(generator: DeepLab, batches: Iterable[EvalBatch], runtime: Runti
             counts += n.sum(0)
     finally:
         generator.train(training)
+    if not bool(sums.isfinite().all()):
+        raise TrainingFailure(
+            "the features of the trained network are not finite: it has diverged; lower --lr"
+        )
     means = torch.where(counts[:, None] > 0, sums / counts[:, None], torch.nan)
     return ClassMeans(means.cpu(), counts.cpu())
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from fastass.checkpoint.weight_facts import stated_by
 from fastass.config.schema import Config
 from fastass.config.text import override
 from fastass.errors import UserError
@@ -67,9 +68,11 @@ def network_of(path: Path, owner: WeightFile) -> tuple[Config, ClassTable, Mappi
         )
     branches = sum(f"classifier.branches.{i}.bias" in names for i in range(4))
     heads = "multi" if any(name.startswith("aux_classifier.") for name in names) else "single"
+    stated = stated_by(path)
+    facts = {**found.implies, **stated.values}
     implied = {
-        "aspp_branches": found.implies.get("model.aspp_branches", branches),
-        "normalize": found.implies.get("data.normalize"),
+        "aspp_branches": facts.get("model.aspp_branches", branches),
+        "normalize": facts.get("data.normalize"),
         "heads": heads,
     }
     for name, value in implied.items():
@@ -90,17 +93,20 @@ def network_of(path: Path, owner: WeightFile) -> tuple[Config, ClassTable, Mappi
         "model.aspp_branches": implied["aspp_branches"],
         "model.num_classes": head.shape[0],
         "data.normalize": normalize,
+        "model.align_corners": facts.get("model.align_corners", True),
         "data.target_size": owner.target_size or Config().data.target_size,
     }
     config = override(Config(), values, f"{path}: ")
-    return config, _classes(path, owner.classes, config.model.num_classes), tensors
+    return config, _classes(path, owner.classes, stated.classes, config.model.num_classes), tensors
 
 
-def _classes(path: Path, names: tuple[str, ...], count: int) -> ClassTable:
-    names = names or KNOWN_CLASSES.get(count, ())
+def _classes(path: Path, given: tuple[str, ...], stated: tuple[str, ...], count: int) -> ClassTable:
+    if given and stated and given != stated:
+        raise UserError(f"{path}: made with --classes {','.join(stated)}; leave --classes out")
+    names = given or stated or KNOWN_CLASSES.get(count, ())
     if len(names) != count:
-        given = f", not {len(names)}" if names else "; give their names, --classes NAME,NAME,…"
-        raise UserError(f"{path}: its classifier has {count} classes{given}")
+        rest = f", not {len(names)}" if names else "; give their names, --classes NAME,NAME,…"
+        raise UserError(f"{path}: its classifier has {count} classes{rest}")
     if set(names) <= set(CITYSCAPES.names):
         colors = tuple(CITYSCAPES.colors[CITYSCAPES.names.index(name)] for name in names)
     else:

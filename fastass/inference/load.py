@@ -67,7 +67,7 @@ def load(
         config, classes, tensors = network_of(path, owner)
         runtime = setup_runtime(override(config, asked).runtime)
         generator = build_deeplab(config.model)
-        init_weights(generator, path, tensors=tensors)
+        init_weights(generator, path, None, tensors)
         prepare = _preparation(config)
         return Segmenter(generator.to(runtime.device), classes, prepare, runtime, origin=path)
     if given := owner.given():

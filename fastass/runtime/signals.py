@@ -3,9 +3,11 @@
 Everything else ends on SIGTERM, and when its terminal is closed, as it does on Ctrl-C.
 """
 
+import os
 import signal
+import sys
 from types import FrameType, TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 
 class Interrupted(Exception):
@@ -17,7 +19,7 @@ class Interrupted(Exception):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP; whatever handles Ctrl-C handles it too."""
+    """SIGTERM, SIGHUP or a closed output; whatever handles Ctrl-C handles it too."""
 
 
 def raise_terminated() -> None:
@@ -28,6 +30,13 @@ def raise_terminated() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _terminate)
+
+
+def end_silently() -> None:
+    """The command has ended: a signal to what is left of the process prints nothing."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) in (_terminate, signal.default_int_handler):
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -42,11 +51,25 @@ def describe_interrupt(error: KeyboardInterrupt) -> tuple[str, int]:
     return f"fastass: interrupted{by}", 128 + number
 
 
+def output_closed() -> None:
+    """The reader of the output has gone, as with `| head`: nothing more is printed.
+
+    A training finishes its step and saves, as on a signal; elsewhere `Terminated` is raised.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    training = Interruption.current
+    if training is None:
+        raise Terminated(signal.SIGPIPE)
+    training.caught = training.caught or signal.SIGPIPE
+
+
 class Interruption:
     """Inside the context the first signal only sets a flag; a second one ends the process.
 
     SIGHUP, of a terminal that is closed, counts unless it is ignored, as by nohup.
     """
+
+    current: ClassVar["Interruption | None"] = None  # of the training in this process
 
     def __init__(self) -> None:
         self.caught: signal.Signals | None = None
@@ -56,6 +79,7 @@ class Interruption:
         hangup = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
         for number in (signal.SIGINT, signal.SIGTERM, *hangup):
             self._previous[number] = signal.signal(number, self._catch)
+        Interruption.current = self
         return self
 
     def __exit__(
@@ -64,6 +88,7 @@ class Interruption:
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
+        Interruption.current = None
         self._restore()
 
     def _catch(self, number: int, frame: FrameType | None) -> None:

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol, Self
 
 from fastass.method.terms import TERMS
 from fastass.pipelines.errors import printable_lines
+from fastass.runtime.signals import output_closed
 
 
 class TrainStats(NamedTuple):
@@ -87,7 +88,10 @@ class Plain:
         self.line(f"{self._name} {done}/{self._total} · {eta}{' · ' + note if note else ''}")
 
     def line(self, text: str) -> None:
-        print(printable_lines(text), flush=True)
+        try:
+            print(printable_lines(text), flush=True)
+        except BrokenPipeError:
+            output_closed()
 
 
 class Silent:

@@ -10,6 +10,7 @@ import numpy as np
 from fastass.config.schema import Config, DataConfig, ToyCityConfig
 from fastass.config.values import local_path
 from fastass.errors import UserError
+from fastass.pipelines.datasets.classes import repeated
 from fastass.pipelines.datasets.files import open_files
 from fastass.pipelines.datasets.layouts import Dataset, Sample, open_dataset
 from fastass.pipelines.datasets.mask_check import mask_warning
@@ -63,6 +64,8 @@ def open_training_data(config: Config, reporter: Reporter) -> tuple[TrainingData
     missing = [name for name in d.report if name not in val.classes.names]
     if missing:
         raise UserError(f"data.report: class {missing[0]!r} is not one of those trained")
+    if (twice := repeated(d.report)) is not None:
+        raise UserError(f"data.report: class {twice!r} is listed twice; leave one of them out")
     labelled = select_labelled(target, config.labelled, config.labelled_seed, config.labelled_list)
     if source is not None and (warning := shared_warning(source, target, labelled)) is not None:
         reporter.line(warning)

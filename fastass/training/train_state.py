@@ -20,6 +20,7 @@ from fastass.checkpoint.files import (
 )
 from fastass.checkpoint.pointers import CLASSES, CONFIG, LAST, STATE, target
 from fastass.checkpoint.run_directory import RunDirectory, has_checkpoint
+from fastass.checkpoint.weight_facts import header
 from fastass.config.schema import Config
 from fastass.config.text import to_yaml
 from fastass.errors import TrainingFailure, UserError
@@ -151,8 +152,9 @@ class TrainState:
             CONFIG: to_yaml(self.config),
             CLASSES: json.dumps(classes),
         }
+        said = header(self.config.model, self.config.data.normalize, self.classes.names)
         self._writer.save(
-            self.progress.step, self.train_step.module, state, texts, ("last", *links)
+            self.progress.step, self.train_step.module, state, texts, ("last", *links), said
         )
 
     def _check_weights(self) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from reprlib import repr as repr_short
 from typing import Any
 
-from fastass.pipelines.datasets.classes import IGNORE, MAX_CLASSES, MAX_ID, ClassTable
+from fastass.pipelines.datasets.classes import IGNORE, MAX_CLASSES, MAX_ID, ClassTable, repeated
 from fastass.pipelines.datasets.files import File
 from fastass.pipelines.datasets.image_file import SUFFIXES
 from fastass.pipelines.datasets.yaml_file import read_yaml
@@ -55,8 +55,7 @@ def read_class_file(path: File) -> ClassFile:
                 f"{path}: names: {repr_short(name)} is no class name; write text of printable "
                 "characters, without spaces at its ends (a number in quotes)"
             )
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+    if (twice := repeated(names)) is not None:
         raise DataError(f"{path}: names: {twice!r} occurs twice")
     rows = _list(path, content, "ids", [*range(len(names))])
     if len(rows) != len(names):

@@ -3,7 +3,7 @@
 The train ids are those of the Cityscapes evaluation; all other pixels are `IGNORE`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -79,6 +79,8 @@ class ClassTable:
             raise DataError(
                 f"class {missing[0]!r} is not in the {self.name} table ({', '.join(self.names)})"
             )
+        if (twice := repeated(keep)) is not None:
+            raise DataError(f"class {twice!r} is listed twice; leave one of them out")
         new_id = {self.names.index(name): i for i, name in enumerate(keep)}
         return replace(
             self,
@@ -86,6 +88,11 @@ class ClassTable:
             colors=tuple(self.colors[self.names.index(name)] for name in keep),
             train_ids={raw: new_id.get(old, IGNORE) for raw, old in self.train_ids.items()},
         )
+
+
+def repeated(names: Sequence[str]) -> str | None:
+    """The first name that stands in a list twice."""
+    return next((name for i, name in enumerate(names) if name in names[:i]), None)
 
 
 # name, colour (RGB), id in Cityscapes and GTA5, id in SYNTHIA-RAND-CITYSCAPES

@@ -24,14 +24,14 @@ def detect_layout(root: str | Path | Files) -> str:
             return "folder"
         if alike := [name for name in names + folders if _like_class_file(name)]:
             raise DataError(
-                f"{files.root}: found {alike[0]}, but the class table of your own data must be a "
+                f"{files.label}: found {alike[0]}, but the class table of your own data must be a "
                 f"file {CLASS_FILE}; rename it, or pass --layout gta5"
             )
         if "labels" in folders:
             _check_gta5(files)
             return "gta5"
     raise DataError(
-        f"{files.root}: layout not recognised; looked for images/ + labels/ (gta5), RGB/ + "
+        f"{files.label}: layout not recognised; looked for images/ + labels/ (gta5), RGB/ + "
         f"GT/LABELS/ (synthia), leftImg8bit/ + gtFine/ (cityscapes), images/ + {CLASS_FILE} "
         f"(folder); found {_listing(files)}"
     )
@@ -40,7 +40,7 @@ def detect_layout(root: str | Path | Files) -> str:
 def _without_class_file(files: Files, layout: str, own: bool) -> str:
     if own:
         raise DataError(
-            f"{files.root}: has the folders of layout {layout}, and a {CLASS_FILE}, which only "
+            f"{files.label}: has the folders of layout {layout}, and a {CLASS_FILE}, which only "
             f"layout folder reads; pass --layout {layout}, or --layout folder"
         )
     return layout
@@ -51,7 +51,7 @@ def _check_gta5(files: Files) -> None:
     for name, _ in files.below("images"):
         if name.lower().endswith(IMAGE_SUFFIXES) and not _GTA5_NAME.fullmatch(name):
             raise DataError(
-                f"{files.root}: images/{name} is no name of GTA5, whose images are 00001.png …; "
+                f"{files.label}: images/{name} is no name of GTA5, whose images are 00001.png …; "
                 f"your own data need a {CLASS_FILE} beside images/ (or pass --layout gta5)"
             )
 

@@ -41,9 +41,11 @@ class Files(Protocol):
     """Where a data set keeps its files. Names are relative, with slashes; "" is the root.
 
     Hidden files and folders (names that begin with a dot) do not exist. Raises DataError.
+    label: what the user named, for messages.
     """
 
     root: Path
+    label: str
 
     def folders(self, folder: str = "") -> list[str]:
         """Names of the folders in a folder, sorted; none if it does not exist."""
@@ -62,7 +64,7 @@ class FolderFiles:
     """The files of a folder. Symbolic links to files and to folders are followed."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root, self.label = root, str(root)
 
     def folders(self, folder: str = "") -> list[str]:
         return [entry.name for entry in _entries(self.root / folder) if _is_folder(entry)]
@@ -103,11 +105,11 @@ def open_files(root: str | Path) -> Files:
         archives = [path / name for name in names if name.lower().endswith(".zip")]
         if archives and not folder.folders():
             beside = [path / name for name in names if path / name not in archives]
-            return ZipFiles(archives, beside)
+            return ZipFiles(archives, beside, label=str(root))
         return folder
     parts = paths_of(root)
     if parts and all(part.suffix.lower() == ".zip" for part in parts):
-        return ZipFiles(parts)
+        return ZipFiles(parts, label=str(root))
     what = "is no directory" if path.exists() else "no such directory"
     raise DataError(
         f"{root}: {what}; give the root of a data set, or its zip archives (images.zip,labels.zip)"
@@ -118,6 +120,15 @@ def paths_of(root: str | Path) -> list[Path]:
     """The folder or the archives that a root names: a path, or several, separated by commas."""
     path = Path(root)
     return [path] if path.exists() else [Path(part) for part in str(root).split(",") if part]
+
+
+def check_no_lost_folder(file: File) -> None:
+    """DataError for a link that leads nowhere: a folder of images may be missing there."""
+    if isinstance(file, Path) and file.is_symlink() and not file.exists():
+        raise DataError(
+            f"{file}: a symbolic link to {os.readlink(file)}, which is not there; mount or restore "
+            "it, or remove the link"
+        )
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:

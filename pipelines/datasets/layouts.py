@@ -29,6 +29,7 @@ from fastass.pipelines.datasets.files import (
     File,
     Files,
     FolderFiles,
+    check_no_lost_folder,
     open_files,
 )
 from fastass.pipelines.datasets.image_file import SUFFIXES
@@ -128,7 +129,7 @@ def open_dataset(
     rule, table = _with_class_file(_LAYOUTS[name], files)
     parent, _, last = rule.images.rpartition("/")
     if last not in files.folders(parent):
-        raise DataError(f"{files.root}: no folder {rule.images}/, which layout {name} needs")
+        raise DataError(f"{files.label}: no folder {rule.images}/, which layout {name} needs")
     part = split_folder(files, rule.images, split, rule.splits, whole)
     images = _files(files, rule.images + part, rule.image_tail, IMAGE_SUFFIXES)
     images = images or _files(files, rule.images + part, rule.image_tail, (NPY_SUFFIX,))
@@ -142,7 +143,8 @@ def open_dataset(
     if not samples:
         ending = f" that end with {rule.image_tail}" if rule.image_tail else ""
         raise DataError(
-            f"{files.root}: no images ({', '.join(IMAGE_SUFFIXES)}){ending} in {rule.images}{part}/"
+            f"{files.label}: no images ({', '.join(IMAGE_SUFFIXES)}){ending} in "
+            f"{rule.images}{part}/"
         )
     if not part and split not in WHOLE:
         split = "all"
@@ -170,7 +172,8 @@ def _with_class_file(rule: _Layout, files: Files) -> tuple[_Layout, ClassTable]:
         return rule, rule.table
     if CLASS_FILE not in files.file_names():
         raise DataError(
-            f"{files.root}: no {CLASS_FILE} beside images/; layout folder needs class names and ids"
+            f"{files.label}: no {CLASS_FILE} beside images/; layout folder needs class names and "
+            "ids"
         )
     own = read_class_file(files.file(CLASS_FILE))
     splits: Literal["maybe", "never"] = "maybe" if own.splits else "never"
@@ -203,6 +206,7 @@ def _files(files: Files, folder: str, tail: str, suffixes: tuple[str, ...]) -> d
     for name, file in files.below(folder):
         stem, suffix = os.path.splitext(name)
         if suffix.lower() not in suffixes or not stem.endswith(tail):
+            check_no_lost_folder(file)
             continue
         stem = stem[: len(stem) - len(tail)]
         if stem in by_stem:

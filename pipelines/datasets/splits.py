@@ -29,19 +29,20 @@ def split_folder(
     if there and beside and splits == "maybe":
         if alike := [name for name in there if _LIKE_SPLIT.match(name)]:
             raise DataError(
-                f"{files.root}: {images}/{beside[0]} lies beside the split {images}/{alike[0]}/; "
+                f"{files.label}: {images}/{beside[0]} lies beside the split {images}/{alike[0]}/; "
                 "move it into a split"
             )
         there = []
     if there or splits == "always":
         if split not in there:
             raise DataError(
-                f"{files.root}: no split {split!r}; splits there: {', '.join(there) or 'none'}"
+                f"{files.label}: no split {split!r}; splits there: {', '.join(there) or 'none'}"
             )
         return f"/{split}"
     if split not in WHOLE and not whole:
         raise DataError(
-            f"{files.root}: no split {split!r}: {images}/ has no splits; --split all reads the "
-            "whole data set, --data-val DIR names other data for validation"
+            f"{files.label}: no split {split!r}: {images}/ has no splits; --split all of eval, "
+            "info and pack reads the whole data set, --data-val DIR of train names other data for "
+            "validation"
         )
     return ""

@@ -69,7 +69,10 @@ class ZipFiles:
     in the root that are in no archive, such as a class file.
     """
 
-    def __init__(self, archives: Sequence[Path], beside: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, archives: Sequence[Path], beside: Sequence[Path] = (), *, label: str
+    ) -> None:
+        self.label = label
         self._members: dict[str, ZipMember] = {}
         self._doubled: dict[str, ZipMember] = {}
         for archive in archives:

@@ -192,8 +192,8 @@ def open_packed(directory: Path | str, split: str | None = None) -> PackedDatase
     """The packed data set in `directory`, or, where that holds none, in `directory/split`.
 
     Raises DataError if nothing, or another split, is packed there; if it is still being written; if
-    the manifest or an index is damaged, of another version, or of another shard; and if a shard is
-    missing or truncated.
+    the manifest or an index is damaged, of another version, or of another shard; if a shard is
+    missing or truncated; and if every sample was left out as damaged.
     """
     root = Path(directory)
     if split is not None and not is_packed(root) and is_packed(root / split):
@@ -209,4 +209,9 @@ def open_packed(directory: Path | str, split: str | None = None) -> PackedDatase
         index = read_index(root, number, manifest)
         check_size(root / shard_name(number), index.size)
         locations.extend((number, record) for record in index.records)
+    if not locations:
+        raise DataError(
+            f"{root}: holds no images: all {len(manifest.bad)} were damaged and left out; repair "
+            "them and pack into another directory"
+        )
     return PackedDataset(root, manifest, tuple(locations), manifest.settings.classes)

@@ -74,7 +74,8 @@ def pack(
     progress: called with (samples done, samples).
 
     Raises DataError for wrong arguments; if `out` holds something else, was packed with other
-    settings, or another process is packing into it; and if the disk cannot be written.
+    settings, or another process is packing into it; if every sample is damaged; and if the disk
+    cannot be written.
     """
     _check_arguments(size, image, label, quality, workers, on_bad_sample, records_per_shard)
     settings = PackSettings(
@@ -135,9 +136,15 @@ class _Packing:
                 if not self.skip and len(self.bad) >= BAD_LIMIT:
                     break
         complete = len(self.indices) == len(self.chunks)
+        records = sum(len(index.records) for index in self.indices.values())
+        if complete and not records:
+            raise DataError(
+                f"{self.out}: no good sample: all {len(self.bad)} are damaged; "
+                f"{self.bad[0].name}: {self.bad[0].reason}"
+            )
         if complete:
             self._finish()
-        written = sum(len(index.records) for index in self.indices.values()) - kept
+        written = records - kept
         return PackReport(written, kept, tuple(self.bad), len(self.dataset) - self.done, complete)
 
     def _keep(self, number: int) -> None:

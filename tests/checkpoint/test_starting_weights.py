@@ -15,8 +15,10 @@ from urllib.error import URLError
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from fastass.checkpoint import starting_weights
+from fastass.checkpoint.files import find_checkpoint
 from fastass.checkpoint.starting_weights import check_init, start_from
 from fastass.cli.main import main
 from fastass.config.presets import PRESETS, preset
@@ -91,6 +93,19 @@ def test_a_checkpoint_implies_its_configuration(trained: Path, tmp_path: Path) -
         check_classes(config, classes)
 
 
+def test_a_file_copied_away_from_its_run_implies_the_same(trained: Path, tmp_path: Path) -> None:
+    checkpoint = find_checkpoint(trained)
+    classes = json.loads((checkpoint / "classes.json").read_text())["names"]
+    loose = Path(shutil.copy(checkpoint / "model.safetensors", tmp_path / "loose.safetensors"))
+    toy = override(preset("toycity"), {"model.width": 16, "init": str(loose)})
+    assert start_from(build_deeplab(toy.model), toy, classes) is not None
+    for key, value in (("data.normalize", "bgr"), ("model.align_corners", False)):
+        wrong = override(toy, {key: value})
+        with pytest.raises(UserError, match=f"loose.safetensors .*made with {key}"):
+            start_from(build_deeplab(wrong.model), wrong, classes)
+    check_classes(toy, classes)
+
+
 def check_classes(config: Config, classes: list[str]) -> None:
     """The classes must be those of the weights, in their order; the first other one is named."""
     text = r"other classes than the data, or in another order \(first: {}\)"
@@ -135,7 +150,7 @@ def test_a_file_beside_another_tools_configuration_implies_nothing(
         folder.mkdir()
         (folder / name).write_bytes(content)
         file = folder / weights_name
-        shutil.copy(weights, file)
+        save_file(load_file(weights), file)  # without our header, as earlier versions wrote it
         start = override(preset("toycity"), {"model.width": 16, "init": str(file)})
         wrong = override(start, {"data.normalize": "bgr"})
         assert start_from(build_deeplab(wrong.model), wrong, NAMES) is not None
@@ -146,6 +161,7 @@ def test_the_remedy_names_a_flag_that_can_be_given(trained: Path, tmp_path: Path
     copy = tmp_path / "copy"
     shutil.copytree(trained / "checkpoints" / "step-00000003", copy)
     (copy / "classes.json").unlink()
+    save_file(load_file(copy / "model.safetensors"), copy / "model.safetensors")
     text = (copy / "config.yaml").read_text()
     assert "align_corners: true" in text
     (copy / "config.yaml").write_text(text.replace("align_corners: true", "align_corners: false"))

@@ -65,6 +65,24 @@ def test_help_starts_with_an_example(command: str, capsys: pytest.CaptureFixture
                 ["train", "--out", ""],
             )
         ),
+        *(
+            (words, "/dev/null: exists and is not a directory; choose another --out")
+            for words in (
+                ["train", "--out", "/dev/null"],
+                ["predict", "x", "x", "--out", "/dev/null/x"],
+                ["pack", "--root", "x", "--size", "8x8", "--out", "/dev/null"],
+                ["reproduce", "table1", "--toycity", "--out", "/dev/null/a/b"],
+                ["bench", "batch", "--out", "/dev/null"],
+            )
+        ),
+        *(
+            (words, "a name in this path is longer than 255 bytes; give a shorter one")
+            for words in (
+                ["predict", "x", "x", "--out", "é" * 128],
+                ["export", "x", "--format", "onnx", "--out", f"a/{'x' * 256}"],
+                ["toycity", f"{'x' * 256}/a"],
+            )
+        ),
         (["train", "toycity", "--data-source", ""], "got an empty text; unset is `none`"),
         (["predict", "a"], "required: IMAGES, --out; see `fastass predict --help`"),
     ],

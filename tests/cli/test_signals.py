@@ -3,6 +3,7 @@
 Training has its own: see tests/training/test_loop.py; for grids of runs tests/reproduce.
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,9 @@ from pathlib import Path
 import pytest
 from child import HEARS_SIGNALS, environment
 from processes import children, ended
+from tiny_runs import train
+
+from fastass.checkpoint.files import find_checkpoint
 
 
 def generating(folder: Path, *before: str) -> subprocess.Popen[str]:
@@ -55,3 +59,34 @@ def test_nohup_keeps_a_command_when_its_terminal_is_closed(tmp_path: Path) -> No
     process.terminate()
     process.communicate(timeout=60)
     assert process.returncode == 143
+
+
+def test_a_training_whose_output_is_closed_saves(city: Path, tmp_path: Path) -> None:
+    """As with `| head`: nobody reads on, and nothing that was trained is lost."""
+    out = tmp_path / "run"
+    words = [sys.executable, "-m", "fastass", *train(city, out, "--steps", "400")]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(words, env=environment(), stdout=pipe, stderr=pipe, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process.stdout as lines, process.stderr as stderr:
+        next(line for line in lines if line.startswith("step 4: "))
+        lines.close()
+        errors = stderr.read()
+    assert process.wait(timeout=60) == 141
+    saved = find_checkpoint(out / "last").name.removeprefix("step-").lstrip("0")
+    assert errors == (
+        f"fastass: SIGPIPE: saved at step {saved}; continue with "
+        f"`fastass train --out {out} --resume`\n"
+    )
+    assert 4 <= int(saved) < 400
+
+
+def test_a_closed_output_ends_other_commands_in_one_line(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "fastass", "toycity", str(tmp_path / "city")]
+    reader, writer = os.pipe()
+    os.close(reader)
+    run = subprocess.run(words, env=environment(), stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert run.stderr == "fastass: interrupted by SIGPIPE\n"
+    assert run.returncode == 141

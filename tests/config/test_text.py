@@ -63,6 +63,8 @@ def test_texts_become_the_type_of_the_field(path: str, text: str, value: object)
         ("runtime.amp", "maybe", "amp: expected true or false"),
         ("data.source_size", "1280", "expected 2 values \\(WxH\\)"),
         ("data.source_size", 5, "expected a list"),
+        ("data.classes", "road,,car", "data.classes: expected no empty value in a list"),
+        ("data.source_size", "64x", "data.source_size: expected no empty value in a list"),
         ("loss.gan", "wgan", "loss.gan: unknown value 'wgan'"),
     ],
 )

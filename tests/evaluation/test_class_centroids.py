@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fastass.config.schema import RuntimeConfig
+from fastass.errors import TrainingFailure
 from fastass.evaluation.class_centroids import (
     ClassMeans,
     class_means,
@@ -46,6 +47,16 @@ def test_mean_over_all_pixels_of_all_images() -> None:
         torch.testing.assert_close(found.means[k], pixels[flat == k].mean(0), rtol=1e-4, atol=1e-6)
     assert found.counts[3] == 0
     assert found.means[3].isnan().all()
+
+
+def test_features_that_are_not_finite_are_named() -> None:
+    """A network that has diverged still gives labels, and means that no picture can show."""
+    generator = build_deeplab(ModelConfig(backbone="tiny", num_classes=4, width=16))
+    images = torch.full((1, 3, 32, 48), 3e38).contiguous(memory_format=torch.channels_last)
+    labels = torch.zeros(1, 32, 48, dtype=torch.uint8)
+    batch = EvalBatch(images, labels, (48, 32), ("x",))
+    with pytest.raises(TrainingFailure, match="not finite: it has diverged; lower --lr"):
+        class_means(generator, [batch], RUNTIME)
 
 
 def test_distances_are_relative_to_those_between_classes() -> None:

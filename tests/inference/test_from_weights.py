@@ -1,6 +1,7 @@
 """`fastass eval|predict|export` of a weight file, and `fastass.load`."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 import fastass
 from fastass.checkpoint.files import find_checkpoint, read_weights
+from fastass.checkpoint.weight_facts import header, serialized
 from fastass.cli.main import main
 from fastass.errors import UserError
 from fastass.models.config import ModelConfig
@@ -77,7 +79,7 @@ def test_adaptsegnets_file_implies_its_branches_and_normalisation(tmp_path: Path
         ({"classes": ("road", "car")}, "its classifier has 19 classes, not 2"),
         ({"backbone": None}, "a weight file needs --backbone"),
         ({"backbone": "vgg16"}, "does not fit vgg16"),
-        ({"backbone": "resnet50"}, "does not fit resnet50"),
+        ({"backbone": "resnet50"}, "give the --backbone and the --heads that the file was made"),
     ]
     for options, message in wrong:
         with pytest.raises(UserError, match=message):
@@ -115,3 +117,52 @@ def test_the_file_inside_a_checkpoint_is_the_checkpoint(trained: Path) -> None:
     assert inside.prepare == whole.prepare
     pixels = np.random.default_rng(0).integers(0, 256, (32, 64, 3), dtype=np.uint8)
     np.testing.assert_array_equal(inside.predict(pixels), whole.predict(pixels))
+
+
+def test_a_copied_file_still_says_what_it_needs(trained: Path, tmp_path: Path) -> None:
+    """The weights of a checkpoint and of an exported folder, each away from its folder."""
+    whole = fastass.load(trained, device="cpu")
+    fastass.export(whole, tmp_path / "folder", format="safetensors")
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 64, 3), dtype=np.uint8)
+    for folder in (find_checkpoint(trained), tmp_path / "folder"):
+        path = tmp_path / f"{folder.name}.safetensors"
+        shutil.copyfile(folder / "model.safetensors", path)
+        options: Any = {"backbone": "tiny", "device": "cpu", "target_size": (64, 32)}
+        copied = fastass.load(path, **options)
+        assert copied.prepare == whole.prepare
+        assert copied.classes.names == whole.classes.names
+        np.testing.assert_array_equal(copied.predict(pixels), whole.predict(pixels))
+        with pytest.raises(UserError, match="made with --normalize imagenet, not bgr"):
+            fastass.load(path, **options, normalize="bgr")
+        with pytest.raises(UserError, match="made with --classes road,"):
+            fastass.load(path, **options, classes=tuple(f"class {i}" for i in range(19)))
+
+
+def write(path: Path, model: ModelConfig, said: dict[str, str]) -> None:
+    state = build_deeplab(model).state_dict()
+    path.write_bytes(serialized({k: v.contiguous() for k, v in state.items()}, said))
+
+
+def test_the_corner_rule_of_a_copied_file(tmp_path: Path) -> None:
+    model = ModelConfig(backbone="tiny", align_corners=False, num_classes=2)
+    write(tmp_path / "net.safetensors", model, header(model, "bgr", ("a", "b")))
+    network = fastass.load(tmp_path / "net.safetensors", backbone="tiny", device="cpu")
+    assert not network.generator.config.align_corners
+    assert (network.prepare.normalize, network.classes.names) == ("bgr", ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("data.normalize", "other", r"net.safetensors: data.normalize: unknown value 'other'"),
+        ("model.aspp_branches", "3", r"net.safetensors: model.aspp_branches: unknown value '3'"),
+        ("classes", "[1]", r"net.safetensors: its header's 'classes' is no list of names"),
+        ("classes", "[" * 100_000, r"net.safetensors: its header's 'classes' is no list of names"),
+    ],
+)
+def test_a_foreign_header_is_refused(key: str, value: str, message: str, tmp_path: Path) -> None:
+    model = ModelConfig(backbone="tiny")
+    path = tmp_path / "net.safetensors"
+    write(path, model, {key: value})
+    with pytest.raises(UserError, match=message):
+        fastass.load(path, backbone="tiny", device="cpu", normalize="bgr")

@@ -308,6 +308,8 @@ BAD = [
     (["--kernels", "triton", "--device", "cpu"], "triton"),
     (["--labelled-list", "/nowhere.txt"], "/nowhere.txt"),
     (["--data-report", "tram"], "'tram'"),
+    (["--data-report", "road,car,road"], "class 'road' is listed twice"),
+    (["--data-classes", "road,car,road"], "class 'road' is listed twice"),
     (["--data-classes", "road,tram"], "'tram'"),
 ]
 

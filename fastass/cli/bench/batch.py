@@ -8,7 +8,7 @@ from fastass.cli.command import Command
 from fastass.cli.parser import typed
 from fastass.config.schema import Count
 from fastass.config.text import parse
-from fastass.config.values import local_path
+from fastass.config.values import local_path, output_folder
 from fastass.errors import TrainingFailure, UserError
 
 
@@ -27,7 +27,7 @@ def flags(parser: ArgumentParser) -> None:
     add("--jobs", type=typed(Count), default=1, metavar="N", help="runs at the same time")
     add(
         "--out",
-        type=local_path,
+        type=output_folder,
         metavar="DIR",
         default=Path("runs/batch"),
         help="directory of the runs; complete ones are kept",
@@ -58,9 +58,9 @@ def run(args: Namespace) -> None:
         failed = run_all(runs, args.out, args.jobs, progress)
     rows = large_batch.rows(wanted, seeds, args.out)
     heading = f"ToyCity, seeds {args.seeds}, torch {torch.__version__}; {date.today()}"
-    print(f"{heading}\n\n{large_batch.table(rows)}")
     if args.json is not None:
         large_batch.write(args.json, heading, rows)
+    print(f"{heading}\n\n{large_batch.table(rows)}")
     if failed:
         raise TrainingFailure(f"{len(failed)} of {len(runs)} runs failed, the first: {failed[0]}")
 

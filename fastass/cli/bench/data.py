@@ -52,10 +52,10 @@ def run(args: Namespace) -> None:
             device=args.device,
             progress=lambda name: progress.phase(name, 0),
         )
-    print(format_rates(rates))
-    if args.json is not None:
+    if args.json is not None:  # first: the output may be closed
         rows = [asdict(rate) for rate in rates]
         write_result(args.json, "fastass bench data", {"rows": rows})
+    print(format_rates(rates))
 
 
 COMMAND = Command(

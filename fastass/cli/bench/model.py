@@ -48,6 +48,20 @@ def run(args: Namespace) -> None:
     gpu = rates.gpu(args.gpu)
     parts = roofline.parts(kept, gpu, args.batch)
     step = roofline.total(parts)
+    if args.json is not None:
+        result = {
+            "modelled": True,
+            "preset": args.name,
+            "norm": norm,
+            "mode": args.mode,
+            "batch": args.batch,
+            "gpu": gpu.name,
+            "torch": kept.torch,
+            "step": asdict(step),
+            "parts": [asdict(part) for part in parts],
+            "peak_bytes": trace.at(kept.peak, args.batch),
+        }
+        write_result(args.json, "fastass bench model", result)
     root = trace.checkout()
     if root is not None and trace.sources_hash(root) != kept.sources:
         print(f"warning: the code has changed since this trace was written; {trace.REMEDY}\n")
@@ -64,20 +78,6 @@ def run(args: Namespace) -> None:
         f"modelled peak memory {trace.at(kept.peak, args.batch) / 1e9:.1f} GB of tensors; "
         f"largest batch in {gpu.memory / 1e9:.0f} GB: {most}"
     )
-    if args.json is not None:
-        result = {
-            "modelled": True,
-            "preset": args.name,
-            "norm": norm,
-            "mode": args.mode,
-            "batch": args.batch,
-            "gpu": gpu.name,
-            "torch": kept.torch,
-            "step": asdict(step),
-            "parts": [asdict(part) for part in parts],
-            "peak_bytes": trace.at(kept.peak, args.batch),
-        }
-        write_result(args.json, "fastass bench model", result)
 
 
 COMMAND = Command(

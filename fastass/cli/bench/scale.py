@@ -81,6 +81,16 @@ def run(args: Namespace) -> None:
             timeline = scale.measure_step(config, args.rounds, args.warmup_rounds)
         rows = scale.predict(timeline, cluster, gpus, limit=limit, compress=compress)
         notes = scale.assumptions(cluster, limit, compress, timeline.backward_share)
+        result: dict[str, Any] = {
+            "heading": heading,
+            "date": str(date.today()),
+            "step_seconds": timeline.seconds,
+            "gradient_bytes": timeline.size,
+            "assumptions": notes,
+            "predicted": scale.record(rows),
+        }
+        if args.json is not None:  # before it is printed: the output may be closed
+            write_result(args.json, "fastass bench scale", result)
         print(f"{heading}; {date.today()}")
         print(f"step alone {1e3 * timeline.seconds:.1f} ms, {timeline.size / MIB:.1f} MiB\n")
         print("\n".join(f"- {note}" for note in notes))
@@ -89,23 +99,17 @@ def run(args: Namespace) -> None:
         for n in sizes:
             progress.phase(f"{n} ranks", 0)
             checks.append(scale.check(config, n, args.rounds, args.warmup_rounds))
-    result: dict[str, Any] = {
-        "heading": heading,
-        "date": str(date.today()),
-        "step_seconds": timeline.seconds,
-        "gradient_bytes": timeline.size,
-        "assumptions": notes,
-        "predicted": scale.record(rows),
-    }
-    if checks:
-        print("\nCPU ranks of one thread each, gloo; a step alone is timed while all ranks step:\n")
-        print(scale.check_table(checks))
-        result["checked"] = scale.record(checks)
-        if (share := scale.overhead(checks)) is not None:
-            print(f"\na process group of one rank: {100 * share:+.1f} % of a step")
-            result["overhead"] = share
+    if not checks:
+        return
+    result["checked"] = scale.record(checks)
+    if (share := scale.overhead(checks)) is not None:
+        result["overhead"] = share
     if args.json is not None:
         write_result(args.json, "fastass bench scale", result)
+    print("\nCPU ranks of one thread each, gloo; a step alone is timed while all ranks step:\n")
+    print(scale.check_table(checks))
+    if share is not None:
+        print(f"\na process group of one rank: {100 * share:+.1f} % of a step")
 
 
 def _cluster(args: Namespace) -> "Cluster":

@@ -104,7 +104,11 @@ def run(args: Namespace) -> None:
                 line=progress.line,
             )
 
+        def keep() -> None:  # before it is printed: the output may be closed
+            write(args.json, "fastass bench step", compare.heading(config, line), parts)
+
         parts = {"step": measured(compare.candidates(config))}
+        keep()
         print(f"{compare.heading(config, line)}; {date.today()}\n\n{compare.table(parts['step'])}")
         print(f"\n{compare.memory_table(parts['step'])}")
         if (row := published_step(config)) is not None:
@@ -113,9 +117,9 @@ def run(args: Namespace) -> None:
             ours = engine("fastass", config, count_flops=True)
             pairs = [measured([ours, other]) for other in others]
             parts["switches"] = [rows[1] for rows in pairs if len(rows) == 2]  # one may have failed
+            keep()
             print(f"\nspeed and memory against fastass:\n\n{compare.table(parts['switches'])}")
             print(f"\n{compare.memory_table(parts['switches'])}")
-    write(args.json, "fastass bench step", compare.heading(config, line), parts)
 
 
 def write(

@@ -47,10 +47,10 @@ def run(args: Namespace) -> None:
             line=progress.line,
         )
     heading = f"{compare.heading(config, line)}, loader {config.data.loader}"
+    write(args.json, "fastass bench train", heading, {"train": rows})
     print(f"{heading}; {date.today()}\n\n{compare.table(rows)}\n\n{compare.memory_table(rows)}")
     if config.preset == "toycity":
         print(f"\n{beside(TOYCITY, rows[-1])}")
-    write(args.json, "fastass bench train", heading, {"train": rows})
 
 
 COMMAND = Command(

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as safetensors_save
 from torch import Tensor, nn
 
 from fastass.checkpoint.pointers import MODEL
 from fastass.checkpoint.starting_weights import EXPORTED
+from fastass.checkpoint.weight_facts import header, serialized
 from fastass.errors import ExportFailure
 from fastass.inference.export.graph import compare, graph_of
 from fastass.inference.load import description, load
@@ -83,7 +83,9 @@ def write_folder(segmenter: Segmenter, path: Path) -> str:
     config = description(segmenter)
     (path / EXPORTED).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     weights = {k: v.contiguous() for k, v in segmenter.generator.state_dict().items()}
-    (path / MODEL).write_bytes(safetensors_save(weights, metadata={"format": "pt"}))
+    generator, names = segmenter.generator, segmenter.classes.names
+    said = header(generator.config, segmenter.prepare.how.name, names)
+    (path / MODEL).write_bytes(serialized(weights, {"format": "pt", **said}))
     foreign = segmenter.generator.config.is_foreign
     if not foreign:  # whose operations depend on the image's size
         lines = ",\n".join(json.dumps(entry) for entry in operations(segmenter.generator))

@@ -63,7 +63,7 @@ def summary(names: Iterable[str]) -> str:
 def init_weights(
     model: DeepLab,
     path: str | Path,
-    allow_mismatch: Sequence[str] = (),
+    allow_mismatch: Sequence[str] | None = (),
     tensors: Mapping[str, Tensor] | None = None,
 ) -> InitReport:
     """Copy the weights of `path` into `model`; all or nothing.
@@ -75,7 +75,7 @@ def init_weights(
 
     A parameter that the file lacks or holds in another shape, and a tensor that the model lacks,
     raise WeightsError, unless `allow_mismatch` names its module: `classifier`, `aux_classifier`,
-    `backbone.layer4`, … or `backbone` for all of it.
+    `backbone.layer4`, … or `backbone` for all of it. None: nothing may stay random.
     """
     translation = translate(load_weights(path) if tensors is None else tensors, model.config)
     if translation is None:
@@ -120,15 +120,16 @@ def extend_channels(translation: Translation, model: DeepLab) -> tuple[str, ...]
 
 
 def match(
-    model: DeepLab, translation: Translation, path: str, allow_mismatch: Sequence[str]
+    model: DeepLab, translation: Translation, path: str, allow_mismatch: Sequence[str] | None
 ) -> tuple[list[str], dict[str, str]]:
     """(names to load, names left at random → why). Moves unknown tensors to `skipped`."""
     own = model.state_dict()
     theirs = translation.tensors
-    check_allowances(allow_mismatch, own.keys() | theirs.keys())
+    allowances = allow_mismatch or ()
+    check_allowances(allowances, own.keys() | theirs.keys())
 
     def allowed(name: str) -> bool:
-        return any(name == entry or name.startswith(f"{entry}.") for entry in allow_mismatch)
+        return any(name == entry or name.startswith(f"{entry}.") for entry in allowances)
 
     loaded: list[str] = []
     random: dict[str, str] = {}
@@ -149,7 +150,8 @@ def match(
         target = translation.skipped if allowed(name) else problems
         target[name] = "not in the model"
     if problems:
-        raise WeightsError(describe(problems, path, model, translation))
+        where = f"{path} ({translation.kind})"
+        raise WeightsError(describe(problems, where, model, allow_mismatch is not None))
     return loaded, random
 
 
@@ -161,16 +163,24 @@ def check_allowances(allow_mismatch: Sequence[str], names: Iterable[str]) -> Non
             raise WeightsError(f"allow_mismatch: no module {entry!r}; there are {modules}")
 
 
-def describe(problems: dict[str, str], path: str, model: DeepLab, translation: Translation) -> str:
-    """One line: a problem of each of the first modules, and the allowance that accepts all."""
+def describe(problems: dict[str, str], where: str, model: DeepLab, allowable: bool) -> str:
+    """One line: a problem of each of the first modules, and the remedy.
+
+    allowable: an allowance could accept them all.
+    """
     first: dict[str, str] = {}
     for name in sorted(problems):
         first.setdefault(module_of(name), f"{name} {problems[name]}")
     examples = list(first.values())
     more = f" (and {len(examples) - 3} more modules)" if len(examples) > 3 else ""
     config = model.config
+    remedy = (
+        f"to leave them at random, allow {','.join(first)}"
+        if allowable
+        else "give the --backbone and the --heads that the file was made with"
+    )
     return (
-        f"{path} ({translation.kind}) does not fit {config.backbone}, heads={config.heads}, "
+        f"{where} does not fit {config.backbone}, heads={config.heads}, "
         f"num_classes={config.num_classes}: {len(problems)} tensors differ: "
-        f"{'; '.join(examples[:3])}{more}; to leave them at random, allow {','.join(first)}"
+        f"{'; '.join(examples[:3])}{more}; {remedy}"
     )

@@ -41,3 +41,4 @@ def test_subset_renumbers() -> None:
     assert fewer.names == ("car", "road")
     assert fewer.colors[0] == GTA5.colors[NAMES.index("car")]
     fails(lambda: GTA5.subset(("tram",)), "'tram'")
+    fails(lambda: GTA5.subset(("road", "car", "road")), "class 'road' is listed twice")

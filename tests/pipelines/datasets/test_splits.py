@@ -19,7 +19,7 @@ from fastass.pipelines.toycity import class_shares
 from fastass.tracking.terminal import reporter
 from fastass.training.open_data import open_training_data
 
-WITHOUT = r"no split '{}': {}/ has no splits; --split all reads .*--data-val DIR"
+WITHOUT = r"no split '{}': {}/ has no splits; --split all of .*--data-val DIR"
 
 
 def with_splits(root: Path, *splits: str) -> Path:

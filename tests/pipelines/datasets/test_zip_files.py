@@ -183,3 +183,11 @@ def test_a_member_larger_than_the_limit(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(DataError, match="bytes, more than 10"):
         read_image(data.samples[0])
     assert len(open_dataset(root)) == 5
+
+
+def test_messages_name_the_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = files.gta5(tmp_path / "gta5", 1)
+    zipped(tmp_path / "all.zip", root, "images", "labels")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"^all.zip: no split 'val': images/ has no splits"):
+        open_dataset("all.zip", "gta5", "val")

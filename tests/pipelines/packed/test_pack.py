@@ -11,13 +11,14 @@ import numpy as np
 import processes
 import pytest
 from child import environment
-from packed_files import SIZE, content, fails, flip, index_of, packed
+from packed_files import SIZE, content, fails, flip, index_of, packed, replace_index
 
 from fastass.pipelines.datasets.classes import IGNORE
 from fastass.pipelines.datasets.decode import read_label
 from fastass.pipelines.datasets.layouts import Dataset, open_dataset
 from fastass.pipelines.file_lock import locked
 from fastass.pipelines.packed.dataset import open_packed
+from fastass.pipelines.packed.index import BadSample
 from fastass.pipelines.packed.pack import BAD_LIMIT, PackReport, pack
 from fastass.pipelines.packed.verify import verify
 
@@ -169,6 +170,23 @@ def test_bad_samples_skipped_and_counted(tmp_path: Path, dataset: Dataset) -> No
     assert again == PackReport(0, 2, report.bad, 0, True)
     # What was skipped is not accepted in silence by a call that asks for all samples.
     assert not run(dataset, tmp_path).complete
+
+
+def test_a_data_set_without_a_good_sample_is_not_packed(tmp_path: Path, dataset: Dataset) -> None:
+    for sample in dataset.samples:
+        files.on_disk(sample.image).write_bytes(b"")
+    reason = "no good sample: all 5 are damaged; 00001: "
+    fails(lambda: run(dataset, tmp_path, on_bad_sample="skip"), "out: ", reason)
+    fails(lambda: open_packed(tmp_path / "out"), "it is still being packed")
+
+
+def test_a_packed_directory_without_images_is_refused(tmp_path: Path) -> None:
+    """Earlier versions packed such a data set."""
+    root = packed(tmp_path, count=1)
+    full, bad = index_of(root, 0), (BadSample("00001", "damaged"),)
+    empty = replace(full, records=(), bad=bad, class_pixels=(0,) * 19, ignored_pixels=0)
+    replace_index(root, 0, empty)
+    fails(lambda: open_packed(root), "packed: holds no images: all 1 were damaged and left out")
 
 
 def test_stop_gives_up_after_many_bad_samples(tmp_path: Path, dataset: Dataset) -> None:
