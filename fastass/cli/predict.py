@@ -89,6 +89,12 @@ def run(args: Namespace) -> None:
     views = views_of(args)
     total = frames.count(args.images)
     inputs = frozenset(frames.files(args.images))
+    if others := frames.left_out(args.images):
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        print(
+            printable(f"left out: {others[0]}{more}")
+            + ": no format of images that fastass reads; a video needs its own path"
+        )
     segmenter = load_segmenter(args)
     clock = StageClock(segmenter.runtime.device) if args.fps else None
     settings = settings_of(segmenter, views, args.size)

@@ -1,6 +1,7 @@
 """Images to predict: image files, folders of images, the frames of videos."""
 
 import os
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,26 +11,30 @@ import numpy as np
 
 from fastass.errors import DataError, UserError
 from fastass.pipelines.datasets.decode import read_image
-from fastass.pipelines.datasets.files import File
+from fastass.pipelines.datasets.files import File, FolderFiles, read_file
+from fastass.pipelines.datasets.image_file import SUFFIXES
 from fastass.pipelines.datasets.layouts import Sample, open_images
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 
 
 class Frame(NamedTuple):
-    """One image. name: relative, without suffix. pixels: uint8 [H,W,N], RGB first."""
+    """One image. name: relative, without suffix. pixels: uint8 [H,W,N], RGB first. checksum: of the
+    file, or of a video's frame."""
 
     name: str
     pixels: np.ndarray
+    checksum: int
 
 
 class Item(NamedTuple):
-    """An image to be read. name: of its results. file: where it is. read: decodes it, or raises
-    DataError."""
+    """An image to be read. name: of its results. file: where it is. read: decodes it. checksum: as
+    in `Frame`. Both may raise DataError."""
 
     name: str
     file: File
     read: Callable[[], np.ndarray]
+    checksum: Callable[[], int]
 
 
 def count(paths: Sequence[Path]) -> int:
@@ -45,6 +50,13 @@ def count(paths: Sequence[Path]) -> int:
                 return 0
             total += streams[0].frames
     return total
+
+
+def left_out(paths: Sequence[Path]) -> list[Path]:
+    """What lies in the folders among the paths and is not predicted: videos, and other formats."""
+    folders = (FolderFiles(path) for path in paths if path.is_dir())
+    found = (file for folder in folders for _, file in folder.below(""))
+    return sorted(file for file in found if file.suffix.lower() not in SUFFIXES)
 
 
 def files(paths: Sequence[Path]) -> set[str]:
@@ -96,11 +108,16 @@ def _items(path: Path, base: str | None, channels: int) -> Iterator[Item]:
                 f"{path}: a video has 3 channels, and the network reads {channels}; give images"
             )
         for name, pixels in _video_frames(path):
-            yield Item(prefix + name, path, lambda pixels=pixels: pixels)  # type: ignore[misc]
+            read = partial(np.asarray, pixels)
+            yield Item(prefix + name, path, read, partial(zlib.crc32, pixels.tobytes()))
         return
     for sample in _samples(path):
         read = partial(read_image, sample, channels)
-        yield Item(prefix + sample.name, sample.image, read)
+        yield Item(prefix + sample.name, sample.image, read, partial(_checksum, sample.image))
+
+
+def _checksum(file: File) -> int:
+    return zlib.crc32(read_file(file))
 
 
 def _samples(path: Path) -> Sequence[Sample]:

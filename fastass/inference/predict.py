@@ -61,7 +61,8 @@ def predict_files(
 
     size: see `Segmenter.predict`. clock: measures the stages; the images are repeated until there
     are enough. on_bad_sample: `stop` raises DataError, which names the file, for one that is no
-    image; `skip` leaves it out. resume: leave out images whose results are all there.
+    image; `skip` leaves it out. resume: leave out images whose results are all there,
+    made of the same file.
     """
 
     def stage(name: str) -> AbstractContextManager[None]:
@@ -83,11 +84,12 @@ def predict_files(
                 item = next(items, None)
                 if item is None:
                     break
-                if resume and write.is_done(item.name):
-                    kept += 1
-                    continue
                 try:
-                    frame = Frame(item.name, item.read())
+                    checksum = item.checksum()
+                    if resume and write.is_done(item.name, checksum):
+                        kept += 1
+                        continue
+                    frame = Frame(item.name, item.read(), checksum)
                 except DataError as error:
                     failed(error)
                     continue

@@ -40,7 +40,8 @@ class Writer:
     label id of Cityscapes, as its evaluation server expects. color: the classes' colours. overlay:
     the image under the colours. inputs: real paths of the images, which are never replaced; nor is
     a file that is no result of an earlier command.
-    made_with: stands in every file: a resumed command keeps no results of another network.
+    made_with: stands in every file, with the image's checksum: a resumed command keeps no results
+    of another network, or of another image of that name.
     """
 
     out: Path
@@ -58,9 +59,13 @@ class Writer:
         stem = result_name(name)
         return {form: self.out / f"{stem}_{form}.png" for form in self.formats}
 
-    def is_done(self, name: str) -> bool:
+    def is_done(self, name: str, checksum: int) -> bool:
         """Whether all results of an image are there; each is whole, or it would not be there."""
-        return all(_made_with(path) == self.made_with for path in self.paths(name).values())
+        wanted = self._mark(checksum)
+        return all(_made_with(path) == wanted for path in self.paths(name).values())
+
+    def _mark(self, checksum: int) -> str:
+        return f"{self.made_with}-{checksum:08x}"
 
     def __call__(self, frame: Frame, predicted: np.ndarray) -> None:
         """Write one image's prediction, train ids uint8 [H,W]."""
@@ -84,7 +89,7 @@ class Writer:
 
     def _save(self, form: str, frame: Frame, predicted: np.ndarray, file: IO[bytes]) -> None:
         info = PngInfo()
-        info.add_text(MADE_WITH, self.made_with)
+        info.add_text(MADE_WITH, self._mark(frame.checksum))
         match form:
             case "trainIds":
                 save_train_ids(predicted, self.classes, file, info)

@@ -96,6 +96,8 @@ _LAYOUTS = {
     "folder": _Layout("images", "labels", None),
 }
 LAYOUTS = tuple(_LAYOUTS)
+# Formats that only `open_images` takes, or nothing here: such a file would be left out in silence.
+_PICTURES = {*SUFFIXES, ".heic", ".heif"} - {*IMAGE_SUFFIXES}
 
 
 class LayoutName:
@@ -207,6 +209,11 @@ def _files(files: Files, folder: str, tail: str, suffixes: tuple[str, ...]) -> d
         stem, suffix = os.path.splitext(name)
         if suffix.lower() not in suffixes or not stem.endswith(tail):
             check_no_lost_folder(file)
+            if suffixes is not SUFFIXES and suffix.lower() in _PICTURES and stem.endswith(tail):
+                raise DataError(
+                    f"{file}: {suffix} is no format of data sets ({', '.join(suffixes)}); convert "
+                    "it, or move it away"
+                )
             continue
         stem = stem[: len(stem) - len(tail)]
         if stem in by_stem:

@@ -70,6 +70,11 @@ def test_resuming_predicts_what_is_missing(
     assert "2 images (1 more were there already)" in capsys.readouterr().out
     assert (out / "a_color.png").stat().st_mtime_ns == before
     assert {f"{n}_{f}.png" for n in "abc" for f in ("trainIds", "color")} <= names(out)
+    changed = (out / "c_color.png").read_bytes()
+    Image.new("RGB", (72, 40), "red").save(photos / "c.png")  # another image of that name
+    assert predict(trained, *words) == 0
+    assert "1 image (2 more were there already)" in capsys.readouterr().out
+    assert (out / "c_color.png").read_bytes() != changed
     for other, why in (("--flip", "flip"), ("--scales", "scales")):
         more = [other] if other == "--flip" else [other, "2"]
         assert predict(trained, *words, *more) == 2
@@ -181,3 +186,18 @@ def test_a_pil_image_is_turned_as_its_file_would_be(tmp_path: Path) -> None:
     with Image.open(tmp_path / "turned.png") as image:
         assert np.array_equal(levels(image, 3), upright)
     assert np.array_equal(levels(Image.fromarray(pixels), 3), pixels)
+
+
+def test_what_a_folder_holds_beside_images_is_named(
+    trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "b.png").unlink()
+    (photos / "day").mkdir()
+    (photos / "day/drive.MP4").touch()
+    (photos / "phone.heic").touch()
+    assert predict(trained, photos, "--out", tmp_path / "out") == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == (
+        f"left out: {photos}/day/drive.MP4 and 1 more: no format of images that fastass reads; "
+        "a video needs its own path"
+    )

@@ -102,3 +102,12 @@ def test_images_for_prediction(tmp_path: Path) -> None:
     assert open_images(root / "images/1.jpg").samples[0].name == "1"
     with pytest.raises(DataError, match="neither an image file nor a folder"):
         open_images(root / "images/9.jpg")
+
+
+@pytest.mark.parametrize("name", ["images/b.webp", "images/b.HEIC", "labels/b.bmp"])
+def test_a_picture_of_another_format_is_named(tmp_path: Path, name: str) -> None:
+    """It would be left out, of unlabelled images without a word."""
+    root = files.folder(tmp_path / "data")
+    (root / name).touch()
+    with pytest.raises(DataError, match=rf"{name}: .* is no format of data sets .*; convert it"):
+        open_dataset(root, labels="optional")
