@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import struct
 import warnings
 import zlib
@@ -74,8 +75,10 @@ def open_header(data: bytes | memoryview, where: str) -> Image.Image:
     limit = pixel_limit()
     try:
         image = Image.open(io.BytesIO(data), formats=_known_formats())
-    except _BOMB:
-        raise DataError(f"{where}: more than {limit} pixels; {_remedy()}") from None
+    except _BOMB as error:
+        claimed = re.search(r"\d+ pixels", str(error))  # the size itself is lost with the image
+        size = f"{claimed[0]} are " if claimed else ""
+        raise DataError(f"{where}: {size}more than {limit} pixels; {_remedy()}") from None
     except UnidentifiedImageError:
         what = "unknown image format" if len(data) else "the file is empty"
         raise DataError(f"{where}: damaged image file: {what}") from None
