@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fastass.errors import UserError
 from fastass.runtime.atomic_write import check_replaceable, write_whole
 
 MARK = "measured_by"
@@ -13,8 +12,6 @@ MARK = "measured_by"
 
 def check_result_file(path: Path) -> None:
     """UserError unless a result can be written to `path`; for before the measurement."""
-    if not path.parent.is_dir():
-        raise UserError(f"--json: {path.parent}: no such directory")
     check_replaceable(path, f'"{MARK}"', "a benchmark's result")
 
 

@@ -61,8 +61,6 @@ def run(args: Namespace) -> None:
     from fastass.training.summary import iou_table
 
     if args.json is not None:
-        if not args.json.parent.is_dir():
-            raise UserError(f"--json: {args.json.parent}: no such directory")
         check_replaceable(args.json, '"per_class_iou"', "a result of fastass eval")
     views = views_of(args)
     network = load_segmenter(args)

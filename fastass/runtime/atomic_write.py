@@ -36,7 +36,10 @@ def check_replaceable(path: Path, mark: str, what: str) -> None:
     """UserError unless `path` is free, or a file that fastass wrote, with `mark` near its start.
 
     A user's own file, a device and a folder are never replaced. what: a file with that mark is.
+    For before long work; so the folder of `path` must be there too.
     """
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent}: no such directory, for {path.name}")
     if not os.path.lexists(path):
         return
     with writing(path):

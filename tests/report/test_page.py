@@ -200,7 +200,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
         assert error.count("\n") == 1
     assert not out.exists()
     assert main(["report", str(run), "--out", str(tmp_path / "nowhere" / "x.html")]) == 2
-    assert "nowhere/x.html: can't write: No such file" in capsys.readouterr().err
+    assert "nowhere: no such directory, for x.html" in capsys.readouterr().err
 
 
 def test_a_file_of_the_user_is_never_replaced(

@@ -25,6 +25,8 @@ def test_only_a_file_with_the_mark_is_replaceable(tmp_path: Path) -> None:
     for name in ("x.json", "folder", "dangling", "pipe"):
         with pytest.raises(UserError, match=f"{name}: exists and is not a result; move it away"):
             check_replaceable(tmp_path / name, "mark", "a result")
+    with pytest.raises(UserError, match=r"gone: no such directory, for x.json"):
+        check_replaceable(tmp_path / "gone" / "x.json", "mark", "a result")
 
 
 @pytest.mark.parametrize("code", [0xDCFF, 0xD800])  # of a path; of a hostile JSON file
