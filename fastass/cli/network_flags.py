@@ -36,7 +36,7 @@ def network_flags(parser: ArgumentParser) -> None:
     add(
         "--normalize",
         choices=get_args(Normalize),
-        help="how its images are normalised (bgr for AdaptSegNet's files)",
+        help="how its images are normalised, unless the file says it (bgr for AdaptSegNet's)",
     )
     add(
         "--target-size",
