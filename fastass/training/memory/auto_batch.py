@@ -32,6 +32,8 @@ from fastass.training.step import TrainStep, build
 
 RESERVE = 0.2  # of the available memory: workspaces of operators, gaps between blocks, other files
 PREFETCHED = 4  # batches of images that a loader may hold
+BYTES_READ = 3 * 4  # of a pixel, in fp32
+MISTAKEN = 1.5  # times the available memory that a given batch may take: an estimate is no limit
 GIB = 2**30
 SMALL = 256  # pixels: a longer side is halved for the steps on a CPU
 
@@ -59,9 +61,12 @@ def with_batch(
     """`config` and `data` with the batch in the place of `auto`; the same on every rank.
 
     line: is called with one line that says what was chosen, and why. UserError where not even one
-    image fits.
+    image fits, and on a CPU for a given batch that takes far more memory than there is.
     """
     if config.batch != AUTO:
+        for problem in world.gather(_too_large(config, spec, runtime, world)):
+            if problem is not None:
+                raise UserError(problem)
         return config, data
     need, available = measure(config, spec, runtime, world), _available(runtime.device)
     found = world.gather((need.largest(available), need, available))
@@ -86,6 +91,26 @@ def with_batch(
     chosen = replace(config, batch=batch)
     line(f"--batch auto: {batch} images per stream ({reason}){_changes(chosen)}")
     return chosen, replace(data, batch=batch)
+
+
+def _too_large(config: Config, spec: MethodSpec, runtime: Runtime, world: World) -> str | None:
+    """A message for a batch at which the system would end the process without a word.
+
+    The estimate takes a second, so it is made only where the images alone are a large share.
+    """
+    if runtime.device.type != "cpu" or available_memory() is None:
+        return None
+    available = _available(runtime.device)
+    if config.batch * BYTES_READ * _pixels(config, spec) < available / 8:
+        return None
+    need = measure(config, spec, runtime, world)
+    taken = need.fixed + config.batch * need.per_image
+    if taken < MISTAKEN * available:
+        return None
+    return (
+        f"--batch {config.batch}: estimated to take {_gib(taken)}, and {_gib(available)} are "
+        f"available; at most {need.largest(available)} fit, see --batch auto"
+    )
 
 
 def _changes(config: Config) -> str:
@@ -125,7 +150,7 @@ def measure(
     if device.type == "cuda":
         torch.cuda.empty_cache()
     per_image = max(two - one, 1) * scale
-    prefetched = 0 if device.type == "cuda" else PREFETCHED * 3 * 4 * _pixels(config, spec)
+    prefetched = 0 if device.type == "cuda" else PREFETCHED * BYTES_READ * _pixels(config, spec)
     return Need(max(0.0, one - (two - one)) + network, per_image + prefetched)
 
 

@@ -14,7 +14,6 @@ import torch
 from fastass.checkpoint.own_files import CONFIG
 from fastass.cli.main import main
 from fastass.config.configure import configure
-from fastass.config.presets import preset
 from fastass.config.schema import AUTO, Config
 from fastass.config.text import from_yaml
 from fastass.errors import UserError
@@ -195,11 +194,38 @@ def test_not_even_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
         with_batch(TOYCITY, *arguments, lambda line: None)
 
 
-def test_a_number_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_usual_number_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto_batch, "measure", lambda *_: pytest.fail("measured"))
-    c, data = preset("toycity"), Data(9)
-    found = with_batch(c, None, data, None, World(), pytest.fail)  # type: ignore[arg-type]
+    c, data = configure("toycity", {"device": "cpu"}), Data(9)
+    spec, runtime = method_spec(c.method, 4), describe_runtime(c.runtime)
+    found = with_batch(c, spec, data, runtime, World(), pytest.fail)  # type: ignore[arg-type]
     assert found == (c, data)
+
+
+def test_a_number_that_cannot_fit_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The system would end the process, after minutes and without a word."""
+    words = tiny_runs.train(tiny_runs.city(tmp_path / "city"), tmp_path / "run")
+    assert main([*words, "--device", "cpu", "--batch", "10000000"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("fastass: --batch 10000000: estimated to take ")
+    assert error.endswith(" fit, see --batch auto\n")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_number_is_refused_on_every_rank() -> None:
+    """Also where another rank has enough memory: none waits for the others."""
+
+    class Other(World):
+        def gather(self, value: Any) -> list[Any]:
+            return [value, "--batch 6: too much on the other rank"]
+
+    c, data = configure("toycity", {"device": "cpu"}), Data(9)
+    spec, runtime = method_spec(c.method, 4), describe_runtime(c.runtime)
+    with pytest.raises(UserError, match="too much on the other rank"):
+        with_batch(c, spec, data, runtime, Other(), pytest.fail)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("fits", [0, 1, 5])
