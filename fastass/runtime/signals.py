@@ -9,6 +9,8 @@ import sys
 from types import FrameType, TracebackType
 from typing import ClassVar, Self
 
+_received: list[int] = []  # signals that raised `Terminated`
+
 
 class Interrupted(Exception):
     """Training stopped on a signal; `code` is the exit code, 128 + the signal's number."""
@@ -40,8 +42,15 @@ def end_silently() -> None:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
+    _received.append(number)
     signal.signal(number, signal.SIG_DFL)
     raise Terminated(number)
+
+
+def raise_lost() -> None:
+    """Raise `Terminated` for a signal whose error was swallowed, as happens in imports."""
+    if _received:
+        raise Terminated(_received[0])
 
 
 def describe_interrupt(error: KeyboardInterrupt) -> tuple[str, int]:

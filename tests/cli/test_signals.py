@@ -90,3 +90,23 @@ def test_a_closed_output_ends_other_commands_in_one_line(tmp_path: Path) -> None
     os.close(writer)
     assert run.stderr == "fastass: interrupted by SIGPIPE\n"
     assert run.returncode == 141
+
+
+def test_a_signal_that_an_import_swallows_still_ends_the_command(tmp_path: Path) -> None:
+    """Modules catch what their optional parts raise; some of them catch everything."""
+    swallowing = (
+        "import os, signal, sys\n"
+        "from fastass.__main__ import main\n"
+        "from fastass.runtime.signals import raise_terminated\n"
+        "raise_terminated()\n"
+        "try:\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+        "except BaseException:\n"
+        "    pass\n"
+        f"sys.argv[1:] = ['toycity', {str(tmp_path / 'city')!r}]\n"
+        "sys.exit(main())\n"
+    )
+    words = [sys.executable, "-c", swallowing]
+    run = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=60)
+    assert run.stderr == "fastass: interrupted by SIGTERM\n"
+    assert run.returncode == 143
