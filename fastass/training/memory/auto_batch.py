@@ -33,7 +33,7 @@ from fastass.training.step import TrainStep, build
 RESERVE = 0.2  # of the available memory: workspaces of operators, gaps between blocks, other files
 PREFETCHED = 4  # batches of images that a loader may hold
 BYTES_READ = 3 * 4  # of a pixel, in fp32
-MISTAKEN = 1.5  # times the available memory that a given batch may take: an estimate is no limit
+MISTAKEN = 1.2  # times the available memory that a given batch may take: an estimate is no limit
 GIB = 2**30
 SMALL = 256  # pixels: a longer side is halved for the steps on a CPU
 
