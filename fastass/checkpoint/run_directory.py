@@ -35,6 +35,7 @@ from fastass.checkpoint.own_files import (
 from fastass.checkpoint.pointers import list_checkpoints
 from fastass.config.schema import Config
 from fastass.config.text import to_yaml
+from fastass.config.values import output_folder
 from fastass.errors import UserError
 from fastass.pipelines.errors import printable
 from fastass.runtime.atomic_write import write_whole, writing
@@ -104,8 +105,7 @@ def inspect_run(path: Path, *, resume: bool, overwrite: bool) -> bool:
     """
     if not path.exists() and not path.is_symlink():
         return False
-    if not path.is_dir():
-        raise UserError(f"{path}: exists and is not a directory; choose another --out")
+    output_folder(path)
     if is_begun(path):
         return False
     marked = is_marked(path)

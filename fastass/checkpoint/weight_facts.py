@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from fastass.config.text import override, value_at
 from fastass.config.values import written
 from fastass.errors import UserError
 from fastass.models.config import ModelConfig
-from fastass.models.weights.files import find_weight_file
+from fastass.models.weights.files import find_weight_file, read_header
 
 CHECKED = ("data.normalize", "model.aspp_branches", "model.align_corners")
 CLASSES = "classes"
@@ -57,7 +56,7 @@ def stated_by(path: Path) -> WeightFacts:
 
     Raises UserError for a value that fastass does not write.
     """
-    stated = _header_of(find_weight_file(path))
+    stated = read_header(find_weight_file(path))
     texts = {name: stated[name] for name in CHECKED if name in stated}
     config = override(Config(), texts, f"{path}: ")
     try:
@@ -68,14 +67,3 @@ def stated_by(path: Path) -> WeightFacts:
     if not known:
         raise UserError(f"{path}: its header's {CLASSES!r} is no list of names; it is damaged")
     return WeightFacts({name: value_at(config, name) for name in texts}, tuple(classes))
-
-
-def _header_of(path: Path) -> Mapping[str, str]:
-    if path.suffix != ".safetensors":
-        return {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
-    except SafetensorError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: damaged or not a safetensors file ({reason})") from None

@@ -1,7 +1,6 @@
 """Images to predict: image files, folders of images, the frames of videos."""
 
 import os
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastass.errors import DataError, UserError
-from fastass.pipelines.datasets.decode import read_image
+from fastass.pipelines.datasets.decode import decode_image
 from fastass.pipelines.datasets.files import File, FolderFiles, read_file
 from fastass.pipelines.datasets.image_file import SUFFIXES
 from fastass.pipelines.datasets.layouts import Sample, open_images
@@ -28,13 +27,13 @@ class Frame(NamedTuple):
 
 
 class Item(NamedTuple):
-    """An image to be read. name: of its results. file: where it is. read: decodes it. checksum: as
-    in `Frame`. Both may raise DataError."""
+    """An image to be read. name: of its results. file: where it is. read: its bytes, or a video's
+    pixels. decode: pixels of what was read. Both may raise DataError."""
 
     name: str
     file: File
-    read: Callable[[], np.ndarray]
-    checksum: Callable[[], int]
+    read: Callable[[], Any]
+    decode: Callable[[Any], np.ndarray]
 
 
 def count(paths: Sequence[Path]) -> int:
@@ -108,16 +107,11 @@ def _items(path: Path, base: str | None, channels: int) -> Iterator[Item]:
                 f"{path}: a video has 3 channels, and the network reads {channels}; give images"
             )
         for name, pixels in _video_frames(path):
-            read = partial(np.asarray, pixels)
-            yield Item(prefix + name, path, read, partial(zlib.crc32, pixels.tobytes()))
+            yield Item(prefix + name, path, partial(np.ascontiguousarray, pixels), np.asarray)
         return
     for sample in _samples(path):
-        read = partial(read_image, sample, channels)
-        yield Item(prefix + sample.name, sample.image, read, partial(_checksum, sample.image))
-
-
-def _checksum(file: File) -> int:
-    return zlib.crc32(read_file(file))
+        decode = partial(decode_image, sample=sample, channels=channels)
+        yield Item(prefix + sample.name, sample.image, partial(read_file, sample.image), decode)
 
 
 def _samples(path: Path) -> Sequence[Sample]:

@@ -1,5 +1,6 @@
 """Prediction: one image to train ids, many image files to prediction files."""
 
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -85,11 +86,12 @@ def predict_files(
                 if item is None:
                     break
                 try:
-                    checksum = item.checksum()
+                    content = item.read()
+                    checksum = zlib.crc32(content)
                     if resume and write.is_done(item.name, checksum):
                         kept += 1
                         continue
-                    frame = Frame(item.name, item.read(), checksum)
+                    frame = Frame(item.name, item.decode(content), checksum)
                 except DataError as error:
                     failed(error)
                     continue

@@ -49,7 +49,12 @@ def read_image(sample: Sample, channels: int = 3) -> np.ndarray:
     An image without label is turned upright by its EXIF orientation. Of one with a label nobody
     knows whether the label was made before or after turning: that is a DataError too.
     """
-    data, where = read_file(sample.image), str(sample.image)
+    return decode_image(read_file(sample.image), sample, channels)
+
+
+def decode_image(data: bytes, sample: Sample, channels: int = 3) -> np.ndarray:
+    """`read_image` of a file that was read already."""
+    where = str(sample.image)
     return levels_of(open_channels(data, channels, where, turn=sample.label is None))
 
 

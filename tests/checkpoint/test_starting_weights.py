@@ -85,11 +85,7 @@ def test_a_checkpoint_implies_its_configuration(trained: Path, tmp_path: Path) -
     classes = names["names"]
     for init in (trained, next((trained / "checkpoints").iterdir()), trained / "last"):
         config = override(toy, {"init": str(init)})
-        assert start_from(build_deeplab(config.model), config, classes) is not None
-        for key, value in (("data.normalize", "bgr"), ("model.align_corners", False)):
-            wrong = override(config, {key: value})
-            with pytest.raises(UserError, match=f"made with {key}"):
-                start_from(build_deeplab(wrong.model), wrong, classes)
+        check_settings(config, classes)
         check_classes(config, classes)
 
 
@@ -98,12 +94,17 @@ def test_a_file_copied_away_from_its_run_implies_the_same(trained: Path, tmp_pat
     classes = json.loads((checkpoint / "classes.json").read_text())["names"]
     loose = Path(shutil.copy(checkpoint / "model.safetensors", tmp_path / "loose.safetensors"))
     toy = override(preset("toycity"), {"model.width": 16, "init": str(loose)})
-    assert start_from(build_deeplab(toy.model), toy, classes) is not None
-    for key, value in (("data.normalize", "bgr"), ("model.align_corners", False)):
-        wrong = override(toy, {key: value})
-        with pytest.raises(UserError, match=f"loose.safetensors .*made with {key}"):
-            start_from(build_deeplab(wrong.model), wrong, classes)
+    check_settings(toy, classes, "loose.safetensors .*")
     check_classes(toy, classes)
+
+
+def check_settings(config: Config, classes: list[str], where: str = "") -> None:
+    """The settings must be those of the weights; where: the message's beginning."""
+    assert start_from(build_deeplab(config.model), config, classes) is not None
+    for key, value in (("data.normalize", "bgr"), ("model.align_corners", False)):
+        wrong = override(config, {key: value})
+        with pytest.raises(UserError, match=f"{where}made with {key}"):
+            start_from(build_deeplab(wrong.model), wrong, classes)
 
 
 def check_classes(config: Config, classes: list[str]) -> None:

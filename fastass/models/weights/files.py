@@ -5,11 +5,12 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -53,8 +54,22 @@ def find_weight_file(path: Path) -> Path:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
+    with _safetensors(path):
         return load_file(path)
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """The texts in the header of a `.safetensors` file; other files have none."""
+    if path.suffix != ".safetensors":
+        return {}
+    with _safetensors(path), safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
+
+
+@contextmanager
+def _safetensors(path: Path) -> Iterator[None]:
+    try:
+        yield
     except SafetensorError as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(f"{path}: damaged or not a safetensors file ({reason})") from None
