@@ -3,13 +3,15 @@
 import json
 import sys
 from argparse import ArgumentParser, Namespace
+from typing import Annotated
 
 from fastass.cli.command import Command
 from fastass.cli.parser import typed
 from fastass.config.presets import PRESETS
 from fastass.config.schema import Layout
 from fastass.config.text import parse
-from fastass.errors import Incomplete
+from fastass.errors import Incomplete, UserError
+from fastass.models.number_range import Range
 
 
 def no_flags(parser: ArgumentParser) -> None:
@@ -50,6 +52,16 @@ def info_flags(parser: ArgumentParser) -> None:
         help="count only these classes and take all others as ignored, as training with "
         "--data-classes does",
     )
+    add(
+        "--images",
+        action="store_true",
+        help="also decode every image, compare its size with its label's, and name the bad ones",
+    )
+    add(
+        "--channels",
+        type=typed(Annotated[int, Range(3, 64)]),
+        help="channels of the images that --images decodes [default 3]",
+    )
     add("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -57,10 +69,13 @@ def info(args: Namespace) -> None:
     from fastass.pipelines.class_histograms.histograms import class_histograms
     from fastass.pipelines.class_histograms.statistics import dataset_statistics
     from fastass.pipelines.errors import DataError, printable, printable_lines
+    from fastass.pipelines.loaders.check_images import check_images
     from fastass.tracking.progress import Silent
     from fastass.tracking.terminal import reporter
     from fastass.training.open_data import open_any
 
+    if args.channels is not None and not args.images:
+        raise UserError("--channels has no effect without --images; give both")
     dataset = open_any(args.data, args.layout, args.split, labels="optional")
     if args.classes is not None:
         dataset = dataset.with_classes(parse(args.classes, tuple[str, ...], "--classes"))
@@ -73,17 +88,32 @@ def info(args: Namespace) -> None:
         found = class_histograms(
             dataset, note=note, progress=lambda done, total: progress.advance(done)
         )
+        bad_images: dict[int, str] = {}
+        if args.images:
+            progress.phase("decode images", len(dataset))
+            bad_images = check_images(
+                dataset,
+                args.channels or 3,
+                bad_labels=found.bad,
+                progress=lambda done, total: progress.advance(done),
+            )
     statistics = dataset_statistics(dataset, found)
     if found.bad and not statistics.counted:
         raise DataError(f"no label can be read; the first: {next(iter(found.bad.values()))}")
     if args.json:
-        print(json.dumps(statistics.tree(), indent=1))
+        checked = {"bad_images": list(bad_images.values())} if args.images else {}
+        print(json.dumps(statistics.tree() | checked, indent=1))
     else:
         print(printable_lines(statistics.text()))
         for reason in found.bad.values():
             print(f"not counted: {reason}")
-    if found.bad:
-        raise Incomplete(f"{len(found.bad)} labels can't be read and were not counted")
+        for reason in bad_images.values():
+            print(f"bad image: {reason}")
+    failures = [f"{len(found.bad)} labels can't be read and were not counted"] if found.bad else []
+    if bad_images:
+        failures.append(f"{len(bad_images)} images are bad")
+    if failures:
+        raise Incomplete("; ".join(failures))
 
 
 DOCTOR = Command(

@@ -1,6 +1,6 @@
 """Values that no run can have: out of their range, without effect, or in contradiction."""
 
-from fastass.config.schema import Config
+from fastass.config.schema import LAMBDA_SADV, Config
 from fastass.config.text import check
 from fastass.errors import UserError
 from fastass.self_training.check import check_mixing
@@ -9,6 +9,7 @@ from fastass.self_training.check import check_mixing
 def check_values(config: Config) -> None:
     """UserError for a value that no run can have: out of its range, or in contradiction."""
     check(config)
+    _check_losses(config)
     d = config.data
     if config.method == "oracle" and config.labelled == 0 and config.labelled_list is None:
         raise UserError("method oracle trains on labelled target images; give --labelled N")
@@ -63,6 +64,28 @@ def check_values(config: Config) -> None:
         raise UserError(
             "--rare-class draws source images, and method oracle has none; "
             "add --rare-class-on labelled"
+        )
+
+
+def _check_losses(config: Config) -> None:
+    """UserError if no loss of the network has a weight: it would learn nothing."""
+    weights = {"--loss-seg": config.loss.seg}
+    if config.method.startswith("ga"):
+        weights["--loss-gadv"] = config.loss.gadv
+    if "+" in config.method:
+        chosen = config.loss.sadv
+        weights["--loss-sadv"] = LAMBDA_SADV[config.method] if chosen is None else chosen
+    if config.mix:
+        weights["--loss-mix"] = config.loss.mix
+    if not any(weights.values()):
+        raise UserError(
+            f"every loss of the network has weight 0 ({', '.join(weights)}), so it would learn "
+            "nothing; give one of them a weight above 0"
+        )
+    if config.start_steps and not config.loss.seg:
+        raise UserError(
+            "--loss-seg 0: the supervised start would learn nothing; give a weight above 0, or "
+            "--start-steps 0"
         )
 
 

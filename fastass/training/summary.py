@@ -92,7 +92,11 @@ def table(summary: dict[str, Any]) -> str:
 
 
 def iou_table(columns: Sequence[tuple[str, dict[str, Any]]], title: str = "IoU") -> str:
-    """One column of per-class IoU and mIoU in percent per evaluation, under its title."""
+    """One column of per-class IoU and mIoU in percent per evaluation, under its title.
+
+    The last line names the classes that no label has, as when the values of the labels are of
+    another table.
+    """
     first = columns[0][1]
     width = max(len(title), *(len(name) for name in first["per_class_iou"]))
 
@@ -107,7 +111,12 @@ def iou_table(columns: Sequence[tuple[str, dict[str, Any]]], title: str = "IoU")
     if first["reported_classes"] != len(first["per_class_iou"]):
         reported = f"mIoU over {first['reported_classes']}"
         lines.append(row(reported, (scores["reported_miou"] for _, scores in columns)))
-    return "\n".join([*lines, *_statistics_lines(columns, row)])
+    lines += _statistics_lines(columns, row)
+    truth = [sum(counts) for counts in first.get("confusion", ())]
+    absent = [n for n, pixels in zip(first["per_class_iou"], truth, strict=False) if not pixels]
+    if absent:
+        lines.append(f"in no label: {', '.join(absent)}")
+    return "\n".join(lines)
 
 
 def _statistics_lines(

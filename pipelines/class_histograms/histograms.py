@@ -7,9 +7,7 @@ A label is read once, however many runs need it.
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
@@ -27,9 +25,7 @@ from fastass.pipelines.class_histograms.label_values import (
 from fastass.pipelines.datasets.classes import IGNORE
 from fastass.pipelines.errors import DataError
 from fastass.pipelines.packed.dataset import AnyDataset, PackedDataset
-from fastass.pipelines.process_pool import cores
-
-T = TypeVar("T")
+from fastass.pipelines.read_each import read_each
 
 
 @dataclass(frozen=True)
@@ -104,7 +100,7 @@ def _cached(
     progress: Callable[[int, int], None],
 ) -> tuple[dict[int, LabelValues], dict[int, str]]:
     """(values, reasons why labels are bad) by sample number; reads the labels the cache lacks."""
-    stamps, bad = _each(numbers, lambda i: stamp(dataset, i))
+    stamps, bad = read_each(numbers, lambda i: stamp(dataset, i))
     cache = HistogramCache(dataset)
     values = _fresh(cache.read(lambda line: None), dataset, stamps)
     if len(values) == len(stamps):
@@ -113,7 +109,7 @@ def _cached(
         entries = cache.read(note)  # another process may have counted in the meantime
         values = _fresh(entries, dataset, stamps)
         missing = [i for i in stamps if i not in values]
-        counted, unreadable = _each(missing, lambda i: count_values(dataset, i), progress)
+        counted, unreadable = read_each(missing, lambda i: count_values(dataset, i), progress)
         names = set(sample_names(dataset))
         entries = {name: entry for name, entry in entries.items() if name in names}
         entries |= {sample_name(dataset, i): Entry(stamps[i], v) for i, v in counted.items()}
@@ -132,32 +128,3 @@ def _fresh(
     """The kept values of the labels that have not changed since."""
     found = ((i, entries.get(sample_name(dataset, i))) for i in stamps)
     return {i: e.values for i, e in found if e is not None and e.stamp == stamps[i]}
-
-
-def _each(
-    numbers: Sequence[int],
-    read: Callable[[int], T],
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[dict[int, T], dict[int, str]]:
-    """`read` of every number, by one thread per core: (results, reasons of DataErrors)."""
-    results: dict[int, T] = {}
-    bad: dict[int, str] = {}
-
-    def attempt(i: int) -> T | DataError:
-        try:
-            return read(i)
-        except DataError as error:
-            return error
-
-    with ThreadPoolExecutor(cores(), "fastass-histograms") as pool:
-        try:
-            for i, result in zip(numbers, pool.map(attempt, numbers), strict=True):
-                if isinstance(result, DataError):
-                    bad[i] = str(result)
-                else:
-                    results[i] = result
-                progress(len(results) + len(bad), len(numbers))
-        except BaseException:  # Ctrl-C: don't read the rest first
-            pool.shutdown(cancel_futures=True)
-            raise
-    return results, bad

@@ -133,3 +133,48 @@ def test_bad_input_is_one_line(
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert captured.out == ""
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_bad_images_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], packed: bool
+) -> None:
+    root = files.gta5(tmp_path / "data", 3)
+    if packed:
+        pack(open_dataset(root), tmp_path / "packed", (64, 32), workers=1, image="png")
+        root = tmp_path / "packed"
+        shard = root / "shard-00000.tar"
+        data = bytearray(shard.read_bytes())
+        data[data.index(b"IDAT") + 40] ^= 255
+        shard.write_bytes(data)
+    else:
+        image = next((root / "images").iterdir())
+        image.write_bytes(image.read_bytes()[:-200])
+    assert main(["info", str(root)]) == 0  # reads labels only
+    capsys.readouterr()
+    assert main(["info", str(root), "--images"]) == 1
+    captured = capsys.readouterr()
+    assert "fastass: 1 images are bad" in captured.err
+    assert captured.out.splitlines()[-1].startswith(f"bad image: {root}")
+    tree = answer(capsys, str(root), "--images", code=1)
+    assert isinstance(tree["bad_images"], list)
+    assert len(tree["bad_images"]) == 1
+
+
+def test_images_and_labels_of_different_sizes_and_channels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = files.gta5(tmp_path / "data", 2)
+    tree = answer(capsys, str(root), "--images")
+    assert tree["bad_images"] == []
+    files.write_palette(root / "labels/00002.png", np.full((14, 24), 7, np.uint8))
+    files.write_palette(root / "labels/00001.png", np.full((28, 48), 99, np.uint8))
+    assert main(["info", str(root), "--images"]) == 1
+    captured = capsys.readouterr()
+    assert "1 labels can't be read and were not counted; 1 images are bad" in captured.err
+    assert "image is 48x28" in captured.out
+    tree = answer(capsys, str(root), "--images", "--channels", "4", code=1)
+    assert isinstance(tree["bad_images"], list)
+    assert len(tree["bad_images"]) == 2
+    assert main(["info", str(root), "--channels", "4"]) == 2
+    assert "--channels has no effect without --images" in capsys.readouterr().err

@@ -7,6 +7,7 @@ sizes and class counts that the kernels and D_g can take (`Side`, `MAX_CLASSES`)
 """
 
 import dataclasses
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
@@ -14,7 +15,7 @@ import pytest
 
 from fastass.cli.main import main
 from fastass.config.configure import configure, from_file
-from fastass.config.schema import Config, DataConfig, OptimConfig
+from fastass.config.schema import Config, DataConfig, LossConfig, Method, OptimConfig
 from fastass.config.text import DERIVED, Leaf, check, leaves, override, settable, value_at
 from fastass.errors import UserError
 from fastass.models.config import ModelConfig
@@ -112,6 +113,19 @@ def test_a_configuration_built_in_python_is_checked() -> None:
             check_values(Config(model=model))
     with pytest.raises(UserError, match="no effect without --data-scale"):
         check_values(Config(data=DataConfig(target_resize=(64, 64))))
+
+
+def test_a_network_without_any_loss_is_refused() -> None:
+    nothing = LossConfig(seg=0, gadv=0, sadv=0, mix=0)
+    for method in get_args(Method):
+        config = Config(method=method, labelled=2, loss=nothing, mix=method == "joint")
+        with pytest.raises(UserError, match=r"every loss of the network has weight 0 \(--loss-seg"):
+            check_values(config)
+    check_values(Config(method="ga+csa", loss=replace(nothing, sadv=None)))  # the paper's choice
+    check_values(Config(method="ga", loss=replace(nothing, gadv=0.1)))
+    check_values(Config(method="joint", mix=True, loss=replace(nothing, mix=0.1)))
+    with pytest.raises(UserError, match="the supervised start would learn nothing"):
+        check_values(Config(method="ga", start_steps=1, loss=replace(nothing, gadv=0.1)))
 
 
 @pytest.mark.parametrize(
