@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from fastass.runtime.peak_memory import peak_memory, process_status
+
 CALLS = 20  # that a GPU is given at once; waiting for each would count the wait
 COPY_BYTES = {"cuda": 2 << 30, "cpu": 256 << 20}
 
@@ -56,12 +58,14 @@ def reset_peak(device: torch.device) -> None:
 
 def memory_bytes(device: torch.device) -> int:
     """Bytes in use: allocated on CUDA; on a CPU resident, with libraries and interpreter."""
-    return torch.cuda.memory_allocated(device) if device.type == "cuda" else _status("VmRSS")
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return process_status("VmRSS")
 
 
 def peak_bytes(device: torch.device) -> int:
     """The most bytes in use since `reset_peak`, counted as by `memory_bytes`."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
+    return peak_memory(device)
 
 
 def peak_of(call: Callable[[], object], device: torch.device) -> int:
@@ -75,11 +79,6 @@ def peak_of(call: Callable[[], object], device: torch.device) -> int:
     call()
     synchronize(device)
     return max(0, peak_bytes(device) - before)
-
-
-def _status(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
 
 
 def copy_bandwidth(device: torch.device) -> float:

@@ -79,7 +79,7 @@ def flags(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    from fastass.inference import frames
+    from fastass.inference.frames import Inputs
     from fastass.inference.predict import predict_files
     from fastass.inference.stage_timer import WARM_UP, StageClock
     from fastass.inference.writer import Writer, digest, parse_formats, results_of, settings_of
@@ -87,9 +87,9 @@ def run(args: Namespace) -> None:
 
     formats = parse_formats(args.format)
     views = views_of(args)
-    total = frames.count(args.images)
-    inputs = frozenset(frames.files(args.images))
-    if others := frames.left_out(args.images):
+    inputs = Inputs(args.images)
+    total = inputs.count()
+    if others := inputs.left_out():
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         print(
             printable(f"left out: {others[0]}{more}")
@@ -98,14 +98,14 @@ def run(args: Namespace) -> None:
     segmenter = load_segmenter(args)
     clock = StageClock(segmenter.runtime.device) if args.fps else None
     settings = settings_of(segmenter, views, args.size)
-    write = Writer(args.out, formats, segmenter.classes, inputs, digest(settings))
+    write = Writer(args.out, formats, segmenter.classes, inputs.files(), digest(settings))
     with (
         reporter() as progress,
         results_of(args.out, settings, args.resume),
     ):
         progress.phase("predict", total if clock is None else max(total, WARM_UP + MEASURED_IMAGES))
         outcome = predict_files(
-            segmenter, args.images, write, views, args.size, clock, progress.advance,
+            segmenter, inputs, write, views, args.size, clock, progress.advance,
             on_bad_sample=args.on_bad_sample, resume=args.resume,
         )  # fmt: skip
     _tell(outcome, args.out, formats)

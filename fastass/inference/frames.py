@@ -36,82 +36,90 @@ class Item(NamedTuple):
     decode: Callable[[Any], np.ndarray]
 
 
-def count(paths: Sequence[Path]) -> int:
-    """The number of frames; 0 if a video does not say. Raises DataError or UserError."""
-    total = 0
-    for path in paths:
-        if not _is_video(path):
-            total += len(_samples(path))
-            continue
-        with _open_video(path) as container:
-            streams = container.streams.video
-            if not streams or not streams[0].frames:
-                return 0
-            total += streams[0].frames
-    return total
+class Inputs:
+    """The images, folders and videos that were given, in order. Folders are listed once, here.
 
-
-def left_out(paths: Sequence[Path]) -> list[Path]:
-    """What lies in the folders among the paths and is not predicted: videos, and other formats."""
-    folders = (FolderFiles(path) for path in paths if path.is_dir())
-    found = (file for folder in folders for _, file in folder.below(""))
-    return sorted(file for file in found if file.suffix.lower() not in SUFFIXES)
-
-
-def files(paths: Sequence[Path]) -> set[str]:
-    """The real paths of all image files, which no result may replace."""
-    images = (path for path in paths if not _is_video(path))
-    return {os.path.realpath(str(s.image)) for path in images for s in _samples(path)}
-
-
-def frames(
-    paths: Sequence[Path], failed: Callable[[DataError], None], channels: int = 3
-) -> Iterator[Item]:
-    """Every image of the paths, in order.
-
-    A single path gives the names below it; of several, names are relative to the folder that they
-    share. failed: takes the error of a video that breaks off, or that is none; it may raise it.
-    channels: of the images.
-    Raises DataError or UserError for a path that is not there, and for two results of one name.
+    Raises DataError or UserError for a path that is not there.
     """
-    base = None
-    if len(paths) > 1:
-        base = os.path.commonpath([os.path.abspath(path.parent) for path in paths])
-    seen: dict[str, str] = {}
-    for path in paths:
-        try:
-            for item in _items(path, base, channels):
-                name = item.name.removesuffix("_leftImg8bit")  # which results leave out
-                if name in seen:
-                    raise UserError(
-                        f"{item.file}: its result would have the name of {seen[name]}'s; predict "
-                        "them into two folders"
-                    )
-                seen[name] = str(item.file)
-                yield item
-        except DataError as error:
-            if not _is_video(path):
-                raise
-            failed(error)
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = tuple(paths)
+        self._samples = [None if _is_video(path) else _samples(path) for path in paths]
+
+    def count(self) -> int:
+        """The number of frames; 0 if a video does not say. Raises DataError or UserError."""
+        total = 0
+        for path, samples in zip(self.paths, self._samples, strict=True):
+            if samples is not None:
+                total += len(samples)
+                continue
+            with _open_video(path) as container:
+                streams = container.streams.video
+                if not streams or not streams[0].frames:
+                    return 0
+                total += streams[0].frames
+        return total
+
+    def left_out(self) -> list[Path]:
+        """What lies in the folders and is not predicted: videos, and other formats."""
+        folders = (FolderFiles(path) for path in self.paths if path.is_dir())
+        found = (file for folder in folders for _, file in folder.below(""))
+        return sorted(file for file in found if file.suffix.lower() not in SUFFIXES)
+
+    def files(self) -> frozenset[str]:
+        """The real paths of all image files, which no result may replace."""
+        images = (str(s.image) for samples in self._samples for s in samples or ())
+        return frozenset(map(os.path.realpath, images))
+
+    def items(self, failed: Callable[[DataError], None], channels: int = 3) -> Iterator[Item]:
+        """Every image, in order.
+
+        A single path gives the names below it; of several, names are relative to the folder that
+        they share. failed: takes the error of a video that breaks off, or that is none; it may
+        raise it. channels: of the images. UserError for two results of one name.
+        """
+        base = None
+        if len(self.paths) > 1:
+            base = os.path.commonpath([os.path.abspath(path.parent) for path in self.paths])
+        seen: dict[str, str] = {}
+        for path, samples in zip(self.paths, self._samples, strict=True):
+            prefix = "" if base is None else _prefix(path, base)
+            try:
+                for item in _items(path, samples, channels):
+                    result = prefix + item.name
+                    name = result.removesuffix("_leftImg8bit")  # which results leave out
+                    if name in seen:
+                        raise UserError(
+                            f"{item.file}: its result would have the name of {seen[name]}'s; "
+                            "predict them into two folders"
+                        )
+                    seen[name] = str(item.file)
+                    yield item._replace(name=result)
+            except DataError as error:
+                if samples is not None:
+                    raise
+                failed(error)
 
 
-def _items(path: Path, base: str | None, channels: int) -> Iterator[Item]:
-    prefix = ""
-    if base is not None:
-        folder = path if path.is_dir() else path.parent
-        prefix = os.path.relpath(os.path.abspath(folder), base) + "/"
-        prefix = "" if prefix == "./" else prefix
-    if _is_video(path):
+def _prefix(path: Path, base: str) -> str:
+    folder = path if path.is_dir() else path.parent
+    prefix = os.path.relpath(os.path.abspath(folder), base) + "/"
+    return "" if prefix == "./" else prefix
+
+
+def _items(path: Path, samples: Sequence[Sample] | None, channels: int) -> Iterator[Item]:
+    """Of one path. samples: its images, None for a video."""
+    if samples is None:
         if channels != 3:
             raise UserError(
                 f"{path}: a video has 3 channels, and the network reads {channels}; give images"
             )
         for name, pixels in _video_frames(path):
-            yield Item(prefix + name, path, partial(np.ascontiguousarray, pixels), np.asarray)
+            yield Item(name, path, partial(np.ascontiguousarray, pixels), np.asarray)
         return
-    for sample in _samples(path):
+    for sample in samples:
         decode = partial(decode_image, sample=sample, channels=channels)
-        yield Item(prefix + sample.name, sample.image, partial(read_file, sample.image), decode)
+        yield Item(sample.name, sample.image, partial(read_file, sample.image), decode)
 
 
 def _samples(path: Path) -> Sequence[Sample]:

@@ -1,16 +1,15 @@
 """Prediction: one image to train ids, many image files to prediction files."""
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from fastass.errors import DataError, UserError
 from fastass.inference.formats import MEASURED_IMAGES
-from fastass.inference.frames import Frame, frames
+from fastass.inference.frames import Frame, Inputs
 from fastass.inference.segmenter import Preparation, Segmenter
 from fastass.inference.stage_timer import StageClock
 from fastass.inference.views import Views, labels
@@ -48,7 +47,7 @@ class Outcome:
 
 def predict_files(
     segmenter: Segmenter,
-    paths: Sequence[Path],
+    inputs: Inputs,
     write: Writer,
     views: Views,
     size: tuple[int, int] | None = None,
@@ -79,7 +78,7 @@ def predict_files(
 
     done = kept = total = 0
     while True:
-        items, before = frames(paths, failed, channels), done + kept + len(bad)
+        items, before = inputs.items(failed, channels), done + kept + len(bad)
         while True:
             with stage("read"):
                 item = next(items, None)
@@ -108,6 +107,6 @@ def predict_files(
                 clock.next()
         total = total or done
         if done + kept + len(bad) == before == 0:
-            raise UserError(f"{paths[0]}: no frames in it")
+            raise UserError(f"{inputs.paths[0]}: no frames in it")
         if clock is None or clock.images >= MEASURED_IMAGES or done == 0:
             return Outcome(total, kept, tuple(bad))

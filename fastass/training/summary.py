@@ -2,12 +2,9 @@
 
 import contextlib
 import json
-import resource
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
-
-import torch
 
 from fastass.checkpoint.files import find_checkpoint, load_generator
 from fastass.checkpoint.json_file import read_json
@@ -22,9 +19,11 @@ from fastass.inference.visualize import colorize, contact_sheet, save_example
 from fastass.models.deeplab import DeepLab, build_deeplab
 from fastass.runtime.atomic_write import writing
 from fastass.runtime.device import Runtime, describe
+from fastass.runtime.peak_memory import peak_memory
 from fastass.training.data import TrainingData
 from fastass.training.provenance import provenance
 
+MIB = 2**20
 ROWS = 6  # of the contact sheet
 _FILE = {"source only": "start", "adapted": "last"}  # a network's word in file names
 
@@ -64,20 +63,13 @@ def summarize(
         "images_per_second": images_per_second,
         "training_seconds": seconds,
         "skipped_samples": skipped,
-        "peak_memory_mib": peak_memory_mib(runtime.device),
+        "peak_memory_mib": peak_memory(runtime.device) / MIB,
         "device": describe(runtime.device),
         "kernels": runtime.kernels,
         "amp": runtime.amp_name,
         "versions": versions(),
         **provenance(),
     }
-
-
-def peak_memory_mib(device: torch.device) -> float:
-    """Peak of the allocated GPU memory, or of this process's resident memory on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def table(summary: dict[str, Any]) -> str:

@@ -73,10 +73,11 @@ def test_labels_take_the_bands(trained: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 PEAK = """
-import resource, sys
+import sys, torch
 from fastass.cli.main import main
+from fastass.runtime.peak_memory import peak_memory
 code = main(sys.argv[1:])
-print("peak MiB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print("peak MiB", peak_memory(torch.device("cpu")) // 2**20)
 sys.exit(code)
 """
 
