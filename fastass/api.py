@@ -10,14 +10,12 @@ import numpy as np
 from fastass.config.configure import configure
 from fastass.config.schema import Config
 from fastass.config.values import local_path
-from fastass.evaluation.evaluate import Scores, evaluate_both, with_network_classes
-from fastass.evaluation.evaluate import evaluate as evaluate_batches
+from fastass.evaluation.evaluate import Scores, evaluate_segmenter
 from fastass.inference.export import export as write_export
 from fastass.inference.load import load
 from fastass.inference.segmenter import AnyImage, Segmenter
 from fastass.inference.views import Views
 from fastass.pipelines.datasets.layouts import Dataset
-from fastass.pipelines.loaders.evaluation import EvalLoader
 from fastass.pipelines.packed.dataset import PackedDataset
 from fastass.report.page import write_report as write_page
 from fastass.tracking.terminal import reporter
@@ -97,13 +95,15 @@ def evaluate(
     split: str | None = None,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
+    size: tuple[int, int] | None = None,
     progress: Callable[[int], None] = lambda images: None,
 ) -> Scores:
     """mIoU and IoU of each class of a network on labelled data, in percent.
 
     network: of `load`, or a path for it. data: of `open_dataset`, or a path; then `layout` and
     `split` choose (val, or everything of data without splits). scales, flip: average predictions
-    over scales and the mirror image. progress: called with each number of images just evaluated.
+    over scales and the mirror image. size: (W,H) at which the network reads images (default: that
+    of training). progress: called with each number of images just evaluated.
     Where the network has two kinds of running statistics, `by_statistics` has the mIoU with each.
     Raises UserError if the classes of data and network differ, DataError for bad data.
     """
@@ -111,23 +111,7 @@ def evaluate(
     views = Views(tuple(scales), flip)
     if isinstance(data, str | Path):
         data = open_any(str(data), layout, split or "val", whole=split is None)
-    data = with_network_classes(data, segmenter.classes, data.root)
-    size = views.read_at(segmenter.prepare.size)
-    loader = EvalLoader(data, size, segmenter.prepare.normalize)
-
-    def once() -> Scores:
-        return evaluate_batches(
-            segmenter.generator,
-            loader,
-            segmenter.runtime,
-            data.classes,
-            segmenter.report,
-            progress,
-            views,
-        )
-
-    own = segmenter.norm_statistics or "mixed"
-    return evaluate_both(once, segmenter.other_statistics, own=own)
+    return evaluate_segmenter(segmenter, data, views, size, progress)
 
 
 def predict(

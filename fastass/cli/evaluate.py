@@ -2,6 +2,7 @@
 
 import json
 from argparse import ArgumentParser, Namespace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 from fastass.cli.command import Command
@@ -14,7 +15,6 @@ from fastass.models.number_range import Range
 from fastass.pipelines.errors import printable, printable_lines
 
 if TYPE_CHECKING:
-    from fastass.evaluation.evaluate import Scores
     from fastass.inference.segmenter import Segmenter
 
 NORM_IMAGES, NORM_BATCH = 64, 4
@@ -53,8 +53,7 @@ def flags(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     from fastass.checkpoint.files import MIXED_USED
-    from fastass.evaluation.evaluate import evaluate, evaluate_both, with_network_classes
-    from fastass.pipelines.loaders.evaluation import EvalLoader
+    from fastass.evaluation.evaluate import evaluate_segmenter
     from fastass.runtime.atomic_write import check_replaceable, write_in_turn
     from fastass.tracking.terminal import reporter
     from fastass.training.open_data import open_any
@@ -65,39 +64,27 @@ def run(args: Namespace) -> None:
     views = views_of(args)
     network = load_segmenter(args)
     data = open_any(args.data, args.layout, args.split or "val", whole=args.split is None)
-    data = with_network_classes(data, network.classes, args.data)
     size = views.read_at(args.size or network.prepare.size)
-    loader = EvalLoader(data, size, network.prepare.normalize)
-    other = network.other_statistics
     if args.norm_from is not None:
         if args.norm_statistics is not None:
             raise UserError("--norm-statistics has no effect with --norm-from; give one of them")
         _reestimate(args, network, size)
-        other = None
-    elif network.norm_statistics == "mixed" and other is None and args.norm_statistics is None:
+        network = replace(network, other_statistics=None)
+    other = network.other_statistics
+    alone = network.norm_statistics == "mixed" and other is None
+    if alone and args.norm_statistics is None and args.norm_from is None:
         print(printable(f"{args.checkpoint}: {MIXED_USED}"))
+    passes = 2 if other is not None and other.differ() else 1
     with reporter() as progress:
+        progress.phase("evaluate", passes * len(data))
+        done = 0
 
-        def once() -> "Scores":
-            done = 0
+        def advance(images: int) -> None:
+            nonlocal done
+            done += images
+            progress.advance(done)
 
-            def advance(images: int) -> None:
-                nonlocal done
-                done += images
-                progress.advance(done)
-
-            progress.phase("evaluate", len(data))
-            return evaluate(
-                network.generator,
-                loader,
-                network.runtime,
-                data.classes,
-                network.report,
-                advance,
-                views,
-            )
-
-        scores = evaluate_both(once, other, own=network.norm_statistics or "mixed")
+        scores = evaluate_segmenter(network, data, views, args.size, advance)
     if args.json is not None:  # first: the output may be closed or its disk full
         write_in_turn(args.json, json.dumps(scores.record(), indent=2) + "\n")
     print(printable_lines(iou_table([(data.split, scores.record())])))

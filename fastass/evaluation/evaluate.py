@@ -12,11 +12,12 @@ from fastass import kernels
 from fastass.config.schema import NormStatistics
 from fastass.errors import UserError
 from fastass.evaluation.iou import mean_iou, per_class_iou
+from fastass.inference.segmenter import Segmenter
 from fastass.inference.views import SINGLE, Views, evaluating, probabilities
 from fastass.models.deeplab import DeepLab
 from fastass.models.domain_statistics import TargetStatistics
 from fastass.pipelines.datasets.classes import ClassTable
-from fastass.pipelines.loaders.evaluation import EvalBatch
+from fastass.pipelines.loaders.evaluation import EvalBatch, EvalLoader
 from fastass.pipelines.packed.dataset import AnyDataset
 from fastass.runtime.device import Runtime
 from fastass.runtime.process_group import SINGLE_PROCESS, World
@@ -70,6 +71,38 @@ def evaluate(
         reported_miou=mean_iou(per_class, report),
         confusion=counts.tolist(),
     )
+
+
+def evaluate_segmenter(
+    segmenter: Segmenter,
+    data: AnyDataset,
+    views: Views = SINGLE,
+    size: tuple[int, int] | None = None,
+    progress: Callable[[int], None] = lambda images: None,
+) -> Scores:
+    """The scores of a trained network on labelled data, with each kind of its running statistics.
+
+    size: (W,H) at which the network reads images (default: that of training). progress: see
+    `confusion_of`; with two kinds of statistics it goes through the data twice. Raises UserError if
+    the classes differ.
+    """
+    data = with_network_classes(data, segmenter.classes, data.root)
+    at = views.read_at(size or segmenter.prepare.size)
+    loader = EvalLoader(data, at, segmenter.prepare.normalize)
+
+    def once() -> Scores:
+        return evaluate(
+            segmenter.generator,
+            loader,
+            segmenter.runtime,
+            data.classes,
+            segmenter.report,
+            progress,
+            views,
+        )
+
+    own = segmenter.norm_statistics or "mixed"
+    return evaluate_both(once, segmenter.other_statistics, own=own)
 
 
 def with_network_classes(data: AnyDataset, classes: ClassTable, root: str | Path) -> AnyDataset:
