@@ -191,8 +191,8 @@ def _tiff_label(data: bytes, where: str) -> np.ndarray:
             f"{where}: a TIFF of mode {image.mode}, not a label; labels are a palette, or grey of "
             "8 or 16 bits without sign where 0 is black"
         )
-    if orientation(image) != 1:
-        raise DataError(f"{where}: the TIFF is stored turned; store its pixels upright")
+    if (code := orientation(image)) != 1:
+        raise _turned(where, code, "its image may be turned or not")
     raw = np.asarray(image)
     return raw if raw.dtype == np.uint8 else raw.astype(np.uint16)
 

@@ -264,7 +264,7 @@ def test_tiff_labels_that_pillow_would_change() -> None:
         decode_label(_with_tag(tiff(ids), 262, 0), "x.tif")
     turned = TiffImagePlugin.ImageFileDirectory_v2()
     turned[274] = 6
-    with pytest.raises(DataError, match="stored turned"):
+    with pytest.raises(DataError, match="has EXIF orientation 6, and its image may be"):
         decode_label(tiff(ids, tiffinfo=turned), "x.tif")
 
 
