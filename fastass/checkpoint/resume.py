@@ -40,6 +40,7 @@ FREE = {
     "log",
     "save_in_background",
     "data.workers",
+    "data.on_bad_sample",  # a run that stopped at a damaged file goes on without it
     "batch",
     "accumulate",
     "distributed.world",
@@ -148,11 +149,12 @@ def check_same(
             continue  # nothing depends on it
         old, new = value_at(saved, leaf.path), value_at(config, leaf.path)
         if old != new:
-            # The flag may be missing: a preset can have changed.
+            # The flag may be missing: a preset can have changed, in more than this value.
             give = "" if leaf.path in DERIVED else f"give {as_typed(leaf.path, old)}, or "
             raise UserError(
                 f"{path}: can't resume with {leaf.path} = {new!r}, the run has {old!r}; "
-                f"{give}choose another --out"
+                f"{give}take all settings of the run (fastass train --out {path} --resume), or "
+                "choose another --out"
             )
     _check_init(path, saved.init, config.init)
     _check_inputs(path, labelled, inputs, names, note)

@@ -113,8 +113,10 @@ def run(args: Namespace) -> None:
         print(clock.report())
         print(segmenter.runtime.line)
     if outcome.bad:
-        every = outcome.predicted + outcome.kept + len(outcome.bad)
-        raise Incomplete(f"{len(outcome.bad)} of {every} images can't be read and were left out")
+        good = outcome.predicted + outcome.kept
+        raise Incomplete(
+            f"{len(outcome.bad)} damaged files, see above; {good} images have a result"
+        )
 
 
 def _tell(outcome: "Outcome", out: Path, formats: tuple[str, ...]) -> None:

@@ -15,6 +15,7 @@ from fastass.pipelines.datasets.image_file import SUFFIXES
 from fastass.pipelines.datasets.layouts import Sample, open_images
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
+MISSING = 1.0  # seconds after the last frame, from which on a video counts as truncated
 
 
 class Frame(NamedTuple):
@@ -146,13 +147,33 @@ def _open_video(path: Path) -> Any:
 
 
 def _video_frames(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Its frames. DataError, where the frames before are good, for damage and for a missing end."""
     with _open_video(path) as container:
         import av
 
         if not container.streams.video:
             raise DataError(f"{path}: a file without a video stream")
+        stream = container.streams.video[0]
+        # A decoder repairs what is damaged from the frames before, unless it is told not to.
+        stream.codec_context.options = {"err_detect": "explode"}
+        at = i = 0
         try:
-            for i, frame in enumerate(container.decode(video=0)):
-                yield f"{path.stem}/{i:06d}", frame.to_ndarray(format="rgb24")
+            for i, frame in enumerate(container.decode(stream), 1):
+                if frame.is_corrupt:
+                    raise DataError(f"{path}: damaged video: frame {i}")
+                at = frame.time or 0
+                yield f"{path.stem}/{i - 1:06d}", frame.to_ndarray(format="rgb24")
         except av.FFmpegError as error:
-            raise DataError(f"{path}: damaged video: {error.strerror}") from None
+            raise DataError(f"{path}: damaged video after frame {i}: {error.strerror}") from None
+        end = _stated_end(container, stream)
+        if end is not None and at + MISSING < end:
+            raise DataError(f"{path}: truncated video: it ends at {at:.1f} s of {end:.1f} s")
+
+
+def _stated_end(container: Any, stream: Any) -> float | None:
+    """Seconds at which the video ends by its header; None if that may be the end of its sound."""
+    if stream.duration is not None:
+        return float((stream.start_time or 0) + stream.duration) * float(stream.time_base)
+    if container.duration is None or len(container.streams) > 1:
+        return None
+    return float((container.start_time or 0) + container.duration) / 1e6  # microseconds

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastass.errors import DataError, UserError
 from fastass.inference.formats import MEASURED_IMAGES
-from fastass.inference.frames import Frame, Inputs
+from fastass.inference.frames import Frame, Inputs, Item
 from fastass.inference.segmenter import Preparation, Segmenter
 from fastass.inference.stage_timer import StageClock
 from fastass.inference.views import Views, labels
@@ -85,14 +85,12 @@ def predict_files(
                 if item is None:
                     break
                 try:
-                    content = item.read()
-                    checksum = zlib.crc32(content)
-                    if resume and write.is_done(item.name, checksum):
-                        kept += 1
-                        continue
-                    frame = Frame(item.name, item.decode(content), checksum)
+                    frame = _frame(item, write if resume else None)
                 except DataError as error:
                     failed(error)
+                    continue
+                if frame is None:
+                    kept += 1
                     continue
             with stage("prepare"):
                 whole = not segmenter.in_tiles(frame.pixels, views, size)
@@ -110,3 +108,12 @@ def predict_files(
             raise UserError(f"{inputs.paths[0]}: no frames in it")
         if clock is None or clock.images >= MEASURED_IMAGES or done == 0:
             return Outcome(total, kept, tuple(bad))
+
+
+def _frame(item: Item, done: Writer | None) -> Frame | None:
+    """Read an image; None if `done` has its results. The bytes of its file are not kept."""
+    content = item.read()
+    checksum = zlib.crc32(content)
+    if done is not None and done.is_done(item.name, checksum):
+        return None
+    return Frame(item.name, item.decode(content), checksum)

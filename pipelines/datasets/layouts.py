@@ -194,6 +194,8 @@ def open_images(path: str | Path) -> Dataset:
     elif path.is_dir():
         images = _files(FolderFiles(path), "", "", SUFFIXES)
         samples = tuple(Sample(stem, images[stem], None) for stem in sorted(images))
+    elif not path.exists():
+        raise DataError(f"{path}: no such file or folder")
     else:
         raise DataError(f"{path}: neither an image file nor a folder")
     if not samples:

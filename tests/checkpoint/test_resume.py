@@ -173,7 +173,7 @@ def test_what_a_run_computes_may_not_change(tmp_path: Path, path: str) -> None:
     run = run_of(tmp_path / "run", config())
     no = leaf.flag.replace("--", "--no-", 1)
     flag = (leaf.flag if old else no) if isinstance(old, bool) else f"{leaf.flag} {old}"
-    message = f"can't resume with {path} = {new!r}, the run has {old!r}; give {flag}, or choose"
+    message = f"can't resume with {path} = {new!r}, the run has {old!r}; give {flag}, or take all"
     with pytest.raises(UserError, match=re.escape(message)):
         same(run, override(config(), {path: new}))
 
@@ -189,9 +189,9 @@ def test_the_value_that_was_given_is_named(tmp_path: Path) -> None:
         same(run, config(labelled_seed=9), ("c",))
     with pytest.raises(UserError, match=r"can't resume with data\.classes = .* --data-classes"):
         same(run, config(data__classes="road,car", model__num_classes=2))
-    with pytest.raises(UserError, match="; give --data-target-size 1024x512, or choose"):
+    with pytest.raises(UserError, match="; give --data-target-size 1024x512, or take all"):
         same(run, config(data__target_size=(64, 32)))
-    with pytest.raises(UserError, match="; give --data-scale none, or choose"):
+    with pytest.raises(UserError, match="; give --data-scale none, or take all"):
         same(run, config(data__scale=(0.5, 2.0)))
 
 

@@ -100,21 +100,59 @@ def test_the_warm_up_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     assert clock.seconds == {"network": 8}
 
 
-def test_video(trained: Path, tmp_path: Path) -> None:
+def write_video(path: Path, frames: int) -> None:
+    """Of noise, five frames per second, each frame from the one before."""
     av = pytest.importorskip("av", reason="PyAV is not installed")
-    path = tmp_path / "ride.mp4"
+    noise = np.random.default_rng(0)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=5)
         stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
-        for level in (0, 100, 200):
-            pixels = np.full((32, 64, 3), level, np.uint8)
+        for _ in range(frames):
+            pixels = noise.integers(0, 256, (32, 64, 3), np.uint8)
             for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
                 container.mux(packet)
         for packet in stream.encode():
             container.mux(packet)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv"])
+def test_video(trained: Path, tmp_path: Path, suffix: str) -> None:
+    path = (tmp_path / "ride").with_suffix(suffix)
+    write_video(path, 3)
     assert predict(trained, path, "--out", tmp_path / "out", "--format", "overlay") == 0
     names = sorted(p.relative_to(tmp_path / "out").as_posix() for p in tmp_path.rglob("*.png"))
     assert names == [f"ride/00000{i}_overlay.png" for i in range(3)]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv"])
+@pytest.mark.parametrize("damage", ["overwritten", "cut"])
+def test_a_damaged_video_is_told(
+    trained: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    suffix: str,
+    damage: str,
+) -> None:
+    """A decoder would fill up what is missing from the frames before, or end early."""
+    path = (tmp_path / "ride").with_suffix(suffix)
+    write_video(path, 20)
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    if damage == "cut":
+        del data[middle:]
+    else:
+        data[middle : middle + 400] = bytes(400)
+    path.write_bytes(data)
+    words = (trained, path, "--format", "trainIds", "--out")
+    assert predict(*words, tmp_path / "out") == 2
+    assert re.search(
+        "ride.*: (damaged|truncated) video|ride.*: can't be read", capsys.readouterr().err
+    )
+    assert predict(*words, tmp_path / "skipped", "--on-bad-sample", "skip") in (1, 2)
+    results = len(list(tmp_path.rglob("skipped/ride/*.png")))
+    assert results < 20
+    if results:
+        assert f"1 damaged files, see above; {results} images" in capsys.readouterr().err
 
 
 def test_video_without_pyav(
@@ -133,7 +171,7 @@ def test_video_without_pyav(
     ("images", "words", "message"),
     [
         ("empty", [], "no images"),
-        ("nowhere", [], "neither an image file nor a folder"),
+        ("nowhere", [], "nowhere: no such file or folder"),
         ("bad.png", [], "bad.png: damaged image file"),
         ("bad.mp4", [], "bad.mp4: damaged video"),
         ("good.png", ["--format", "labelids"], "unknown value 'labelids'; did you mean labelIds"),

@@ -51,7 +51,7 @@ def test_a_damaged_image_is_skipped_and_counted(
     assert "2 images: " in captured.out
     first, last = captured.err.splitlines()
     assert first.startswith(f"skipped: {photos / 'b.png'}: damaged image file")
-    assert last == "fastass: 1 of 3 images can't be read and were left out"
+    assert last == "fastass: 1 damaged files, see above; 2 images have a result"
     assert names(out) == {"a_color.png", "c_color.png", writer.SETTINGS}
 
 

@@ -91,7 +91,8 @@ def test_peak_memory(
     trained: Path, tmp_path: Path, size: tuple[int, int], more: list[str], limit: int
 ) -> None:
     blocks = np.random.default_rng(0).integers(0, 256, (size[1] // 40, size[0] // 40, 3), np.uint8)
-    Image.fromarray(blocks).resize(size, Image.Resampling.NEAREST).save(tmp_path / "large.png")
+    picture = Image.fromarray(blocks).resize(size, Image.Resampling.BILINEAR)
+    picture.save(tmp_path / "large.png", compress_level=1)  # of 90 MB, as a photograph
     command = [sys.executable, "-c", PEAK, "predict", str(trained), str(tmp_path / "large.png")]
     ran = subprocess.run(
         [*command, "--out", str(tmp_path / "out"), *more],
