@@ -16,7 +16,8 @@ def main() -> int:
         return command_line()
     except KeyboardInterrupt as error:  # while a module was loaded
         message, code = describe_interrupt(error)
-        print(message, file=sys.stderr)
+        if message:
+            print(message, file=sys.stderr)
         return code
     finally:
         end_silently()

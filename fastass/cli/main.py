@@ -128,7 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.code
     except KeyboardInterrupt as error:
         message, code = describe_interrupt(error)
-        print(message, file=sys.stderr)
+        if message:
+            print(message, file=sys.stderr)
         return code
     except BrokenPipeError:
         return 1
@@ -136,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = printable(str(error.filename or "output"))
         print(f"fastass: {where}: {error.strerror or error}", file=sys.stderr)
         return 2
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, SystemError) as error:
         if not _out_of_memory(error):
             raise
         where = f" ({one_line(error)})" if str(error) else ""
@@ -155,7 +156,10 @@ def _check_folder() -> None:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """PyTorch has an error class for GPU memory only; on a CPU it raises plain RuntimeErrors."""
+    """PyTorch has an error class for GPU memory only; on a CPU it raises plain RuntimeErrors.
+
+    CPython's import raises a SystemError where it had no memory.
+    """
     import torch
 
     signs = (
@@ -163,6 +167,7 @@ def _out_of_memory(error: Exception) -> bool:
         "could not create a primitive",
         "could not create a memory",
         "could not execute a primitive",
+        "error return without exception set",
     )
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
         sign in str(error) for sign in signs

@@ -54,8 +54,13 @@ def raise_lost() -> None:
 
 
 def describe_interrupt(error: KeyboardInterrupt) -> tuple[str, int]:
-    """(message, exit code) of a command that Ctrl-C or a signal ended."""
+    """(message, exit code) of a command that Ctrl-C or a signal ended.
+
+    The message is empty for a rank that torchrun ends, because another one has told its error.
+    """
     number = signal.Signals(error.args[0]) if isinstance(error, Terminated) else signal.SIGINT
+    if number == signal.SIGTERM and "RANK" in os.environ:
+        return "", 128 + number
     by = f" by {number.name}" if isinstance(error, Terminated) else ""
     return f"fastass: interrupted{by}", 128 + number
 

@@ -16,6 +16,7 @@ from processes import children, ended
 from tiny_runs import train
 
 from fastass.checkpoint.files import find_checkpoint
+from fastass.runtime.signals import Terminated, describe_interrupt
 
 
 def generating(folder: Path, *before: str) -> subprocess.Popen[str]:
@@ -110,3 +111,12 @@ def test_a_signal_that_an_import_swallows_still_ends_the_command(tmp_path: Path)
     run = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=60)
     assert run.stderr == "fastass: interrupted by SIGTERM\n"
     assert run.returncode == 143
+
+
+def test_a_rank_that_torchrun_ends_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another rank has told its error; one line is enough."""
+    ended = Terminated(signal.SIGTERM)
+    assert describe_interrupt(ended) == ("fastass: interrupted by SIGTERM", 143)
+    monkeypatch.setenv("RANK", "1")
+    assert describe_interrupt(ended) == ("", 143)
+    assert describe_interrupt(KeyboardInterrupt()) == ("fastass: interrupted", 130)
