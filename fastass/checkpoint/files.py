@@ -335,6 +335,11 @@ def find_checkpoint(path: Path | str) -> Path:
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint or run")
+    if path.suffix in (".onnx", ".pt2"):
+        raise UserError(
+            f"{path}: an export for other programs; fastass reads runs, checkpoints, weight files "
+            "and exports of --format safetensors"
+        )
     for candidate in (follow(path), target(path, BEST), target(path, LAST)):
         if candidate is not None and (candidate / MODEL).is_file():
             return candidate

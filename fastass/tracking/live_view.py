@@ -27,6 +27,7 @@ from fastass.pipelines.errors import printable_lines
 from fastass.tracking.progress import TrainStats, score_line
 
 BARS = "▁▂▃▄▅▆▇█"
+ASCII_BARS = "_.-~=+*#"  # of a terminal that has no others
 SHOWN = 30  # evaluations in the curve
 
 
@@ -114,14 +115,16 @@ class LiveView:
             losses = [Text(loss) for loss in self._stats.losses()]
             parts.append(Columns(losses, equal=True, padding=(0, 2)))
         if self._scores:
-            parts.append(Text(curve(self._scores), style="green"))
+            ascii_only = self._progress.console.options.ascii_only
+            bars = ASCII_BARS if ascii_only else BARS
+            parts.append(Text(curve(self._scores, bars), style="green"))
         return Group(*parts)
 
 
-def curve(scores: list[float]) -> str:
+def curve(scores: list[float], bars: str = BARS) -> str:
     """The last percentages as a line of bars, with the first and the last of them as numbers."""
     shown = scores[-SHOWN:]
     low, high = min(shown), max(shown)
-    steps = [round((v - low) / (high - low) * (len(BARS) - 1)) if high > low else 0 for v in shown]
-    line = "".join(BARS[step] for step in steps)
+    steps = [round((v - low) / (high - low) * (len(bars) - 1)) if high > low else 0 for v in shown]
+    line = "".join(bars[step] for step in steps)
     return f"mIoU {shown[0]:.1f} {line} {shown[-1]:.1f} (best {max(scores):.1f})"

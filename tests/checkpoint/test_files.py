@@ -202,6 +202,10 @@ def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:
         find_checkpoint(tmp_path / "absent")
     with pytest.raises(UserError, match="neither a checkpoint"):
         find_checkpoint(tmp_path)
+    for name in ("model.onnx", "model.pt2"):
+        (tmp_path / name).touch()
+        with pytest.raises(UserError, match=f"{name}: an export for other programs; fastass reads"):
+            find_checkpoint(tmp_path / name)
 
 
 def test_files_that_are_missing_or_unreadable(tmp_path: Path) -> None:

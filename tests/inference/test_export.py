@@ -209,6 +209,12 @@ def test_overwrite(folder: Path, network: fastass.Segmenter, tmp_path: Path) -> 
         export(network, tmp_path / "model", "safetensors", overwrite=True)
     with pytest.raises(UserError, match="is a folder, and onnx writes a file"):
         export(network, tmp_path / "model", "onnx", overwrite=True)
+    for form in ("onnx", "torch-export"):
+        (tmp_path / "notes").write_text("mine")
+        with pytest.raises(UserError, match=f"notes: is no {form} file, so it is not replaced"):
+            export(network, tmp_path / "notes", form, overwrite=True)
+        export(network, tmp_path / f"{form}.out", form)
+        export(network, tmp_path / f"{form}.out", form, overwrite=True)
     (tmp_path / "model" / "thesis.txt").rename(tmp_path / "model" / "README.md")
     with pytest.raises(UserError, match="exists already"):
         export(network, tmp_path / "model", "safetensors")

@@ -129,3 +129,13 @@ def test_names_do_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> 
 def test_curve() -> None:
     assert curve([10.0, 20.0, 15.0]) == "mIoU 10.0 ▁█▅ 15.0 (best 20.0)"
     assert curve([10.0]) == "mIoU 10.0 ▁ 10.0 (best 10.0)"
+
+
+def test_a_terminal_of_ascii_has_a_curve_too() -> None:
+    file = io.TextIOWrapper(io.BytesIO(), "ascii", errors="replace")
+    console = Console(file=file, width=80, force_terminal=True)
+    view = LiveView(console)
+    view.resumed(0.0, [10.0, 20.0, 15.0])
+    with console.capture() as shown:
+        console.print(view.picture())
+    assert "mIoU 10.0 _#~ 15.0 (best 20.0)" in shown.get()

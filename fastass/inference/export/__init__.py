@@ -28,6 +28,7 @@ WRITERS: dict[str, Callable[[Segmenter, Path], str]] = {
     "torch-export": write_torch,
     "safetensors": write_folder,
 }
+STARTS = {"onnx": b"\x08", "torch-export": b"PK"}  # of a protobuf's first field, of a zip
 
 
 def export(segmenter: Segmenter, out: Path, form: str, *, overwrite: bool = False) -> str:
@@ -80,6 +81,11 @@ def _check_replaceable(out: Path, form: str, overwrite: bool) -> None:
     if form != "safetensors":
         if not out.is_file():
             raise UserError(f"{out}: is a folder, and {form} writes a file; choose another --out")
+        with out.open("rb") as file:
+            if not file.read(4).startswith(STARTS[form]):
+                raise UserError(
+                    f"{out}: is no {form} file, so it is not replaced; choose another --out"
+                )
         return
     if not out.is_dir():
         raise UserError(f"{out}: is no folder; choose another --out")

@@ -18,7 +18,7 @@ from fastass.inference.segmenter import Segmenter
 from fastass.models.deeplab import DeepLab
 from fastass.pipelines.loaders.normalization import Normalization
 
-INPUT = "image: uint8 [batch, 3, height, width], RGB levels 0-255, any size"
+INPUT = "image: uint8 [batch, 3, height, width], RGB levels 0-255, at least 32x32"
 OUTPUT = "scores: float32 [batch, classes, height, width], logits; the largest is the class"
 FREE = {0: "batch", 2: "height", 3: "width"}
 TOLERANCE = 1e-4  # of the largest score
@@ -66,7 +66,7 @@ def input_of(segmenter: Segmenter) -> str:
         return INPUT
     return (
         f"image: uint8 [batch, {channels}, height, width], red, green, blue and the further "
-        "channels, levels 0-255, any size"
+        "channels, levels 0-255, at least 32x32"
     )
 
 

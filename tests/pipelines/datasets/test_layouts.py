@@ -100,8 +100,10 @@ def test_images_for_prediction(tmp_path: Path) -> None:
     root = files.folder(tmp_path)
     assert len(open_images(root / "images")) == 3
     assert open_images(root / "images/1.jpg").samples[0].name == "1"
-    with pytest.raises(DataError, match="neither an image file nor a folder"):
+    with pytest.raises(DataError, match=r"9\.jpg: no such file or folder"):
         open_images(root / "images/9.jpg")
+    with pytest.raises(DataError, match="neither an image file nor a folder"):
+        open_images(root / "classes.yaml")
 
 
 @pytest.mark.parametrize("name", ["images/b.webp", "images/b.HEIC", "labels/b.bmp"])
