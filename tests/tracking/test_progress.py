@@ -138,4 +138,4 @@ def test_a_terminal_of_ascii_has_a_curve_too() -> None:
     view.resumed(0.0, [10.0, 20.0, 15.0])
     with console.capture() as shown:
         console.print(view.picture())
-    assert "mIoU 10.0 _#~ 15.0 (best 20.0)" in shown.get()
+    assert "mIoU 10.0 _#= 15.0 (best 20.0)" in shown.get()
