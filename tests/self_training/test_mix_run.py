@@ -95,7 +95,7 @@ def test_a_teacher_and_a_run_without_one(
         (plain, "--mix", "True", "False", "--no-mix"),
     ):
         line = error(tiny_runs.train(city, run, *joint, flag), capsys)
-        assert f"mix = {value}, the run has {other}; give {right}, or choose" in line
+        assert f"mix = {value}, the run has {other}; give {right}, or take all" in line
     (mixed / "config.yaml").write_text(
         (mixed / "config.yaml").read_text().replace("mix: true", "mix: false")
     )
